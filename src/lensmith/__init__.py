@@ -1,0 +1,32 @@
+"""Lensmith teaches a small open vision-language model a person's own image classes, and proves how good it got.
+
+The verbs are functions too, loaded on demand:
+
+    import lensmith
+    recipe = lensmith.load_recipe("recipe.yaml", ["tune.rank=32"])
+    record = lensmith.train(recipe)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lensmith.config import Recipe, load_recipe
+    from lensmith.errors import UserError
+    from lensmith.quickstart import demo
+    from lensmith.verbs import evaluate, predict, resume, train
+
+__all__ = ["Recipe", "UserError", "demo", "evaluate", "load_recipe", "predict", "resume", "train"]
+
+_HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors", "demo": "quickstart"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'lensmith' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"lensmith.{_HOME.get(name, 'verbs')}"), name)

@@ -1,0 +1,202 @@
+"""The command line: parse -> verb -> render. The only module that prints.
+
+Results go to standard output, everything else to standard error. With `--json`, standard output holds the verb's
+record as one JSON object and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith import __version__
+from lensmith.errors import UserError
+
+if TYPE_CHECKING:
+    from lensmith.verbs import Advance, Note
+
+RECIPE_HELP = "a YAML recipe, the name of a shipped one, or a run folder; then options as section.key=value"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    args = parser().parse_args(argv)
+    # Quiet the libraries before they are imported; what matters is said in Lensmith's own words.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    show = Screen()
+    try:
+        record, text = args.verb(args, show)
+    except UserError as error:
+        show.end_line()
+        print(f"lensmith: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        show.end_line()
+        folder = getattr(args, "run", None) or getattr(args, "resume", None) or show.run
+        kept = f" Go on with: lensmith train --resume {_quoted(folder)}" if _resumable(folder) else ""
+        print(f"lensmith: stopped.{kept}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    show.end_line()
+    print(json.dumps(record, ensure_ascii=False) if args.json else text)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's grammar."""
+    top = argparse.ArgumentParser(prog="lensmith", description=(sys.modules["lensmith"].__doc__ or "").partition("\n")[0])
+    top.add_argument("--version", action="version", version=f"lensmith {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Any, Screen], tuple[Any, str]], about: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=about, description=about)
+        sub.set_defaults(verb=run)
+        sub.add_argument("--json", action="store_true", help="print the record as one JSON object and nothing else")
+        return sub
+
+    demo = verb("demo", run_demo, "see all of it in a few minutes: baseline, training, comparison, report")
+    demo.add_argument("--data", default="fashion", help="fashion (photographs, the default) or digits")
+    demo.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-demo-TIME)")
+
+    train = verb("train", run_train, "teach the model your classes, and score it on held-out images")
+    train.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
+    train.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-train-TIME)")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with a training that was stopped")
+
+    evaluate = verb("evaluate", run_evaluate, "score a model, as it is or tuned, on labelled images")
+    evaluate.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
+    evaluate.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-evaluate-TIME)")
+    evaluate.add_argument("--split", choices=("test", "validation", "train"), default="test")
+
+    predict = verb("predict", run_predict, "classify images")
+    predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
+    predict.add_argument("--run", type=Path, help="a run folder of `lensmith train`")
+    predict.add_argument("--labels", default="", help="classes for a zero-shot answer: a,b,c")
+
+    verb("recipe", run_recipe, "show every option of a recipe, its default and its meaning")
+    return top
+
+
+def run_demo(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith.quickstart import demo
+
+    record = demo(args.data, args.run, show)
+    lines = [f"{'':<12}{'accuracy':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"]
+    for row in record["rows"]:
+        rate = record[row["name"].replace("-", "_")]
+        lines.append(f"{row['name']:<12}{_rate(rate)}{row['seconds']:>9.1f}")
+    lines += ["", record["verdict"], f"{record['seconds']:.0f} s in all. Report: {record['report']}"]
+    return record, "\n".join(lines)
+
+
+def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import verbs
+
+    if args.resume:
+        if args.recipe or args.run:
+            raise UserError("A resumed training keeps its recipe and folder.", "Give --resume RUN alone.")
+        record = verbs.resume(args.resume, show)
+    else:
+        recipe = verbs.recipe_for(*_recipe_words(args.recipe))
+        args.run = args.run or verbs.default_folder(recipe, "train")
+        record = verbs.train(recipe, args.run, show)
+    line = f"{'tuned':<12}{_rate(record['accuracy'])}"
+    return record, f"{line}\nRun: {record['run']}\nReport: {record['report']}"
+
+
+def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import verbs
+
+    record = verbs.evaluate(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show, args.split)
+    return record, f"{record['name']:<12}{_rate(record['accuracy'])}\nReport: {record['report']}"
+
+
+def run_predict(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import verbs
+
+    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    found = verbs.predict(args.images, args.run, labels, show)
+    lines = [f"{p.id}\t{p.predicted}\t{p.share:.3f}" if p.share is not None else f"{p.id}\tERROR\t{p.error}" for p in found]
+    return {"predictions": [asdict(p) for p in found]}, "\n".join(lines)
+
+
+def run_recipe(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith.config import Recipe, help_text
+
+    return Recipe().to_dict(), help_text()
+
+
+def _recipe_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """A first word that isn't an option is the recipe."""
+    if words and ("=" not in words[0] or Path(words[0]).exists()):
+        return words[0], words[1:]
+    return None, words
+
+
+def _rate(rate: dict[str, Any]) -> str:
+    interval = f"{rate['low'] * 100:.1f} to {rate['high'] * 100:.1f}"
+    return f"{rate['accuracy'] * 100:>7.1f} %   {interval:<16}{rate['n']:>7,}"
+
+
+def _resumable(folder: Path | None) -> bool:
+    return folder is not None and (Path(folder) / "checkpoint").is_dir()
+
+
+def _quoted(path: Any) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+class Screen:
+    """Progress on standard error: one line that is rewritten on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.run: Path | None = None
+        self._open = False
+        self._last = 0.0
+
+    def __call__(self, event: Note | Advance) -> None:
+        text = getattr(event, "text", None)
+        if text is not None:
+            self.end_line()
+            print(text, file=sys.stderr, flush=True)
+            return
+        self.advance(event)  # type: ignore[arg-type]
+
+    def advance(self, event: Advance) -> None:
+        """Show how far a task is."""
+        now, finished = time.monotonic(), event.done >= event.total
+        if now - self._last < (0.1 if self.terminal else 10) and not finished:
+            return
+        self._last = now
+        left = f"{event.seconds_left:.0f} s left" if not finished else "done"
+        line = f"{event.task}: {event.done:,} of {event.total:,}, {event.rate:.0f} images/s, {left}"
+        line += f", {event.detail}" if event.detail else ""
+        if self.terminal:
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def end_line(self) -> None:
+        """Leave a line that was being rewritten."""
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

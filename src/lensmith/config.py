@@ -1,0 +1,250 @@
+"""The recipe: every option of Lensmith declared once, typed, with its meaning beneath it.
+
+A recipe is a YAML file of these sections; whatever it leaves out keeps the default below. Single options are set on
+the command line as `section.key=value` and win over the file. Unknown keys and wrong types are refused by name, with
+the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from lensmith.errors import UserError, nearest
+
+SHIPPED = Path(__file__).with_name("recipes")
+"""Where the recipes that come with Lensmith lie."""
+
+Fraction = Annotated[float, Ge(0.0), Le(1.0)]
+Positive = Annotated[int, Gt(0)]
+
+
+@dataclass
+class DataOptions:
+    """Which images, and how they are divided."""
+
+    uri: str = "demo:fashion"
+    """Where the images are: a folder, a table, or scheme:address (folder, table, idx, cifar, hub, demo)."""
+    image_column: str | None = None
+    """Table column that holds the image's path or bytes; guessed from usual names if not given."""
+    label_column: str | None = None
+    """Table column that holds the label; guessed from usual names if not given."""
+    class_names: list[str] | None = None
+    """Names for integer labels, in their order."""
+    validation: Fraction = 0.1
+    """Share of the training images kept for choosing settings, where the source has no validation part."""
+    test: Fraction = 0.2
+    """Share of all images kept for the final test, where the source has no test part."""
+    train_limit: Annotated[float, Gt(0)] | None = None
+    """Use only this many training images (or this share, if below 1); smaller sets lie inside larger ones."""
+    test_limit: Annotated[float, Gt(0)] | None = None
+    """Score only this many test images (or this share, if below 1)."""
+    unreadable: Literal["skip", "stop"] = "skip"
+    """An image that can't be read: list it, leave it out of training and count it as wrong, or stop."""
+    max_pixels: Positive = 100_000_000
+    """Images of more pixels are refused unread (decompression bombs)."""
+
+
+@dataclass
+class QuestionOptions:
+    """What the model is asked; one wording for baseline, training and tuned model."""
+
+    text: str = "What is in this picture? Answer with one of these:\n{labels}"
+    """The question; {labels} is replaced by the class names, one a line."""
+    system: str | None = None
+    """A system message before it."""
+
+
+@dataclass
+class ModelOptions:
+    """The base model and where it runs."""
+
+    base: str = "nano"
+    """`nano` (shipped with Lensmith), a folder with a model, or a model's name on the Hugging Face hub."""
+    adapter: str | None = None
+    """A run folder or PEFT adapter folder to put on the base."""
+    device: str = "auto"
+    """`auto` takes the GPU if there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the matrix products; `auto` is bfloat16 where the processor has it."""
+
+
+@dataclass
+class TuneOptions:
+    """Which weights learn (LoRA)."""
+
+    rank: Positive = 16
+    """Rank of the two LoRA matrices."""
+    alpha: Annotated[float, Gt(0)] = 32.0
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Fraction = 0.0
+    """Share of a LoRA layer's inputs dropped while training."""
+    language_model: bool = True
+    """All linear layers of the decoder."""
+    projector: bool = False
+    """The layers between vision tower and decoder."""
+    vision_tower: bool = False
+    """All linear layers of the vision tower."""
+
+
+@dataclass
+class TrainOptions:
+    """How they learn."""
+
+    epochs: Annotated[float, Gt(0)] = 4.0
+    """Passes over the training images."""
+    batch_size: Positive = 32
+    """Images a step."""
+    learning_rate: Annotated[float, Gt(0)] = 2e-4
+    """Peak learning rate of AdamW."""
+    warmup: Fraction = 0.05
+    """Share of the steps in which the rate rises; afterwards it falls along a cosine to zero."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
+    """Gradients are clipped to this norm."""
+    shift: Fraction = 0.0
+    """Images are moved by up to this share of their size, at random."""
+    zoom: Fraction = 0.0
+    """Images are scaled by up to this share, at random."""
+    rotate: Annotated[float, Ge(0), Le(180)] = 0.0
+    """Images are turned by up to so many degrees, at random."""
+    flip: bool = False
+    """Images are mirrored left to right, at random."""
+    validate_every: Annotated[float, Gt(0)] = 1.0
+    """Epochs between two validations; the weights that did best there are kept."""
+    checkpoint_minutes: Annotated[float, Gt(0)] = 5.0
+    """Minutes between two checkpoints, from which a stopped training goes on."""
+
+
+@dataclass
+class EvaluateOptions:
+    """How images are scored."""
+
+    batch_size: Positive = 64
+    """Images scored at once."""
+
+
+@dataclass
+class Recipe:
+    """One experiment."""
+
+    name: str = "run"
+    """Names the run folder (runs/NAME) where no folder is given."""
+    seed: int = 0
+    """Seed of everything random."""
+    data: DataOptions = field(default_factory=DataOptions)
+    question: QuestionOptions = field(default_factory=QuestionOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    tune: TuneOptions = field(default_factory=TuneOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe as plain values, every option present."""
+        return dataclasses.asdict(self)
+
+
+def known_keys(options: type = Recipe, prefix: str = "") -> list[str]:
+    """Every option as `section.key`."""
+    keys = []
+    for f in dataclasses.fields(options):
+        section = f.default_factory
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
+            keys += known_keys(section, f"{prefix}{f.name}.")
+        else:
+            keys.append(prefix + f.name)
+    return keys
+
+
+def load_recipe(
+    source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None
+) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides (values are read as YAML).
+
+    Args:
+        source: a YAML file, or the name of a recipe that comes with Lensmith.
+        overrides: single options, which win over the file.
+        base: the recipe to start from where there is no file; the defaults if None.
+
+    Raises:
+        UserError: the file is missing or isn't YAML; a key is unknown; a value has the wrong type or range.
+    """
+    import yaml
+
+    where = str(source) if source else "the command line"
+    values: Any = base.to_dict() if base else {}
+    if source is not None:
+        path = SHIPPED / f"{source}.yaml"
+        path = path if path.exists() and not Path(source).exists() else Path(source)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+            raise UserError(f"There is no recipe {path}.", f"Give a YAML file, or one of: {names}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The recipe {path} can't be read: {error}.") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"The recipe {path} isn't valid YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(values, dict):
+            raise UserError(f"The recipe {path} must hold sections and keys, such as `tune: {{rank: 16}}`.")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"{override!r} is neither a file nor an option.", "Options are written section.key=value.")
+        if key not in known_keys():
+            raise UserError(f"There is no option {key!r}.", nearest(key, known_keys()))
+        section = values
+        *path_to, last = key.split(".")
+        for part in path_to:
+            section = section.setdefault(part, {}) if isinstance(section, dict) else {}
+        try:
+            section[last] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            section[last] = text
+    return recipe_from(values, where)
+
+
+def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
+    """A typed recipe from nested plain values; `where` names their origin in messages.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type or range.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    for options in (Recipe, DataOptions, QuestionOptions, ModelOptions, TuneOptions, TrainOptions, EvaluateOptions):
+        options.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part != "float")
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            raise UserError(f"There is no option {key!r} in {where}.", nearest(key, known_keys())) from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"Option {key} in {where} is {first['input']!r}, but {message}.") from None
+
+
+def help_text() -> str:
+    """Every option with its default and meaning, for `lensmith recipe`."""
+    import ast
+    import inspect
+
+    lines = []
+    for node in ast.parse(inspect.getsource(inspect.getmodule(Recipe))).body:  # type: ignore[arg-type]
+        if not (isinstance(node, ast.ClassDef) and (node.name == "Recipe" or node.name.endswith("Options"))):
+            continue
+        section = "" if node.name == "Recipe" else node.name.removesuffix("Options").lower()
+        lines.append(f"\n{section or 'recipe'}: {ast.get_docstring(node)}")
+        for option, note in zip(node.body, node.body[1:], strict=False):
+            if isinstance(option, ast.AnnAssign) and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant):
+                key = f"{section}.{ast.unparse(option.target)}".lstrip(".")
+                default = ast.unparse(option.value) if option.value else ""
+                lines.append(f"  {key} = {default}\n      {note.value.value}")
+    return "\n".join(lines).strip()

@@ -1,0 +1,96 @@
+"""Models: `load` finds the one file of a model family by the checkpoint's own `model_type`.
+
+A new family is one file here, named after its `model_type`, with a class `Model` that derives from `family.Model`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.config import ModelOptions
+from lensmith.errors import UserError
+
+if TYPE_CHECKING:
+    from lensmith.models.family import Model
+
+NANO = Path(__file__).parent / "nano"
+NOT_FAMILIES = {"family", "lora"}
+
+
+def families() -> list[str]:
+    """The model types that can be loaded: the files in this folder."""
+    return [m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_FAMILIES and not m.ispkg]
+
+
+def load(options: ModelOptions) -> Model:
+    """Load the base model and put its adapter on, if the options name one.
+
+    Raises:
+        UserError: no such folder or name, not a model, or a family that Lensmith doesn't know.
+    """
+    from lensmith.models.lora import load_adapter
+
+    folder = find(options.base)
+    config = read_config(folder, options.base)
+    family = str(config.get("model_type", "")).replace("-", "_")
+    if family not in families():
+        raise UserError(
+            f"{options.base} is a model of type {config.get('model_type')!r}, which Lensmith does not know.",
+            f"Known types: {', '.join(families())}.",
+        )
+    module = importlib.import_module(f"lensmith.models.{family}")
+    model: Model = module.Model.from_folder(folder, options)
+    if options.adapter:
+        load_adapter(model, Path(options.adapter))
+    return model
+
+
+def find(base: str) -> Path:
+    """The folder of a base model: `nano`, a folder, or a snapshot of a model on the hub.
+
+    Raises:
+        UserError: no such folder, or the hub can't give the model.
+    """
+    if base == "nano":
+        return NANO
+    if Path(base).exists() or base.startswith((".", "/", "~")) or base.count("/") != 1:
+        folder = Path(base).expanduser()
+        if not folder.is_dir():
+            raise UserError(
+                f"There is no model folder {base}.", "Give `nano`, a folder, or a model's name on the hub (owner/name)."
+            )
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"The model {base} can't be fetched from the hub: {first_line}",
+            "Check the name and the network, or give the folder of a local copy.",
+        ) from error
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """config.json of a model folder.
+
+    Raises:
+        UserError: the folder has none, or it can't be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        adapter = (folder / "adapter_config.json").exists() or (folder / "adapter").is_dir()
+        hint = "It holds an adapter: name it as model.adapter." if adapter else "Give a folder saved by transformers."
+        raise UserError(f"{name} isn't a model: it has no config.json.", hint) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"The model {name} has a config.json that can't be read: {error}.") from None
+    if not isinstance(config, dict):
+        raise UserError(f"The model {name} has a config.json that holds no settings.")
+    return config

@@ -1,0 +1,108 @@
+"""What every verb needs of a vision-language model, and nothing more.
+
+A family turns an image into pixels of a size it likes (`prepare`), pixels into embeddings (`look`), token ids into
+embeddings (`embed`), and hidden states into logits (`logits`). Everything else (prompts, branches, scoring, training)
+is the same for all families. Sizes, token ids and templates are read from the checkpoint, never written down here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lensmith.config import ModelOptions
+from lensmith.errors import UserError
+
+
+class Model(ABC):
+    """A loaded model. `network` is the transformers model; `peft` wraps it once an adapter is on."""
+
+    # Component -> prefix of its modules' names; the keys are the switches of TuneOptions.
+    components: ClassVar[dict[str, str]]
+
+    def __init__(self, network: Any, tokenizer: Any, options: ModelOptions, folder: Path) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.options = options
+        self.folder = folder
+        self.peft: Any = None
+        self.device = torch.device(next(network.parameters()).device)
+        self.compute = compute_dtype(options.dtype, self.device)
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, folder: Path, options: ModelOptions) -> Model: ...
+
+    @property
+    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The language model without its vocabulary projection, as `branches.grow` runs it."""
+
+    @property
+    @abstractmethod
+    def image_token(self) -> str:
+        """What the chat template writes where an image stands."""
+
+    @property
+    @abstractmethod
+    def image_frame(self) -> tuple[str, str]:
+        """Special tokens written before and after an image's embeddings."""
+
+    @abstractmethod
+    def prepare(self, image: Image.Image) -> Tensor:
+        """RGB image -> (3, H, W) bytes, resized as the model was trained."""
+
+    @abstractmethod
+    def look(self, pixels: Tensor) -> Tensor:
+        """(n, 3, H, W) values in 0..255, images of one size -> (n, image tokens, hidden) embeddings."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(rows, tokens) token ids -> (rows, tokens, hidden) embeddings."""
+        return cast(Tensor, self.network.get_input_embeddings()(ids))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., hidden) -> (..., vocabulary) in float32; not under autocast, so that close labels don't tie."""
+        head = self.network.get_output_embeddings()
+        with torch.autocast(self.device.type, enabled=False):
+            return cast(Tensor, head(hidden.to(head.weight.dtype))).float()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Matrix products in the compute dtype."""
+        if self.compute == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.compute)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one.
+
+    Raises:
+        UserError: the machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"model.device {name!r} can't be used here: {reason}.", "Use auto or cpu.") from None
+    return device
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the processor computes in it, else float32."""
+    if name != "auto":
+        return cast(torch.dtype, getattr(torch, name))
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        fast = bool(probe and probe()) and device.type == "cpu"
+    return torch.bfloat16 if fast else torch.float32

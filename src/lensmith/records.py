@@ -1,0 +1,207 @@
+"""What a run was and what it found, as plain data: written to the run folder, printed by `--json`, read by reports.
+
+A run folder holds recipe.yaml (resolved), record.json (commit, versions, machine, data), metrics.jsonl (a line per
+step), adapter/, evaluation.json, predictions.parquet and report.html.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lensmith.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A proportion with its 95 % interval: `accuracy` of `n` samples lies in `low`..`high`."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One scored image. `scores` are log-probabilities in the order of the labels; `share` is the best one's softmax.
+
+    An image that could not be read has an `error` and no label.
+    """
+
+    id: str
+    label: str | None
+    predicted: str | None = None
+    share: float | None = None
+    scores: tuple[float, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """How one class fared: recall with its interval, precision, F1."""
+
+    label: str
+    recall: Rate
+    precision: float
+    f1: float
+
+
+@dataclass
+class Evaluation:
+    """One classifier on one set of images."""
+
+    name: str
+    """What was scored: `zero-shot`, `tuned`, `pixels`."""
+    accuracy: Rate
+    macro_f1: float
+    classes: list[ClassResult]
+    confusion: list[list[int]]
+    """[true label][predicted label] counts, and a last column for images that could not be read."""
+    labels: list[str]
+    data: dict[str, Any]
+    """Address, split, number of images, hash of the sample ids and labels."""
+    unreadable: list[str] = field(default_factory=list)
+    """One sentence for each image that could not be read; each counts as wrong."""
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine: what is needed to say which program made a figure."""
+    packages = {}
+    for name in ("lensmith", "torch", "transformers", "peft", "datasets", "pillow"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    here = Path(__file__).resolve().parents[2]
+    commit = _git(here, "rev-parse", "HEAD") if (here / ".git").exists() else ""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": commit or None,
+        "dirty": bool(_git(here, "status", "--porcelain")) if commit else None,
+        "python": platform.python_version(),
+        "packages": packages,
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def _git(folder: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def new_run_folder(folder: Path) -> Path:
+    """Create a run folder.
+
+    Raises:
+        UserError: it exists and holds something, or can't be created.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"The run folder {folder} exists already.",
+            "Choose another with --run, go on with an unfinished training by `lensmith train --resume FOLDER`, "
+            "or remove it.",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The run folder {folder} can't be created: {error.strerror}.") from None
+    return folder
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the disk is full or the folder can't be written; what stood there before is kept.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, error) from None
+
+
+def disk_error(path: Path, error: OSError) -> UserError:
+    """The sentence for a write that failed."""
+    if error.errno == errno.ENOSPC:
+        return UserError(f"The disk is full: {path} was not written.", "Free some space and run again.")
+    return UserError(f"{path} can't be written: {error.strerror or error}.", "Check the folder and its permissions.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as indented JSON; see `write`."""
+    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
+    """One row per image in Parquet: id, label, predicted, share, error and the scores, a column per label."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {
+        key: [getattr(p, key) for p in predictions] for key in ("id", "label", "predicted", "share", "error")
+    }
+    for i, label in enumerate(labels):
+        columns[f"score: {label}"] = [p.scores[i] if p.scores else None for p in predictions]
+    types = {"share": pa.float32()} | {key: pa.float32() for key in columns if key.startswith("score: ")}
+    table = pa.table({key: pa.array(values, types.get(key, pa.string())) for key, values in columns.items()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write(path, buffer.getvalue())
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The rows of a JSONL file; a last line cut short by a stop is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add one row to a JSONL file.
+
+    Raises:
+        UserError: the disk is full or the file can't be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise disk_error(path, error) from None

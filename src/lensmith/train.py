@@ -1,0 +1,257 @@
+"""The only training loop, in plain view: one step is prefix, fork, image and answer, loss, update.
+
+Written out rather than handed to a trainer, because the step is the point: the shared prefix runs once per batch with
+gradients (`branches`), only answer positions reach the vocabulary projection, and the loss covers the answer alone.
+The loss of a sample is the cross-entropy summed over its answer's tokens and end token: the negative log-probability
+of its label, which is what `labels.score_labels` compares.
+
+A stopped training goes on where it was: a checkpoint holds adapter, optimizer, step and random state, and each epoch's
+order follows from the seed alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lensmith import checkpoint
+from lensmith.augment import augment
+from lensmith.branches import fork_all, grow
+from lensmith.config import Recipe, TrainOptions
+from lensmith.data import ImageDataset, Split
+from lensmith.errors import ImageError, UserError
+from lensmith.metrics import accuracy
+from lensmith.models.family import Model
+from lensmith.models.lora import save_adapter, trainable
+from lensmith.predict import Classifier, predict
+from lensmith.question import Prompt, answer_ids, make_prompt
+from lensmith.records import Rate, append_line, write_json
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is; given to the callback after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    samples_per_s: float
+    seconds_left: float
+    validation: Rate | None = None
+
+
+@dataclass
+class Training:
+    """What a training did."""
+
+    steps: int
+    seconds: float
+    best_step: int
+    validation: Rate | None
+    unreadable: list[str]
+    finished: bool
+
+
+class Samples:
+    """Prepared training images, each decoded once and kept as bytes; unreadable ones are listed and left out."""
+
+    def __init__(self, model: Model, split: Split, max_pixels: int, unreadable: str) -> None:
+        self.pixels: list[Tensor] = []
+        self.labels: list[str] = []
+        self.unreadable: list[str] = []
+        for i, label in enumerate(split.labels):
+            try:
+                image = split.image(i, max_pixels=max_pixels)
+            except ImageError as error:
+                if unreadable == "stop":
+                    raise
+                self.unreadable.append(str(error))
+                continue
+            self.pixels.append(model.prepare(image))
+            self.labels.append(label)
+        if not self.pixels:
+            raise UserError("There is no readable training image.", *self.unreadable[:1])
+
+
+def train(
+    model: Model,
+    dataset: ImageDataset,
+    recipe: Recipe,
+    folder: Path,
+    progress: Callable[[Progress], Any] | None = None,
+    resume: bool = False,
+) -> Training:
+    """Train the adapter on the model and keep the weights that do best on the validation images.
+
+    Args:
+        model: with a fresh adapter (`lora.attach`).
+        dataset: train and validation are used; test is never touched.
+        recipe: its `train`, `question` and `seed`.
+        folder: the run folder; gets metrics.jsonl, adapter/ and, while unfinished, checkpoint/.
+        progress: called after every step.
+        resume: go on from the folder's checkpoint.
+
+    Raises:
+        UserError: no readable image, a loss that isn't finite, or nothing to resume from.
+        KeyboardInterrupt: after a checkpoint has been written.
+    """
+    options = recipe.train
+    samples = Samples(model, dataset.train, recipe.data.max_pixels, recipe.data.unreadable)
+    prompt = make_prompt(model, recipe.question, dataset.labels)
+    answers = {label: answer_ids(model, label) for label in dataset.labels}
+    weights = list(trainable(model).values())
+    optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=options.weight_decay)
+    steps = max(1, math.ceil(options.epochs * len(samples.pixels) / options.batch_size))
+    validate_every = max(1, round(options.validate_every * len(samples.pixels) / options.batch_size))
+    state = Training(0, 0.0, 0, None, samples.unreadable, finished=False)
+    torch.manual_seed(recipe.seed)
+    if resume:
+        checkpoint.load(folder / "checkpoint", model, optimizer, state)
+    log = folder / "metrics.jsonl"
+    start, before = time.perf_counter(), state.seconds
+    saved, first = start, state.steps
+
+    try:
+        for batch in batches(len(samples.pixels), options.batch_size, recipe.seed, state.steps, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * schedule(state.steps, steps, options.warmup)
+            loss = batch_loss(model, prompt, [samples.pixels[i] for i in batch],
+                              [answers[samples.labels[i]] for i in batch], options)  # fmt: skip
+            if not math.isfinite(loss.item()):
+                raise UserError(
+                    f"The loss is {loss.item()} at step {state.steps + 1}.",
+                    f"Lower train.learning_rate ({options.learning_rate}); the best weights so far are kept.",
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(weights, options.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            state.steps += 1
+            now = time.perf_counter()
+            state.seconds = before + now - start
+            row: dict[str, Any] = {"step": state.steps, "loss": loss.item(), "grad_norm": norm.item()}
+            row |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": round(state.seconds, 3)}
+            append_line(log, row)
+            validation = None
+            if state.steps % validate_every == 0 or state.steps == steps:
+                validation = validate(model, dataset, recipe)
+                append_line(log, {"step": state.steps, "validation": asdict(validation) if validation else None})
+                # Without validation images there is nothing to choose by, and the last weights are the ones to keep.
+                if validation is None or state.validation is None or validation.accuracy > state.validation.accuracy:
+                    state.validation, state.best_step = validation, state.steps
+                    keep(model, recipe, dataset, folder)
+            if now - saved > 60 * options.checkpoint_minutes:
+                checkpoint.save(folder / "checkpoint", model, optimizer, state)
+                saved = now
+            if progress:
+                spent = (time.perf_counter() - start) / (state.steps - first)
+                progress(Progress(state.steps, steps, row["loss"], options.batch_size / spent,
+                                  spent * (steps - state.steps), validation))  # fmt: skip
+    except KeyboardInterrupt:
+        checkpoint.save(folder / "checkpoint", model, optimizer, state)
+        raise
+    state.finished = True
+    write_json(folder / "training.json", asdict(state))
+    checkpoint.remove(folder / "checkpoint")
+    checkpoint.load_adapter_weights(folder / "adapter", model)
+    return state
+
+
+def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:
+    """Indices of the batches of steps `first`..`last`: each epoch is a permutation that follows from seed and epoch.
+
+    The order is one endless stream of epochs cut into batches of exactly `size` (or n, if that is less).
+    """
+    size = min(size, n)
+    orders: dict[int, list[int]] = {}
+    for step in range(first, last):
+        batch = []
+        for place in range(step * size, (step + 1) * size):
+            epoch = place // n
+            if epoch not in orders:
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+                orders = {e: o for e, o in orders.items() if e >= epoch - 1}
+                orders[epoch] = torch.randperm(n, generator=generator).tolist()
+            batch.append(orders[epoch][place % n])
+        yield batch
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: a linear rise over the first `warmup` share, then a cosine to zero."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def batch_loss(
+    model: Model, prompt: Prompt, images: list[Tensor], answers: list[list[int]], options: TrainOptions
+) -> Tensor:
+    """Mean over the batch of each sample's negative log-probability of its answer.
+
+    Args:
+        images: (3, H, W) bytes each; sizes may differ.
+        answers: token ids with the end token.
+    """
+    device = model.device
+    with model.autocast():
+        before = torch.tensor([prompt.before], device=device)
+        _, prefix = grow(model.decoder, model.embed(before))
+        seen = look_at(model, images, options)
+        after = torch.tensor(prompt.after, device=device)
+        rows = []
+        for image, answer in zip(seen, answers, strict=True):
+            # The last answer token is predicted, never read.
+            said = torch.tensor(answer[:-1], dtype=torch.long, device=device)
+            text = model.embed(torch.cat([after, said])[None])[0]
+            rows.append(torch.cat([image.to(text.dtype), text]))
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        segment = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        hidden, _ = grow(model.decoder, segment, fork_all(prefix, len(rows)))
+        spans = [hidden[i, n - len(a) : n] for i, (n, a) in enumerate(zip(lengths.tolist(), answers, strict=True))]
+        logits = model.logits(torch.cat(spans))
+    targets = torch.tensor([token for answer in answers for token in answer], device=device)
+    return F.cross_entropy(logits, targets, reduction="sum") / len(answers)
+
+
+def look_at(model: Model, images: list[Tensor], options: TrainOptions) -> list[Tensor]:
+    """Augmented images to (tokens, hidden) embeddings each; one pass of the vision tower per image size."""
+    out: list[Tensor | None] = [None] * len(images)
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        sizes.setdefault(tuple(image.shape), []).append(i)
+    for places in sizes.values():
+        pixels = torch.stack([images[i] for i in places]).to(model.device)
+        for i, embeddings in zip(places, model.look(augment(pixels, options)), strict=True):
+            out[i] = embeddings
+    return [embeddings for embeddings in out if embeddings is not None]
+
+
+def validate(model: Model, dataset: ImageDataset, recipe: Recipe) -> Rate | None:
+    """Accuracy on the validation images; None if there are none."""
+    split = dataset.validation
+    if not len(split):
+        return None
+    model.network.eval()
+    classifier = Classifier(model, recipe.question, dataset.labels)
+    found = accuracy(list(predict(classifier, split.items(recipe.data.max_pixels), recipe.evaluate.batch_size)))
+    model.network.train()
+    return found
+
+
+def keep(model: Model, recipe: Recipe, dataset: ImageDataset, folder: Path) -> None:
+    """Save adapter, processor, question and labels: a run folder is all that `predict` needs."""
+    with checkpoint.replacing(folder / "adapter") as new:
+        save_adapter(model, new)
+        task = {"labels": list(dataset.labels), "question": asdict(recipe.question), "base": recipe.model.base}
+        (new / "lensmith.json").write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,84 @@
+"""A tiny LFM2-VL with random weights, made once per session: conv and attention layers, float32, its own tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration, Siglip2VisionConfig
+
+from lensmith import models
+from lensmith.config import ModelOptions
+from lensmith.models.family import Model
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # The models here are too small to gain from a second core, and results stay the same to the bit.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with the embedded model's tokenizer and the smallest architecture that has every part."""
+    folder = tmp_path_factory.mktemp("tiny model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json"):
+        (folder / name).write_bytes((models.NANO / name).read_bytes())
+    settings = json.loads((models.NANO / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    nano = json.loads((models.NANO / "config.json").read_text())
+    text = Lfm2Config(
+        vocab_size=nano["text_config"]["vocab_size"],
+        hidden_size=32,
+        intermediate_size=48,
+        block_auto_adjust_ff_dim=False,
+        num_hidden_layers=4,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.12,  # large enough that the image and every token matter
+        bos_token_id=1,
+        eos_token_id=nano["text_config"]["eos_token_id"],
+    )
+    vision = Siglip2VisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_patches=16,
+        patch_size=16, vision_use_head=False,
+    )  # fmt: skip
+    config = Lfm2VlConfig(
+        text_config=text, vision_config=vision, image_token_id=nano["image_token_id"], projector_hidden_size=32
+    )
+    torch.manual_seed(0)
+    Lfm2VlForConditionalGeneration(config).float().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> Model:
+    """The tiny model, loaded afresh, in float32 on the CPU."""
+    return models.load(ModelOptions(base=str(tiny_folder), dtype="float32", device="cpu"))
+
+
+Shapes = Callable[..., Path]
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Shapes:
+    """Makes a folder of class folders of easy pictures: `shapes(circle=8, square=8)`."""
+
+    def make(where: str = "my shapes", size: tuple[int, int] = (40, 40), **counts: int) -> Path:
+        rng = np.random.default_rng(0)
+        for label, n in counts.items():
+            folder = tmp_path / where / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                shade = {"circle": 40, "square": 200}.get(label, 120)
+                noise = rng.integers(0, 40, (size[1], size[0], 3))
+                Image.fromarray((shade + noise).astype(np.uint8)).save(folder / f"{label} {i}.jpg")
+        return tmp_path / where
+
+    return make

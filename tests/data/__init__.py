@@ -1,0 +1,1 @@
+"""Tests of `lensmith.data`. A package, so that its modules may be called like those of other test folders."""

@@ -1,0 +1,95 @@
+"""Hub datasets by local copies; the network is never touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from lensmith.data import open_dataset
+from lensmith.errors import UserError
+
+from .pictures import png
+
+FEATURES = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])})
+
+
+def rows(number: int, start: int = 0, label: int | None = None) -> datasets.Dataset:
+    numbers = range(start, start + number)
+    content = {
+        "img": [{"bytes": png(k), "path": None} for k in numbers],
+        "label": [k % 2 if label is None else label for k in numbers],
+    }
+    return datasets.Dataset.from_dict(content, features=FEATURES)
+
+
+def parts() -> datasets.DatasetDict:
+    return datasets.DatasetDict(
+        {"train": rows(8), "valid": rows(2, 10), "test": rows(4, 20, -1), "unsupervised": rows(2, 30)}
+    )
+
+
+def test_saved_to_disk(tmp_path: Path) -> None:
+    parts().save_to_disk(str(tmp_path / "saved"))
+    dataset = open_dataset(str(tmp_path / "saved"), test=0)
+    assert dataset.labels == ("zebra", "ant")
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [8, 2, 0]
+    assert dataset.train.image(3).size == (4, 4)
+    assert any("aren't used: unsupervised" in note for note in dataset.notes)
+    assert any("Without a label" in note and "4 images" in note for note in dataset.notes)
+
+
+def test_one_saved_dataset_in_another_format(tmp_path: Path) -> None:
+    rows(8).with_format("numpy").save_to_disk(str(tmp_path / "saved"))
+    dataset = open_dataset(f"hub:{tmp_path / 'saved'}", validation=0, test=0)
+    assert list(dataset.train.labels) == ["zebra", "ant"] * 4
+
+
+def test_folder_of_parquet(tmp_path: Path) -> None:
+    (tmp_path / "name" / "data").mkdir(parents=True)
+    for name, part in {
+        "train-00000-of-00002": rows(4),
+        "train-00001-of-00002": rows(4, 4),
+        "test-0": rows(4, 20),
+    }.items():
+        part.to_parquet(str(tmp_path / "name" / "data" / f"{name}.parquet"))
+    dataset = open_dataset(str(tmp_path / "name"), validation=0)
+    assert dataset.labels == ("zebra", "ant")
+    assert (len(dataset.train), len(dataset.test)) == (8, 4)
+    assert dataset.train.source(5) == "train-00001-of-00002.parquet row 2"
+
+
+def test_loaded_by_name_without_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(*args: Any, **options: Any) -> datasets.DatasetDict:
+        asked.append((args, options))
+        return parts()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    dataset = open_dataset("hub:org/name", test=0)
+    assert asked == [(("org/name",), {})]
+    assert dataset.train.source(0) == "org/name train row 1"
+
+
+def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        raise ConnectionError("no route\nand much more")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(UserError, match=r"'org/name': no route Check.*beforehand.*org/name.*hub:FOLDER"):
+        open_dataset("hub:org/name")
+
+
+def test_no_usable_split_or_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"extra": rows(2)})
+    with pytest.raises(UserError, match="no train, validation or test split"):
+        open_dataset("hub:x")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": rows(2).rename_column("img", "jpg")})
+    with pytest.raises(UserError, match=r"image_column.*jpg, label"):
+        open_dataset("hub:x")
+    assert len(open_dataset("hub:x", image_column="jpg", validation=0, test=0).train) == 2
+    with pytest.raises(UserError, match="isn't a local copy"):
+        open_dataset(f"hub:{tmp_path}")

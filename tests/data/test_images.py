@@ -1,0 +1,208 @@
+"""A decoded image is what a person would see; anything else is one sentence that names the file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from lensmith.data import decode_image, list_images
+from lensmith.errors import ImageError, UserError
+
+from .pictures import png, write
+
+RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decoded(data: bytes) -> Image.Image:
+    image = decode_image(data, name="photo")
+    assert image.mode == "RGB"
+    return image
+
+
+def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int], by: int = 6) -> bool:
+    found = image.getpixel(at)
+    assert isinstance(found, tuple)
+    return all(abs(a - b) <= by for a, b in zip(found, colour, strict=True))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has next to no data."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0")
+    parts = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def half_red(mode: str = "RGB") -> Image.Image:
+    """16 x 8: red on the left, green on the right."""
+    image = Image.new("RGB", (16, 8), RED)
+    image.paste(GREEN, (8, 0, 16, 8))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "red", "green"),
+    [
+        (1, (16, 8), (2, 4), (13, 4)),
+        (2, (16, 8), (13, 4), (2, 4)),
+        (3, (16, 8), (13, 4), (2, 4)),
+        (4, (16, 8), (2, 4), (13, 4)),
+        (5, (8, 16), (4, 2), (4, 13)),
+        (6, (8, 16), (4, 2), (4, 13)),
+        (7, (8, 16), (4, 13), (4, 2)),
+        (8, (8, 16), (4, 13), (4, 2)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_orientation_tag_turns_the_image_upright_once(
+    kind: str, orientation: int, size: tuple[int, int], red: tuple[int, int], green: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decoded(encoded(half_red(), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {})))
+    assert image.size == size
+    assert near(image, red, RED, 40)
+    assert near(image, green, GREEN, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_alpha_is_laid_on_white(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    kind = "TIFF" if mode == "PA" else "PNG"
+    out = decoded(encoded(image.convert(mode), kind))
+    assert near(out, (0, 0), WHITE)
+    assert near(out, (1, 0), (0, 0, 0))
+
+
+def test_transparent_palette_colour_is_white() -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([10, 20, 30, 255, 0, 0])
+    image.putpixel((1, 0), 1)
+    out = decoded(encoded(image, transparency=0))
+    assert near(out, (0, 0), WHITE)
+    assert near(out, (1, 0), RED)
+    assert near(decoded(encoded(image)), (0, 0), (10, 20, 30)), "without transparency the colour itself shows"
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF"), ("I", "TIFF")])
+def test_sixteen_bits_are_scaled_not_clipped(mode: str, kind: str) -> None:
+    values = np.array([[0, 257 * 100, 65535]])
+    types = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}
+    image = Image.frombytes(mode, (3, 1), values.astype(types[mode]).tobytes())
+    out = decoded(encoded(image, kind))
+    assert [out.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (100, 100, 100), WHITE]
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+def test_floating_point_range_is_taken_from_the_largest_value(top: float) -> None:
+    values = np.array([[0.0, top * 0.5, top, float("nan")]], dtype=np.float32)
+    out = decoded(encoded(Image.fromarray(values), "TIFF"))
+    assert [out.getpixel((x, 0)) for x in range(4)] == [(0, 0, 0), (128, 128, 128), WHITE, (0, 0, 0)]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_ink_colours_become_light(kind: str) -> None:
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow make red
+    out = decoded(encoded(image, kind))
+    assert near(out, (4, 4), (255, 0, 0), 12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey_and_black_and_white(mode: str) -> None:
+    assert decoded(encoded(Image.new(mode, (1, 1), 255))).getpixel((0, 0)) == WHITE
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN)]
+    assert near(decoded(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])), (1, 1), RED)
+
+
+JPEG = encoded(Image.effect_noise((64, 64), 90), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (JPEG[:20], "isn't an image"),
+        (png(1)[:-30], "truncated"),
+        (b"to be a cat", "isn't an image"),
+        (png_header(50_000, 50_000), "too large|limit"),
+        (png_header(10_001, 10_000), "10001 x 10000 pixels"),
+        (b"P5 4 4 255\n123", "truncated"),
+    ],
+    ids=["empty", "half a JPEG", "JPEG header", "cut PNG", "text", "bomb", "just over", "short PNM"],
+)
+@pytest.mark.parametrize("by", ["bytes", "path"])
+def test_a_bad_image_is_one_error_that_names_it(tmp_path: Path, data: bytes, says: str, by: str) -> None:
+    path = tmp_path / "Ma photo é.jpg"
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's own warnings must not leak
+        with pytest.raises(ImageError, match=says) as caught:
+            decode_image(data if by == "bytes" else path, name=str(path))
+    assert str(path) in caught.value.what
+    assert "\n" not in str(caught.value)
+
+
+def test_size_is_judged_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="4 x 4"):
+        decode_image(png(1), name="x", max_pixels=15)
+
+
+def test_the_limit_may_be_above_pillows_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="truncated"):
+            decode_image(png_header(9_900, 9_900), name="x")
+
+
+def test_pillow_is_left_as_it_was() -> None:
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters[:]
+    decode_image(png(1), name="x", max_pixels=10**9)
+    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters) == before
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no image file"):
+        decode_image(tmp_path / "a.png", name="a.png")
+    with pytest.raises(ImageError, match="isn't a file"):
+        decode_image(tmp_path, name="folder")
+
+
+def test_list_images_sorts_naturally_and_searches_below(tmp_path: Path) -> None:
+    for name in ["10.png", "2.png", "b/1.JPG", ".hidden.png", ".git/x.png", "notes.txt"]:
+        write(tmp_path / name, 1)
+    assert [str(p.relative_to(tmp_path)) for p in list_images(tmp_path)] == ["2.png", "10.png", "b/1.JPG"]
+    assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"], "a file that is named is taken"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="No images"):
+        list_images(tmp_path / "empty")
+    with pytest.raises(UserError, match="No such"):
+        list_images(tmp_path / "gone")
+
+
+def test_list_images_survives_a_link_to_its_own_parent(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 1)
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    other = tmp_path.parent / f"{tmp_path.name} other"
+    write(other / "b.png", 2)
+    (tmp_path / "linked").symlink_to(other, target_is_directory=True)
+    assert [p.name for p in list_images(tmp_path)] == ["a.png", "b.png"]

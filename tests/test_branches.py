@@ -1,0 +1,117 @@
+"""Branches are the same computation as the plain forward pass: loss, gradients, and forks that leave the past alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lensmith.branches import fork, fork_all, grow
+from lensmith.config import QuestionOptions, TrainOptions, TuneOptions
+from lensmith.models.family import Model
+from lensmith.models.lora import attach, trainable
+from lensmith.question import answer_ids, make_prompt
+from lensmith.train import batch_loss
+
+LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
+SAID = ["can opener", "can", "ankle boot", "t-shirt", "can"]
+
+
+def plain_loss(model: Model, pixels: Tensor, answers: list[list[int]]) -> Tensor:
+    """The loss by transformers' own forward pass, one sample at a time, the image through its own code."""
+    prompt = make_prompt(model, QuestionOptions(), LABELS)
+    network: Any = model.network
+    p = 16
+    total = torch.zeros(())
+    for image, answer in zip(pixels, answers, strict=True):
+        height, width = image.shape[1] // p, image.shape[2] // p
+        image_ids = [network.config.image_token_id] * (height * width // 4)
+        ids = torch.tensor([[*prompt.before, *image_ids, *prompt.after, *answer]])
+        values = (image.float() / 255 - 0.5) / 0.5
+        patches = values.view(3, height, p, width, p).permute(1, 3, 2, 4, 0).reshape(1, height * width, -1)
+        logits = network(
+            input_ids=ids,
+            pixel_values=patches,
+            spatial_shapes=torch.tensor([[height, width]]),
+            pixel_attention_mask=torch.ones(1, height * width, dtype=torch.long),
+        ).logits
+        n = len(answer)
+        total = total + torch.nn.functional.cross_entropy(logits[0, -n - 1 : -1], ids[0, -n:], reduction="sum")
+    return total / len(answers)
+
+
+@pytest.fixture
+def tuned(tiny: Model) -> Model:
+    """With LoRA everywhere, its second matrices not zero."""
+    attach(tiny, TuneOptions(rank=3, projector=True, vision_tower=True))
+    torch.manual_seed(1)
+    for name, weight in trainable(tiny).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return tiny
+
+
+def test_loss_and_gradients_equal_the_plain_forward_pass(tuned: Model) -> None:
+    torch.manual_seed(2)
+    pixels = torch.randint(0, 256, (len(SAID), 3, 64, 64), dtype=torch.uint8)
+    answers = [answer_ids(tuned, label) for label in SAID]
+    assert len({len(a) for a in answers}) > 1, "answers of one length would not test the padding"
+    prompt = make_prompt(tuned, QuestionOptions(), LABELS)
+
+    expected = plain_loss(tuned, pixels, answers)
+    expected.backward()
+    want = {name: weight.grad.clone() for name, weight in trainable(tuned).items() if weight.grad is not None}
+    tuned.network.zero_grad()
+    found = batch_loss(tuned, prompt, list(pixels), answers, TrainOptions())
+    found.backward()
+
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert want.keys() == trainable(tuned).keys(), "some layer takes no part in the loss"
+    assert any("conv.in_proj" in name for name in want)
+    assert any("q_proj" in name for name in want)
+    for name, weight in trainable(tuned).items():
+        assert (weight.grad - want[name]).norm() <= 1e-5 * want[name].norm() + 1e-9, name
+
+
+def test_images_of_different_sizes_share_a_batch(tuned: Model) -> None:
+    torch.manual_seed(3)
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((64, 64), (64, 96), (32, 128))]
+    answers = [answer_ids(tuned, label) for label in SAID[:3]]
+    prompt = make_prompt(tuned, QuestionOptions(), LABELS)
+    together = batch_loss(tuned, prompt, images, answers, TrainOptions())
+    alone = sum(plain_loss(tuned, image[None], [a]).item() for image, a in zip(images, answers, strict=True)) / 3
+    assert together.item() == pytest.approx(alone, rel=1e-6)
+
+
+@torch.no_grad()
+def test_a_fork_leaves_the_branch_it_came_from_alone(tiny: Model) -> None:
+    ids = torch.randint(10, 500, (1, 7))
+    first, second = torch.randint(10, 500, (3, 4)), torch.randint(10, 500, (3, 1))
+    _, prefix = grow(tiny.decoder, tiny.embed(ids))
+    once, _ = grow(tiny.decoder, tiny.embed(first), fork_all(prefix, 3))
+    grow(tiny.decoder, tiny.embed(second), fork_all(prefix, 3))
+    again, _ = grow(tiny.decoder, tiny.embed(first), fork_all(prefix, 3))
+    assert torch.equal(once, again)
+    assert prefix.cache.get_seq_length() == prefix.length == 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+def test_forked_rows_go_on_as_if_run_whole(tiny: Model, tokens: int) -> None:
+    ids, more = torch.randint(10, 500, (2, 6)), torch.randint(10, 500, (3, tokens))
+    index = torch.tensor([1, 0, 1])
+    _, branch = grow(tiny.decoder, tiny.embed(ids))
+    found, _ = grow(tiny.decoder, tiny.embed(more), fork(branch, index))
+    whole, _ = grow(tiny.decoder, tiny.embed(torch.cat([ids[index], more], 1)))
+    torch.testing.assert_close(found, whole[:, 6:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_branch_of_other_rows_is_refused(tiny: Model) -> None:
+    _, branch = grow(tiny.decoder, tiny.embed(torch.zeros(2, 3, dtype=torch.long)))
+    with pytest.raises(ValueError, match="fork"):
+        grow(tiny.decoder, tiny.embed(torch.zeros(3, 1, dtype=torch.long)), branch)
+    with pytest.raises(ValueError, match="one row"):
+        fork_all(branch, 4)

@@ -1,0 +1,157 @@
+"""Training learns, survives being stopped, keeps its best weights, and leaves an adapter that PEFT itself can load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import Lfm2VlForConditionalGeneration
+
+from lensmith import models, verbs
+from lensmith.config import Recipe, load_recipe
+from lensmith.errors import UserError
+from lensmith.models.lora import attach, coverage
+from lensmith.predict import Classifier
+from lensmith.train import Progress, batches, schedule, train
+from tests.conftest import Shapes
+
+
+def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
+    options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
+    options += ["train.epochs=3", "train.batch_size=8", "train.learning_rate=0.01", "tune.rank=4", "data.validation=0.2"]
+    return load_recipe(None, [*options, *more])
+
+
+def prepared(recipe: Recipe) -> Any:
+    model = models.load(recipe.model)
+    attach(model, recipe.tune, recipe.seed)
+    return model
+
+
+def test_training_learns_and_the_run_folder_is_enough_to_predict(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shapes(circle=30, square=30)
+    recipe = recipe_for(folder, tiny_folder)
+    before = verbs.evaluate(recipe, tmp_path / "zero")
+    record = verbs.train(recipe, tmp_path / "a run")
+    assert record["accuracy"]["accuracy"] > max(0.9, before["accuracy"]["accuracy"])
+    assert record["accuracy"]["n"] == before["accuracy"]["n"] == len(verbs.open_data(recipe).test)
+
+    image = next((folder / "square").glob("*.jpg"))
+    found = verbs.predict([str(image), str(folder / "circle")], tmp_path / "a run")
+    assert [p.predicted for p in found] == ["square"] + ["circle"] * 30
+    again = verbs.evaluate(verbs.recipe_for(str(tmp_path / "a run"), []), tmp_path / "again")
+    assert again["accuracy"] == record["accuracy"], "an adapter that was reloaded must score as it did"
+
+    steps = [json.loads(line) for line in (tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if "loss" in row] == list(range(1, record["training"]["steps"] + 1))
+    for name in ("recipe.yaml", "record.json", "evaluation.json", "predictions.parquet", "report.html", "result.json"):
+        assert (tmp_path / "a run" / name).stat().st_size > 0
+
+
+def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "tune.projector=true", "tune.vision_tower=true")
+    dataset = verbs.open_data(recipe)
+    model = prepared(recipe)
+    train(model, dataset, recipe, tmp_path)
+    pixels = torch.stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
+    model.network.eval()
+    mine = Classifier(model, recipe.question, dataset.labels).score(pixels)
+
+    other = models.load(recipe.model)
+    bare = Classifier(other, recipe.question, dataset.labels).score(pixels)
+    network = Lfm2VlForConditionalGeneration.from_pretrained(tiny_folder).float()
+    other.network = PeftModel.from_pretrained(network, str(tmp_path / "adapter")).base_model.model.eval()
+    theirs = Classifier(other, recipe.question, dataset.labels).score(pixels)
+    torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-4)
+    assert (bare - mine).abs().max() > 0.1, "the adapter changes nothing, so its loading proves nothing"
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 8])
+def test_a_stopped_training_resumes_to_the_same_weights(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, stop_at: int
+) -> None:
+    recipe = recipe_for(
+        shapes(circle=20, square=20), tiny_folder, "tune.dropout=0.1", "train.shift=0.1", "train.flip=true"
+    )
+    dataset = verbs.open_data(recipe)
+
+    def stop(p: Progress) -> None:
+        if p.step == stop_at:
+            raise KeyboardInterrupt
+
+    whole = train(prepared(recipe), dataset, recipe, tmp_path / "whole")
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train(prepared(recipe), dataset, recipe, tmp_path / "parts", stop)
+    assert (tmp_path / "parts" / "checkpoint").is_dir()
+    torch.manual_seed(99)  # resuming must not depend on the process's own random state
+    parts = train(prepared(recipe), dataset, recipe, tmp_path / "parts", resume=True)
+
+    assert (parts.steps, parts.best_step, parts.validation) == (whole.steps, whole.best_step, whole.validation)
+    first, second = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("whole", "parts"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not (tmp_path / "parts" / "checkpoint").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.learning_rate=1e30", "train.warmup=0")
+    with pytest.raises(UserError, match=r"learning_rate"):
+        train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path)
+
+
+def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shapes(circle=20, square=20)
+    for i in range(8):
+        (folder / "circle" / f"text {i}.jpg").write_text(f"not an image {i}")
+    recipe = recipe_for(folder, tiny_folder, "train.epochs=1")
+    record = verbs.train(recipe, tmp_path / "run")
+    listed = record["training"]["unreadable"] + record["evaluation"]["unreadable"]
+    dataset = verbs.open_data(recipe)
+    in_validation = sum("text" in dataset.validation.source(i) for i in range(len(dataset.validation)))
+    assert len(listed) == 8 - in_validation
+    assert record["accuracy"]["n"] == len(dataset.test), "what can't be read stays in the denominator"
+    with pytest.raises(UserError, match=r"text \d"):
+        verbs.train(recipe_for(folder, tiny_folder, "data.unreadable=stop"), tmp_path / "strict")
+
+
+def test_the_base_is_not_changed_by_training(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.epochs=1")
+    model = prepared(recipe)
+    before = {n: p.clone() for n, p in model.network.named_parameters() if "lora_" not in n}
+    train(model, verbs.open_data(recipe), recipe, tmp_path)
+    assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters() if "lora_" not in n)
+
+
+def test_lora_hits_every_linear_layer_of_what_was_chosen_and_nothing_else(tiny_folder: Path) -> None:
+    recipe = load_recipe(None, [f"model.base={tiny_folder}"])
+    rows = coverage(prepared(recipe))
+    assert {row.component for row in rows} == {"language_model"}
+    layers = {row.layer: row.count for row in rows}
+    attention = {f"self_attn.{n}": 2 for n in ("q_proj", "k_proj", "v_proj", "out_proj")}
+    conv = {"conv.in_proj": 2, "conv.out_proj": 2}
+    assert layers == attention | conv | {f"feed_forward.w{i}": 4 for i in (1, 2, 3)}
+    with pytest.raises(UserError, match="Nothing is tuned"):
+        prepared(load_recipe(None, [f"model.base={tiny_folder}", "tune.language_model=false"]))
+
+
+def test_every_epoch_sees_every_sample_once() -> None:
+    stream = [i for batch in batches(10, 4, seed=0, first=0, last=10) for i in batch]
+    assert all(sorted(stream[e * 10 : e * 10 + 10]) == list(range(10)) for e in range(4))
+    assert stream[:10] != stream[10:20]
+    later = [i for batch in batches(10, 4, seed=0, first=6, last=10) for i in batch]
+    assert later == stream[24:], "a resumed training must see what it would have seen"
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = [schedule(step, 100, 0.1) for step in range(100)]
+    assert rates[9] == max(rates) == 1
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01
