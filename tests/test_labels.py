@@ -38,7 +38,7 @@ bodies = st.lists(st.lists(st.integers(10, 14), min_size=1, max_size=4).map(tupl
 
 
 # The model is only read, so one is enough for all examples.
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bodies)
 def test_scores_equal_brute_force_on_random_tries(tiny: Model, found: list[tuple[int, ...]]) -> None:
     sequences = [[*body, END] for body in found]

@@ -35,7 +35,7 @@ def prepared(recipe: Recipe) -> Any:
 
 def test_training_learns_and_the_run_folder_is_enough_to_predict(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     folder = shapes(circle=30, square=30)
-    recipe = recipe_for(folder, tiny_folder)
+    recipe = recipe_for(folder, tiny_folder, "train.epochs=10")
     before = verbs.evaluate(recipe, tmp_path / "zero")
     record = verbs.train(recipe, tmp_path / "a run")
     assert record["accuracy"]["accuracy"] > max(0.9, before["accuracy"]["accuracy"])
@@ -86,8 +86,9 @@ def test_a_stopped_training_resumes_to_the_same_weights(
         if p.step == stop_at:
             raise KeyboardInterrupt
 
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
     whole = train(prepared(recipe), dataset, recipe, tmp_path / "whole")
-    (tmp_path / "parts").mkdir()
     with pytest.raises(KeyboardInterrupt):
         train(prepared(recipe), dataset, recipe, tmp_path / "parts", stop)
     assert (tmp_path / "parts" / "checkpoint").is_dir()

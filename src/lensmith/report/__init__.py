@@ -87,13 +87,14 @@ def render(data: ReportData) -> str:
         same_data=all(e.data == data.evaluations[-1].data for e in data.evaluations),
         axis=charts.percent_axis(),
         loss=charts.loss_curve(losses, last) if losses else "",
+        smoothed=len(losses) >= charts.MANY,
         validation=charts.validation_curve(validations, last) if validations else "",
         matrix=detail is not None and len(detail.labels) <= _MATRIX_UP_TO and any(map(any, detail.confusion)),
         confusions=list(_confusions(detail))[:_CONFUSIONS] if detail else [],
         classes=sorted(detail.classes, key=lambda c: c.recall.accuracy) if detail else [],
         mistakes=[(m, _data_uri(m.image)) for m in data.mistakes],
         unreadable_shown=_UNREADABLE,
-        notes=[*data.notes, *(f"{e.name}: {note}" for e in data.evaluations for note in e.notes)],
+        notes=list(dict.fromkeys([*data.notes, *(note for e in data.evaluations for note in e.notes)])),
     )
     # File names that are not UTF-8 reach us as lone surrogates, which can't be written.
     return page.encode("utf-8", "replace").decode()
@@ -132,7 +133,7 @@ def _confusions(evaluation: Evaluation) -> Sequence[Confusion]:
 
 def _figure(value: float) -> str:
     """A figure such as F1 with three decimals; a dash for what is not a number."""
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+    return f"{value:.3f}" if math.isfinite(value) else charts.MISSING
 
 
 def _glue(text: str) -> str:

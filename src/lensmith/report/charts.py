@@ -1,6 +1,6 @@
 """Charts as inline SVG. They stretch with the page: places are in percent, so text and dots keep their size and shape.
 
-The colours are CSS variables of the page (`--accent`, `--rule`, `--muted`), so one drawing serves light, dark and print.
+Colours are CSS variables of the page (`--accent`, `--rule`, `--muted`): one drawing serves light, dark and print.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from markupsafe import Markup
 
 from lensmith.records import Rate
 
-_MANY = 100  # from this many steps on, the loss is smoothed
+MISSING = "\N{EN DASH}"  # what stands for a figure that there is not
+MANY = 100  # from this many steps on, the loss is smoothed
 _GRID = (0, 25, 50, 75, 100)
 
 
 def percent(value: float) -> str:
     """0.852 as `85.2 %`; a dash for what is not a number."""
-    return f"{100 * value:.1f} %" if math.isfinite(value) else "–"
+    return f"{100 * value:.1f} %" if math.isfinite(value) else MISSING
 
 
 def span(rate: Rate) -> str:
-    """The 95 % interval as `82.9 – 87.3 %`; a dash for what is not a number."""
+    """The 95 % interval as `82.9 to 87.3 %`; a dash for what is not a number."""
     known = math.isfinite(rate.low) and math.isfinite(rate.high)
-    return f"{100 * rate.low:.1f} – {100 * rate.high:.1f} %" if known else "–"
+    return f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %" if known else MISSING
 
 
 def interval(rate: Rate) -> Markup:
@@ -62,7 +63,7 @@ def loss_curve(points: Sequence[tuple[int, float]], last: int) -> Markup:
     def place(y: float) -> float:
         return _place(1 - y / ticks[-1])
 
-    lines = _line(points, last, place, opacity=0.25, width=1) if len(points) >= _MANY else Markup()
+    lines = _line(points, last, place, opacity=0.25, width=1) if len(points) >= MANY else Markup()
     lines += _line(smooth, last, place, opacity=1, width=2)
     body = Markup('<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>').format(
         lines
@@ -78,17 +79,17 @@ def validation_curve(points: Sequence[tuple[int, Rate]], last: int) -> Markup:
     body = Markup()
     for step, rate in points:
         x = step / last if last else 0
-        body += Markup('<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--accent)" stroke-width="2"/>').format(
-            _place(x), _place(1 - rate.high), _place(1 - rate.low)
-        )
+        body += Markup(
+            '<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--accent)" stroke-width="2"/>'
+        ).format(_place(x), _place(1 - rate.high), _place(1 - rate.low))
         body += _dot(x, _place(1 - rate.accuracy))
     title = f"Validation accuracy: {percent(points[-1][1].accuracy)} at step {points[-1][0]}"
     return _svg("curve", title, _frame(last, [(100 - y, f"{y}") for y in _GRID]) + body)
 
 
 def running_median(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The points, each value the median of its neighbourhood of a twenty-fifth of the run; few points stay as they are."""
-    if len(points) < _MANY:
+    """The points, each value the median of the twenty-fifth of the run around it; few points stay as they are."""
+    if len(points) < MANY:
         return list(points)
     half = len(points) // 50
     values = [y for _, y in points]
