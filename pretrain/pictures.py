@@ -33,11 +33,37 @@ SIZE = 64
 MIN_SETS = 3  # a name is kept if at least this many sets draw it ...
 MIN_PICTURES = 4  # ... or this many pictures carry it, if it is in WANTED
 
-SETS = (
-    "noto noto-v1 mdi icon-park icon-park-solid fluent-emoji fluent-emoji-flat fluent-emoji-high-contrast ph tabler "
-    "hugeicons twemoji emojione emojione-monotone streamline-emojis game-icons mingcute iconoir solar lucide "
-    "healthicons material-symbols carbon fa6-solid fa7-solid temaki maki streamline medical-icon"
-).split()
+SETS = [
+    "noto",
+    "noto-v1",
+    "mdi",
+    "icon-park",
+    "icon-park-solid",
+    "fluent-emoji",
+    "fluent-emoji-flat",
+    "fluent-emoji-high-contrast",
+    "ph",
+    "tabler",
+    "hugeicons",
+    "twemoji",
+    "emojione",
+    "emojione-monotone",
+    "streamline-emojis",
+    "game-icons",
+    "mingcute",
+    "iconoir",
+    "solar",
+    "lucide",
+    "healthicons",
+    "material-symbols",
+    "carbon",
+    "fa6-solid",
+    "fa7-solid",
+    "temaki",
+    "maki",
+    "streamline",
+    "medical-icon",
+]
 
 # Style words at the end of an icon's name, not part of what it shows.
 STYLE = re.compile(
@@ -85,7 +111,7 @@ CHARACTERS = string.digits + string.ascii_lowercase
 
 
 def plain_name(icon: str) -> str:
-    """`"running-shoe-fill"` -> `"sneaker"`: style words off, hyphens to spaces, synonyms to the name of their concept."""
+    """`"running-shoe-fill"` -> `"sneaker"`: style words off, synonyms to the name of their concept."""
     name = icon
     while (shorter := STYLE.sub("", name)) != name:
         name = shorter
@@ -193,7 +219,7 @@ def main() -> None:
         for concept, svg in read_set(archives[0]):
             drawn[concept].append(svg)
             sets[concept].add(name.removesuffix("-v1").removesuffix("-flat").removesuffix("-solid"))
-    kept = sorted(c for c in drawn if len(sets[c]) >= MIN_SETS and len(drawn[c]) >= MIN_PICTURES or c in WANTED)
+    kept = sorted(c for c in drawn if (len(sets[c]) >= MIN_SETS and len(drawn[c]) >= MIN_PICTURES) or c in WANTED)
 
     names: list[str] = []
     planes: list[np.ndarray] = []
@@ -218,7 +244,9 @@ def main() -> None:
         label=np.array([index[n] for n in names], dtype=np.int32),
         concepts=np.array(concepts),
     )
-    print(f"{icons:,} of {len(jobs):,} drawings of {len(kept):,} names; {len(names) - icons:,} characters, {used} fonts")
+    print(
+        f"{icons:,} of {len(jobs):,} drawings of {len(kept):,} names; {len(names) - icons:,} characters, {used} fonts"
+    )
     print({c: len(drawn[c]) for c in SYNONYMS})
 
 

@@ -40,7 +40,7 @@ ALSO: dict[str, list[str]] = {
     "ankle boot": ["ankle boot", "boot"],
     "bag": ["bag", "handbag", "purse"],
     **{str(i): [str(i), word] for i, word in enumerate(
-        "zero one two three four five six seven eight nine".split())},
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])},
 }  # fmt: skip
 
 
@@ -50,9 +50,7 @@ def spoken(concept: str, rng: random.Random) -> str:
     return names[0] if rng.random() < 0.6 else rng.choice(names)
 
 
-def make_prompt(
-    candidates: list[str], kind: str, listed: bool, rng: random.Random
-) -> tuple[str, dict[str, str]]:
+def make_prompt(candidates: list[str], kind: str, listed: bool, rng: random.Random) -> tuple[str, dict[str, str]]:
     """The text before the picture, and for each candidate the answer in this prompt's wording.
 
     Args:

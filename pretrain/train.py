@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from augment import augment
-from base import make_config, make_tokenizer, save_processor
-from pictures import SYNONYMS
-from prompts import ALSO, WITH_LIST, WITHOUT_LIST, make_prompt
 from torch import Tensor, nn
 from torch.multiprocessing import Value
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Lfm2VlForConditionalGeneration
 
+from augment import augment
+from base import make_config, make_tokenizer, save_processor
 from lensmith.branches import fork_all, grow
+from pictures import SYNONYMS
+from prompts import ALSO, WITH_LIST, WITHOUT_LIST, make_prompt
 
 BATCH = 256  # pictures a step, both stages
 GROUP = 64  # pictures that share a prompt
@@ -204,12 +204,12 @@ def main() -> None:
     del data
 
     corpus = [n for c in concepts for n in ALSO.get(c, [c])] * 3
-    corpus += [c.capitalize() for c in concepts] + [f" {c}" for c in concepts] + [w for w in WITH_LIST + WITHOUT_LIST] * 20
+    corpus += [c.capitalize() for c in concepts] + [f" {c}" for c in concepts] + (WITH_LIST + WITHOUT_LIST) * 20
     tokenizer = make_tokenizer(corpus)
     config = make_config(tokenizer)
     config.dtype = None
     model: Any = Lfm2VlForConditionalGeneration(config).float()
-    # On a CPU the fused attention is slow at 16 tokens: its backward took half of each step (470 against 950 samples/s).
+    # On a CPU the fused attention is slow at 16 tokens: its backward took half of each step (470, not 950 samples/s).
     model.set_attn_implementation("eager")
     print(f"{model.num_parameters():,} parameters, {len(concepts):,} names, {len(train['label']):,} pictures")
     log = args.work / "log.jsonl"

@@ -34,7 +34,9 @@ def by_trie(model: Model, prompts: list[list[int]], sequences: list[list[int]]) 
     return score_labels(model, trie, hidden[:, -1], branch)
 
 
-bodies = st.lists(st.lists(st.integers(10, 14), min_size=1, max_size=4).map(tuple), min_size=1, max_size=12, unique=True)
+bodies = st.lists(
+    st.lists(st.integers(10, 14), min_size=1, max_size=4).map(tuple), min_size=1, max_size=12, unique=True
+)
 
 
 # The model is only read, so one is enough for all examples.

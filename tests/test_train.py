@@ -23,7 +23,13 @@ from tests.conftest import Shapes
 
 def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
     options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
-    options += ["train.epochs=3", "train.batch_size=8", "train.learning_rate=0.01", "tune.rank=4", "data.validation=0.2"]
+    options += [
+        "train.epochs=3",
+        "train.batch_size=8",
+        "train.learning_rate=0.01",
+        "tune.rank=4",
+        "data.validation=0.2",
+    ]
     return load_recipe(None, [*options, *more])
 
 
@@ -33,7 +39,9 @@ def prepared(recipe: Recipe) -> Any:
     return model
 
 
-def test_training_learns_and_the_run_folder_is_enough_to_predict(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_training_learns_and_the_run_folder_is_enough_to_predict(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
     folder = shapes(circle=30, square=30)
     recipe = recipe_for(folder, tiny_folder, "train.epochs=10")
     before = verbs.evaluate(recipe, tmp_path / "zero")

@@ -74,7 +74,9 @@ def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Tr
         tensors = load_file(folder / "state.safetensors")
         values: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"There is no checkpoint in {folder.parent}.", "Start a new run with `lensmith train`.") from None
+        raise UserError(
+            f"There is no checkpoint in {folder.parent}.", "Start a new run with `lensmith train`."
+        ) from None
     except Exception as error:
         raise UserError(f"The checkpoint in {folder} can't be read: {error}.", "Start a new run.") from error
     weights = trainable(model)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries to their callers, not to users
     show = Screen()
     try:
         record, text = args.verb(args, show)
@@ -55,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's grammar."""
-    top = argparse.ArgumentParser(prog="lensmith", description=(sys.modules["lensmith"].__doc__ or "").partition("\n")[0])
+    top = argparse.ArgumentParser(
+        prog="lensmith", description=(sys.modules["lensmith"].__doc__ or "").partition("\n")[0]
+    )
     top.add_argument("--version", action="version", version=f"lensmith {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
@@ -127,7 +131,9 @@ def run_predict(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
     labels = [label.strip() for label in args.labels.split(",") if label.strip()]
     found = verbs.predict(args.images, args.run, labels, show)
-    lines = [f"{p.id}\t{p.predicted}\t{p.share:.3f}" if p.share is not None else f"{p.id}\tERROR\t{p.error}" for p in found]
+    lines = [
+        f"{p.id}\t{p.predicted}\t{p.share:.3f}" if p.share is not None else f"{p.id}\tERROR\t{p.error}" for p in found
+    ]
     return {"predictions": [asdict(p) for p in found]}, "\n".join(lines)
 
 

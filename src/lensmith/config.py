@@ -162,9 +162,7 @@ def known_keys(options: type = Recipe, prefix: str = "") -> list[str]:
     return keys
 
 
-def load_recipe(
-    source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None
-) -> Recipe:
+def load_recipe(source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None) -> Recipe:
     """Read a recipe and apply `section.key=value` overrides (values are read as YAML).
 
     Args:
@@ -219,7 +217,7 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     for options in (Recipe, DataOptions, QuestionOptions, ModelOptions, TuneOptions, TrainOptions, EvaluateOptions):
-        options.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+        setattr(options, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 (no such attribute to mypy)
     try:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
@@ -243,8 +241,12 @@ def help_text() -> str:
         section = "" if node.name == "Recipe" else node.name.removesuffix("Options").lower()
         lines.append(f"\n{section or 'recipe'}: {ast.get_docstring(node)}")
         for option, note in zip(node.body, node.body[1:], strict=False):
-            if isinstance(option, ast.AnnAssign) and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant):
+            if (
+                isinstance(option, ast.AnnAssign)
+                and isinstance(note, ast.Expr)
+                and isinstance(note.value, ast.Constant)
+            ):
                 key = f"{section}.{ast.unparse(option.target)}".lstrip(".")
                 default = ast.unparse(option.value) if option.value else ""
-                lines.append(f"  {key} = {default}\n      {note.value.value}")
+                lines.append(f"  {key} = {default}\n      {note.value.value!s}")
     return "\n".join(lines).strip()

@@ -86,7 +86,7 @@ def score_labels(model: Model, trie: LabelTrie, hidden: Tensor, branch: Branch) 
     rows, device = len(hidden), hidden.device
     scores = torch.empty(rows, len(trie.labels), device=device)
     states, past = hidden[:, None], torch.zeros(rows, 1, device=device)  # (rows, inner nodes, ...) of the level above
-    for depth, level in enumerate(trie.levels):
+    for level in trie.levels:
         parent, token = torch.tensor(level.parent, device=device), torch.tensor(level.token, device=device)
         label = torch.tensor(level.label, device=device)
         known = torch.log_softmax(model.logits(states), -1)

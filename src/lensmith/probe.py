@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def pixel_probe(dataset: ImageDataset, max_pixels: int) -> list[Prediction]:
     return out
 
 
-def _features(split: Split, max_pixels: int) -> tuple[np.ndarray, Sequence[str], dict[int, str]]:
+def _features(split: Split, max_pixels: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """(readable, SIDE * SIDE) values, their labels, and the errors of the others by position."""
     rows, labels, errors = [], [], {}
     for i, label in enumerate(split.labels):

@@ -46,9 +46,7 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
     for token in special:
         for word in words:
             if token in word:
-                raise UserError(
-                    f"{word!r} contains {token!r}, which the model reads as a control token.", "Rename it."
-                )
+                raise UserError(f"{word!r} contains {token!r}, which the model reads as a control token.", "Rename it.")
     text = model.tokenizer.apply_chat_template(messages(question, labels), tokenize=False, add_generation_prompt=True)
     before, image, after = text.partition(model.image_token)
     if not image or model.image_token in after:

@@ -91,9 +91,7 @@ def paired(first: list[Prediction], second: list[Prediction]) -> float:
     return mcnemar([p.predicted == p.label for p in first], [p.predicted == p.label for p in second])
 
 
-def verdict(
-    first: Evaluation, before: list[Prediction], second: Evaluation, after: list[Prediction]
-) -> str:
+def verdict(first: Evaluation, before: list[Prediction], second: Evaluation, after: list[Prediction]) -> str:
     """One plain sentence on whether `second` beats `first`."""
     p = paired(before, after)
     chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,8 @@ class Training:
     steps: int
     seconds: float
     best_step: int
+    checked_step: int
+    """The last step after which the validation images were scored."""
     validation: Rate | None
     unreadable: list[str]
     finished: bool
@@ -112,7 +117,7 @@ def train(
     optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=options.weight_decay)
     steps = max(1, math.ceil(options.epochs * len(samples.pixels) / options.batch_size))
     validate_every = max(1, round(options.validate_every * len(samples.pixels) / options.batch_size))
-    state = Training(0, 0.0, 0, None, samples.unreadable, finished=False)
+    state = Training(0, 0.0, 0, 0, None, samples.unreadable, finished=False)
     torch.manual_seed(recipe.seed)
     if resume:
         checkpoint.load(folder / "checkpoint", model, optimizer, state)
@@ -120,51 +125,79 @@ def train(
     start, before = time.perf_counter(), state.seconds
     saved, first = start, state.steps
 
+    def check() -> Rate | None:
+        """Validate if a validation is due, and keep the weights if they are the best so far."""
+        due = state.steps % validate_every == 0 or state.steps == steps
+        if not due or state.steps <= state.checked_step:
+            return None
+        found = validate(model, dataset, recipe)
+        # Without validation images there is nothing to choose by, and the last weights are the ones to keep.
+        best = found is None or state.validation is None or found.accuracy > state.validation.accuracy
+        with uninterrupted():
+            append_line(log, {"step": state.steps, "validation": asdict(found) if found else None})
+            if best:
+                keep(model, recipe, dataset, folder)
+                state.validation, state.best_step = found, state.steps
+            state.checked_step = state.steps
+        return found
+
     try:
+        check()  # a stop may have come between a step and its validation
+        model.network.train()
         for batch in batches(len(samples.pixels), options.batch_size, recipe.seed, state.steps, steps):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule(state.steps, steps, options.warmup)
-            loss = batch_loss(model, prompt, [samples.pixels[i] for i in batch],
-                              [answers[samples.labels[i]] for i in batch], options)  # fmt: skip
-            if not math.isfinite(loss.item()):
-                raise UserError(
-                    f"The loss is {loss.item()} at step {state.steps + 1}.",
-                    f"Lower train.learning_rate ({options.learning_rate}); the best weights so far are kept.",
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(weights, options.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            state.steps += 1
-            now = time.perf_counter()
-            state.seconds = before + now - start
-            row: dict[str, Any] = {"step": state.steps, "loss": loss.item(), "grad_norm": norm.item()}
-            row |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": round(state.seconds, 3)}
-            append_line(log, row)
-            validation = None
-            if state.steps % validate_every == 0 or state.steps == steps:
-                validation = validate(model, dataset, recipe)
-                append_line(log, {"step": state.steps, "validation": asdict(validation) if validation else None})
-                # Without validation images there is nothing to choose by, and the last weights are the ones to keep.
-                if validation is None or state.validation is None or validation.accuracy > state.validation.accuracy:
-                    state.validation, state.best_step = validation, state.steps
-                    keep(model, recipe, dataset, folder)
-            if now - saved > 60 * options.checkpoint_minutes:
-                checkpoint.save(folder / "checkpoint", model, optimizer, state)
-                saved = now
+            images, said = [samples.pixels[i] for i in batch], [answers[samples.labels[i]] for i in batch]
+            with uninterrupted():
+                loss = batch_loss(model, prompt, images, said, options)
+                if not math.isfinite(loss.item()):
+                    raise UserError(
+                        f"The loss is {loss.item()} at step {state.steps + 1}.",
+                        f"Lower train.learning_rate ({options.learning_rate}); the best weights so far are kept.",
+                    )
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(weights, options.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                state.steps += 1
+                state.seconds = before + time.perf_counter() - start
+                row = {"step": state.steps, "loss": loss.item(), "grad_norm": norm.item()}
+                row |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": round(state.seconds, 3)}
+                append_line(log, row)
+            validation = check()
+            if time.perf_counter() - saved > 60 * options.checkpoint_minutes:
+                with uninterrupted():
+                    checkpoint.save(folder / "checkpoint", model, optimizer, state)
+                saved = time.perf_counter()
             if progress:
                 spent = (time.perf_counter() - start) / (state.steps - first)
-                progress(Progress(state.steps, steps, row["loss"], options.batch_size / spent,
-                                  spent * (steps - state.steps), validation))  # fmt: skip
+                left = spent * (steps - state.steps)
+                progress(Progress(state.steps, steps, loss.item(), options.batch_size / spent, left, validation))
     except KeyboardInterrupt:
-        checkpoint.save(folder / "checkpoint", model, optimizer, state)
+        with uninterrupted():
+            checkpoint.save(folder / "checkpoint", model, optimizer, state)
         raise
     state.finished = True
     write_json(folder / "training.json", asdict(state))
     checkpoint.remove(folder / "checkpoint")
     checkpoint.load_adapter_weights(folder / "adapter", model)
     return state
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a step, or a file, is done whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield
+        return
+    waiting: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if waiting:
+        raise KeyboardInterrupt
 
 
 def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:

@@ -152,7 +152,9 @@ def evaluate(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, sp
     folder = new_run_folder(folder or default_folder(recipe, "evaluate"))
     start_run(folder, recipe, dataset)
     tell(Note(describe(dataset)))
-    evaluation, predictions = score(model, recipe, dataset, part, "tuned" if recipe.model.adapter else "zero-shot", tell)
+    evaluation, predictions = score(
+        model, recipe, dataset, part, "tuned" if recipe.model.adapter else "zero-shot", tell
+    )
     report = finish(folder, recipe, replace(dataset, test=part), [evaluation], predictions)
     return evaluation.to_dict() | {"run": str(folder), "report": str(report)}
 

@@ -38,7 +38,7 @@ def places(dataset: ImageDataset) -> dict[str, str]:
 def test_adding_images_moves_none(before: int, more: int, test: float, validation: float) -> None:
     rows = many("a", range(60, 80)) + many("b", range(200, 220))
     old, added = many("a", range(before)), many("a", range(100, 100 + more)) + many("c", range(more + 20))
-    options = {"test": test * 0.5, "validation": validation * 0.5}
+    options: dict[str, Any] = {"test": test * 0.5, "validation": validation * 0.5}
     first, second = places(build(rows + old, **options)), places(build(added + rows + old, **options))
     assert {id: second[id] for id in first} == first
 

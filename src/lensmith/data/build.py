@@ -225,11 +225,11 @@ def _check_classes(
         )
     train = {label for label, part in zip(found, parts, strict=True) if part == "train"}
     if lost := [label for label in labels if label not in train]:
-        names = ", ".join(repr(label) for label in lost[:5]) + (", ..." if len(lost) > 5 else "")
+        names = f"class{'es' if len(lost) > 1 else ''} {', '.join(map(repr, lost[:5]))}{', ...' * (len(lost) > 5)}"
         raise UserError(
-            f"No training image is left for the class {names}: all fell into validation or test."
+            f"No training image is left for the {names}: all fell into validation or test."
             if cut
-            else f"The training part has no image of the class {names}.",
+            else f"The training part has no image of the {names}.",
             "Add more images of it, or hold out fewer (a smaller validation or test share)."
             if cut
             else "Add training images of it, or remove it from the other parts.",

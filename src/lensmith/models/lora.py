@@ -47,7 +47,7 @@ def attach(model: Model, tune: TuneOptions, seed: int = 0) -> list[Coverage]:
     pattern = "|".join(_pattern(model, component) for component in chosen)
     config = LoraConfig(
         r=tune.rank,
-        lora_alpha=tune.alpha,  # type: ignore[arg-type]
+        lora_alpha=tune.alpha,
         lora_dropout=tune.dropout,
         target_modules=pattern,
         task_type="CAUSAL_LM",
@@ -86,7 +86,7 @@ def coverage(model: Model) -> list[Coverage]:
             short = re.sub(r"^.*?\.\d+\.", "", name.removeprefix(model.components[component] + "."))
             row = counts[component, short]
             row[0] += 1
-            row[1] += sum(p.numel() for key, p in module.named_parameters() if "lora_" in key)  # type: ignore[attr-defined]
+            row[1] += sum(p.numel() for key, p in module.named_parameters() if "lora_" in key)
     if not counts:
         raise UserError("The adapter hits no layer of the model.")
     added = sum(parameters for _, parameters in counts.values())
@@ -96,10 +96,10 @@ def coverage(model: Model) -> list[Coverage]:
 
 def coverage_table(rows: list[Coverage]) -> str:
     """The table as text."""
-    lines = [f"{'component':<16}{'layer':<24}{'layers':>7}{'parameters':>14}{'share':>9}"]
-    for row in [*rows, Coverage("total", "", sum(r.count for r in rows), sum(r.parameters for r in rows),
-                                sum(r.share for r in rows))]:  # fmt: skip
-        lines.append(f"{row.component:<16}{row.layer:<24}{row.count:>7}{row.parameters:>14,}{row.share:>9.2%}")
+    added, share = sum(row.parameters for row in rows), sum(row.share for row in rows)
+    total = Coverage("total", "", sum(row.count for row in rows), added, share)
+    lines = [f"{'component':<16}{'layer':<28}{'layers':>7}{'parameters':>14}{'share':>9}"]
+    lines += [f"{r.component:<16}{r.layer:<28}{r.count:>7}{r.parameters:>14,}{r.share:>9.2%}" for r in [*rows, total]]
     return "\n".join(lines)
 
 

@@ -1,0 +1,184 @@
+"""The command line as a user meets it: exit codes, one clear sentence, JSON and nothing else, Ctrl-C and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lensmith import cli
+from tests.conftest import Shapes
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command in this process, in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*words: str | Path) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return go
+
+
+def options(data: Path, tiny: Path, *more: str) -> list[str]:
+    base = [f"data.uri={data}", f"model.base={tiny}", "model.dtype=float32", "train.epochs=1", "train.batch_size=8"]
+    return [*base, "tune.rank=2", *more]
+
+
+def test_train_evaluate_predict_from_a_folder_of_ones_own(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+    data = shapes(circle=16, square=16)
+    code, out, _ = run("train", *options(data, tiny_folder), "--run", "my run", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert set(record["accuracy"]) == {"accuracy", "low", "high", "n"}
+
+    code, out, _ = run("evaluate", "my run", "--run", "again", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == record["accuracy"]
+
+    code, out, _ = run("predict", data / "circle", "--run", "my run", "--json")
+    assert code == 0
+    assert len(json.loads(out)["predictions"]) == 16
+
+    code, out, _ = run("predict", next(data.rglob("*.jpg")), "--run", "my run")
+    assert code == 0
+    assert out.split("\t")[1] in ("circle", "square")
+
+    rows = pq.read_table("my run/predictions.parquet").to_pylist()
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert right / len(rows) == record["accuracy"]["accuracy"]
+    kept = json.loads(Path("my run/record.json").read_text())
+    assert kept["data"]["test"]["n"] == len(rows)
+    assert {"python", "packages", "machine", "commit", "dirty"} <= set(kept)
+
+
+def test_zero_shot_among_classes_named_on_the_command_line(run: Run, shapes: Shapes) -> None:
+    image = next(shapes(circle=1).rglob("*.jpg"))
+    code, out, _ = run("predict", image, "--labels", "circle, square", "--json")
+    assert code == 0
+    (found,) = json.loads(out)["predictions"]
+    assert found["predicted"] in ("circle", "square")
+    assert len(found["scores"]) == 2
+
+
+def says(run: Run, *words: str | Path) -> str:
+    """The one sentence a mistake gets; nothing on standard output, exit code 2."""
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.startswith("lensmith: ")]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def test_bad_input_gets_one_clear_sentence(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    data = shapes(circle=12, square=12)
+    assert "no/such" in says(run, "evaluate", "data.uri=no/such folder")
+    (tmp_path / "empty").mkdir()
+    assert "image" in says(run, "evaluate", f"data.uri={tmp_path / 'empty'}")
+    assert "circle" in says(run, "train", f"data.uri={shapes('one', circle=9)}")
+    both = shapes("case", cat=5, Cat=5)
+    sentence = says(run, "train", f"data.uri={both}")
+    assert "'cat'" in sentence
+    assert "'Cat'" in sentence
+    assert "tune.rank" in says(run, "train", "tune.rnk=3")
+    assert "tune.rank" in says(run, "train", "tune.rank=lots")
+    assert "isn't a model" in says(run, "evaluate", *options(data, tmp_path / "empty"))
+    assert "no model folder" in says(run, "evaluate", *options(data, tmp_path / "missing"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "gpt2"}')
+    assert "lfm2_vl" in says(run, "evaluate", *options(data, tmp_path / "other"))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("precious")
+    assert "exists already" in says(run, "train", *options(data, tiny_folder), "--run", tmp_path / "taken")
+    assert (tmp_path / "taken" / "file").read_text() == "precious"
+    assert "no adapter" in says(run, "evaluate", *options(data, tiny_folder, f"model.adapter={tmp_path / 'empty'}"))
+    assert "Which classes" in says(run, "predict", data)
+    assert "not a run folder" in says(run, "predict", data, "--run", tmp_path / "empty")
+    assert "fashion" in says(run, "demo", "--data", "fashon")
+    assert "control token" in says(run, "predict", data, "--labels", "a,<image>")
+
+
+def test_images_that_cannot_be_read_are_counted_and_listed(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+    data = shapes(circle=12, square=12)
+    (data / "circle" / "empty.jpg").write_bytes(b"")
+    (data / "circle" / "text.jpg").write_text("not an image")
+    whole = next((data / "square").glob("*.jpg")).read_bytes()
+    (data / "square" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    everything = options(data, tiny_folder, "data.test=0.7", "data.validation=0")
+    code, out, _ = run("evaluate", *everything, "--run", "e", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert len(record["unreadable"]) >= 2
+    assert record["accuracy"]["n"] == record["data"]["n"] == sum(map(sum, record["confusion"]))
+    assert ".jpg" in says(run, "evaluate", *everything, "data.unreadable=stop", "--run", "strict")
+
+    code, out, _ = run("predict", data / "circle" / "text.jpg", "--labels", "a,b")
+    assert code == 0
+    assert "ERROR" in out
+    assert "text.jpg" in out
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
+    run: Run, shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "disk is full" in says(run, "evaluate", *options(shapes(circle=9, square=9), tiny_folder), "--run", "full")
+    assert not list(Path("full").iterdir())
+
+
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=400")
+    command = [sys.executable, "-m", "lensmith.cli", "train", *words, "--run", "a run"]
+    environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "a run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline, "training did not start"
+        assert child.poll() is None
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "lensmith train --resume 'a run'" in err
+    assert "Traceback" not in err
+    done = log.read_text().count('"loss"')
+
+    # Going on takes up the recipe of the run folder; a shorter one ends the test in time.
+    recipe = tmp_path / "a run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 400.0", f"epochs: {(done + 6) / 4}"))
+    again = subprocess.run(
+        [sys.executable, "-m", "lensmith.cli", "train", "--resume", "a run", "--json"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["training"]["finished"]
+    steps = [json.loads(line).get("step") for line in log.read_text().splitlines() if '"loss"' in line]
+    assert steps == list(range(1, len(steps) + 1)), "a resumed training repeats no step and leaves none out"
+
+
+def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    run("train", *options(shapes(circle=9, square=9), tiny_folder), "--run", "done")
+    assert "is finished" in says(run, "train", "--resume", "done")
+    assert "not a run folder" in says(run, "train", "--resume", tmp_path)

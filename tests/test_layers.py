@@ -1,0 +1,90 @@
+"""Who may import whom, and what must not be imported before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "lensmith"
+
+# Downwards only. A module may import from layers below its own, and from its own layer where marked.
+LAYERS = [
+    {"cli", "__main__"},
+    {"quickstart"},
+    {"verbs"},
+    {"train", "evaluate", "predict", "probe", "report", "checkpoint"},
+    {"data", "models", "question", "labels", "branches", "augment", "metrics"},
+    {"config", "records", "errors"},
+]
+# Within a layer: the loop needs checkpoints and, to validate, the inference loop.
+SIDEWAYS = {("train", "predict"), ("train", "checkpoint"), ("checkpoint", "train"), ("labels", "branches")}
+SIDEWAYS |= {("labels", "models"), ("question", "models"), ("records", "errors"), ("config", "errors")}
+
+# These answer at once, so nothing heavy may come with them.
+LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
+HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic"}
+
+
+def home(module: str) -> str:
+    return module.removeprefix("lensmith.").partition(".")[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of Lensmith that a file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lensmith."):
+            found.add(home(node.module))
+        elif isinstance(node, ast.ImportFrom) and node.module == "lensmith":
+            found |= {alias.name for alias in node.names if not alias.name.startswith("__")}
+        elif isinstance(node, ast.Import):
+            found |= {home(alias.name) for alias in node.names if alias.name.startswith("lensmith.")}
+    return found
+
+
+def depth(part: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if part in layer)
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_downwards(path: Path) -> None:
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return  # it only names the verbs and loads them on demand; see below
+    for other in imports(path) - {part}:
+        assert depth(other) > depth(part) or (part, other) in SIDEWAYS, f"{part} must not import {other}"
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    code = f"import sys, lensmith.{module}; print(*{HEAVY!r} & {{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_help_answers_at_once() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "lensmith.cli", "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "evaluate" in done.stdout
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent <= 0.3, f"{spent:.2f} s of CPU time"
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in SOURCE.rglob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+        assert not prints or path.name == "cli.py", path
+
+
+def test_no_pickle_and_no_remote_code() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert "trust_remote_code=True" not in text, path
+        assert "torch.load" not in text, path
