@@ -202,8 +202,17 @@ def render_font(path: Path) -> list[tuple[str, np.ndarray]]:
     return out
 
 
+class PrintSets(argparse.Action):
+    """`--sets`: the names alone, for the shell loop that fetches them."""
+
+    def __call__(self, *_: Any) -> None:
+        print(*SETS)
+        raise SystemExit
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sets", action=PrintSets, nargs=0, help="print the icon sets' names")
     parser.add_argument("icons", type=Path, help="folder with the iconify-json-<set>-<version>.tgz archives")
     parser.add_argument("work", type=Path)
     parser.add_argument("--fonts", type=Path, default=Path("/usr/share/fonts"))

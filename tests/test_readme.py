@@ -25,7 +25,9 @@ def test_commands_run_as_written(shapes: Shapes, tmp_path: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines() if line and not line.startswith("#")]
     assert len(lines) >= 6
     for line in lines:
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip(), line
     (python,) = blocks("python")

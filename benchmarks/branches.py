@@ -1,0 +1,99 @@
+"""Claim: running a shared prefix once makes a training step several times cheaper, at the same loss.
+
+Both sides train the same LoRA on the same model, images and answers, with a question of about 600 tokens before the
+image. `branches` runs that prefix once per batch; `plain` is transformers' own forward pass over the full sequences,
+one batch, all of it in float32, logits at answer positions only on both sides. They take turns, so that a noisy
+machine is noisy for both; the figure is the ratio of medians. The peers of issue-level claims (TRL, Outlines) are not
+measured here.
+
+Run: python benchmarks/branches.py   (a minute; the last line is JSON)
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from lensmith import models
+from lensmith.config import ModelOptions, QuestionOptions, TrainOptions, TuneOptions
+from lensmith.models.lora import attach, trainable
+from lensmith.question import answer_ids, make_prompt
+from lensmith.records import provenance
+from lensmith.train import batch_loss
+
+BATCH, ROUNDS, PREFIX = 16, 7, 600
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = models.load(ModelOptions(dtype="float32"))
+    attach(model, TuneOptions())
+    labels = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+    rules = "Look at the shape first, then at the collar, then at the sleeves. "
+    question = QuestionOptions(system=rules)
+    while len(make_prompt(model, question, labels).before) < PREFIX:
+        question.system = (question.system or "") + rules
+    prompt = make_prompt(model, question, labels)
+    images = list(torch.randint(0, 256, (BATCH, 3, 64, 64), dtype=torch.uint8))
+    answers = [answer_ids(model, labels[i % len(labels)]) for i in range(BATCH)]
+    longest = max(map(len, answers))
+
+    network: Any = model.network
+    patches = (torch.stack(images).float() / 255 - 0.5) / 0.5
+    patches = patches.view(BATCH, 3, 4, 16, 4, 16).permute(0, 2, 4, 3, 5, 1).reshape(BATCH, 16, -1)
+    before = [*prompt.before, *[network.config.image_token_id] * 4, *prompt.after]
+    ids = torch.tensor([[*before, *a, *[0] * (longest - len(a))] for a in answers])
+    target = torch.tensor([[*a, *[-100] * (longest - len(a))] for a in answers])
+
+    def plain() -> torch.Tensor:
+        out = network(
+            input_ids=ids,
+            pixel_values=patches,
+            spatial_shapes=torch.tensor([[4, 4]] * BATCH),
+            pixel_attention_mask=torch.ones(BATCH, 16, dtype=torch.long),
+            logits_to_keep=longest + 1,
+        )
+        return F.cross_entropy(out.logits[:, :-1].flatten(0, 1), target.flatten(), reduction="sum") / BATCH
+
+    def branches() -> torch.Tensor:
+        return batch_loss(model, prompt, images, answers, TrainOptions())
+
+    seconds: dict[str, list[float]] = {"branches": [], "plain": []}
+    losses: dict[str, float] = {}
+    for turn in range(ROUNDS + 1):
+        sides: list[tuple[str, Callable[[], torch.Tensor]]] = [("branches", branches), ("plain", plain)]
+        for name, step in sides:
+            start = time.perf_counter()
+            loss = step()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if turn:  # the first turn warms up
+                seconds[name].append(time.perf_counter() - start)
+            losses[name] = loss.item()
+            for weight in trainable(model).values():
+                weight.grad = None
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    print(f"prefix of {len(prompt.before)} tokens, batch of {BATCH}, {ROUNDS} rounds, {provenance()['machine']}")
+    for name, value in medians.items():
+        print(f"{name:<10}{BATCH / value:>8.1f} samples/s   loss {losses[name]:.6f}")
+    print(
+        json.dumps(
+            {
+                "ratio_samples_per_s": round(medians["plain"] / medians["branches"], 2),
+                "samples_per_s": round(BATCH / medians["branches"], 1),
+                "samples_per_s_plain": round(BATCH / medians["plain"], 1),
+                "loss_difference": abs(losses["plain"] - losses["branches"]) / losses["plain"],
+                "prefix_tokens": len(prompt.before),
+                "batch": BATCH,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The demo, whole, on the quick second data set; and the shipped model's promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from lensmith import cli, models, quickstart
+from lensmith.records import Evaluation, Prediction, Rate
+
+
+def test_the_demo_learns_digits_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--data", "digits", "--run", "a demo", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    zero, pixels, tuned = (record[name] for name in ("zero_shot", "pixels", "tuned"))
+    assert zero["n"] == pixels["n"] == tuned["n"] > 400
+    for rate in (zero, pixels, tuned):
+        assert 0 < rate["low"] < rate["accuracy"] < rate["high"] < 1
+    # What the model's card promises, with room for another processor's rounding.
+    assert zero["accuracy"] >= 0.6
+    assert tuned["accuracy"] >= 0.95
+    assert record["seconds"] > 0
+    page = Path(record["report"]).read_text()
+    assert f"{tuned['accuracy'] * 100:.1f}" in page
+    assert f"{zero['accuracy'] * 100:.1f}" in page
+
+
+def test_the_shipped_model_keeps_within_its_limits() -> None:
+    weights = models.NANO / "model.safetensors"
+    assert weights.stat().st_size <= 10_000_000
+    with safe_open(weights, framework="pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 (not a dict)
+    total = 0
+    for shape in shapes:
+        size = 1
+        for side in shape:
+            size *= side
+        total += size
+    assert total <= 5_000_000
+    config = json.loads((models.NANO / "config.json").read_text())
+    assert config["model_type"] == "lfm2_vl"
+    vision, text = config["vision_config"], config["text_config"]
+    # What llama.cpp's converter asks for.
+    assert vision["patch_size"] == 16
+    assert vision["num_hidden_layers"] >= 3
+    assert not vision["vision_use_head"]
+    assert text["architectures"] == ["Lfm2ForCausalLM"]
+    assert {"conv", "full_attention"} <= set(text["layer_types"])
+
+
+def test_the_verdict_does_not_claim_what_the_images_cannot_tell() -> None:
+    def made(name: str, right: list[bool]) -> tuple[Evaluation, list[Prediction]]:
+        found = [Prediction(str(i), "a", "a" if r else "b") for i, r in enumerate(right)]
+        rate = Rate(sum(right) / len(right), 0, 1, len(right))
+        return Evaluation(name, rate, 0, [], [], [], {}), found
+
+    poor = made("pixels", [True] * 50 + [False] * 50)
+    same = made("tuned", [True] * 48 + [False] * 47 + [True] * 5)
+    good = made("tuned", [True] * 90 + [False] * 10)
+    assert "can't tell" in quickstart.verdict(*poor, *same)
+    assert "Tuned is better than pixels: 90.0 % against 50.0 %" in quickstart.verdict(*poor, *good)
+    assert "Pixels is worse than tuned" in quickstart.verdict(*good, *poor)
