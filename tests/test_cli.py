@@ -181,4 +181,11 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
 def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     run("train", *options(shapes(circle=9, square=9), tiny_folder), "--run", "done")
     assert "is finished" in says(run, "train", "--resume", "done")
+    # Stopped after training, before its test was written down: only the scoring is done again.
+    first = json.loads(Path("done/result.json").read_text())
+    Path("done/result.json").unlink()
+    code, out, _ = run("train", "--resume", "done", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == first["accuracy"]
+    assert json.loads(out)["training"] == first["training"]
     assert "not a run folder" in says(run, "train", "--resume", tmp_path)

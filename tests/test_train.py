@@ -126,8 +126,23 @@ def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny
     in_validation = sum("text" in dataset.validation.source(i) for i in range(len(dataset.validation)))
     assert len(listed) == 8 - in_validation
     assert record["accuracy"]["n"] == len(dataset.test), "what can't be read stays in the denominator"
+    for path in (tmp_path / "run").glob("*"):
+        assert not path.name.startswith("."), "a half-written file was left"
     with pytest.raises(UserError, match=r"text \d"):
         verbs.train(recipe_for(folder, tiny_folder, "data.unreadable=stop"), tmp_path / "strict")
+
+
+def test_images_that_do_not_fit_into_memory_are_read_again(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(shapes(circle=12, square=12), tiny_folder, "train.epochs=2")
+    found = []
+    for name, room in (("all", 1 << 30), ("some", 5 * 3 * 64 * 64)):
+        monkeypatch.setattr("lensmith.train.CACHE_BYTES", room)
+        (tmp_path / name).mkdir()
+        train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path / name)
+        found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
 def test_the_base_is_not_changed_by_training(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:

@@ -72,7 +72,6 @@ def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Tr
     """
     try:
         tensors = load_file(folder / "state.safetensors")
-        values: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"There is no checkpoint in {folder.parent}.", "Start a new run with `lensmith train`."
@@ -96,9 +95,16 @@ def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Tr
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], model.device)
+    read_state(folder / "state.json", state)
+
+
+def read_state(path: Path, state: Training) -> Training:
+    """`state`, with the values that were written to a file."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     values["validation"] = Rate(**values["validation"]) if values["validation"] else None
     for key, value in values.items():
         setattr(state, key, value)
+    return state
 
 
 def remove(folder: Path) -> None:

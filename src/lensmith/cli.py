@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -42,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         show.end_line()
         print(f"lensmith: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         show.end_line()
-        folder = getattr(args, "run", None) or getattr(args, "resume", None) or show.run
-        kept = f" Go on with: lensmith train --resume {_quoted(folder)}" if _resumable(folder) else ""
+        folder = getattr(stop, "folder", None)
+        kept = f" Go on with: lensmith train --resume {shlex.quote(str(folder))}" if folder else ""
         print(f"lensmith: stopped.{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -113,7 +114,6 @@ def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
         record = verbs.resume(args.resume, show)
     else:
         recipe = verbs.recipe_for(*_recipe_words(args.recipe))
-        args.run = args.run or verbs.default_folder(recipe, "train")
         record = verbs.train(recipe, args.run, show)
     line = f"{'tuned':<12}{_rate(record['accuracy'])}"
     return record, f"{line}\nRun: {record['run']}\nReport: {record['report']}"
@@ -155,22 +155,11 @@ def _rate(rate: dict[str, Any]) -> str:
     return f"{rate['accuracy'] * 100:>7.1f} %   {interval:<16}{rate['n']:>7,}"
 
 
-def _resumable(folder: Path | None) -> bool:
-    return folder is not None and (Path(folder) / "checkpoint").is_dir()
-
-
-def _quoted(path: Any) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
-
-
 class Screen:
     """Progress on standard error: one line that is rewritten on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
-        self.run: Path | None = None
         self._open = False
         self._last = 0.0
 

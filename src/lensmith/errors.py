@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -24,6 +25,14 @@ class UserError(Exception):
 
 class ImageError(UserError):
     """One image that can't be used: missing, truncated, not an image, or larger than the limit."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during a training, after its state was saved: `folder` is the run to resume."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -31,13 +31,16 @@ from lensmith.augment import augment
 from lensmith.branches import fork_all, grow
 from lensmith.config import Recipe, TrainOptions
 from lensmith.data import ImageDataset, Split
-from lensmith.errors import ImageError, UserError
+from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.metrics import accuracy
 from lensmith.models.family import Model
 from lensmith.models.lora import save_adapter, trainable
 from lensmith.predict import Classifier, predict
 from lensmith.question import Prompt, answer_ids, make_prompt
 from lensmith.records import Rate, append_line, write_json
+
+CACHE_BYTES = 1 << 30
+"""Prepared images kept in memory; the others are read again in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +70,41 @@ class Training:
 
 
 class Samples:
-    """Prepared training images, each decoded once and kept as bytes; unreadable ones are listed and left out."""
+    """Prepared training images by index, read when first asked for and kept while they fit into `CACHE_BYTES`.
+
+    One that can't be read is listed once and gives None from then on; with `unreadable="stop"` all are read at once
+    and the first such image raises.
+    """
 
     def __init__(self, model: Model, split: Split, max_pixels: int, unreadable: str) -> None:
-        self.pixels: list[Tensor] = []
-        self.labels: list[str] = []
-        self.unreadable: list[str] = []
-        for i, label in enumerate(split.labels):
-            try:
-                image = split.image(i, max_pixels=max_pixels)
-            except ImageError as error:
-                if unreadable == "stop":
-                    raise
-                self.unreadable.append(str(error))
-                continue
-            self.pixels.append(model.prepare(image))
-            self.labels.append(label)
-        if not self.pixels:
-            raise UserError("There is no readable training image.", *self.unreadable[:1])
+        self.model, self.split, self.max_pixels = model, split, max_pixels
+        self.labels = split.labels
+        self.errors: dict[int, str] = {}
+        self._kept: dict[int, Tensor] = {}
+        self._room = CACHE_BYTES
+        if unreadable == "stop":
+            for i in range(len(split)):
+                if self[i] is None:
+                    raise ImageError(self.errors[i], "Remove it, or set data.unreadable=skip to leave it out.")
+        elif all(self[i] is None for i in range(len(split))):  # ends at the first one that can be read
+            raise UserError("There is no readable training image.", *list(self.errors.values())[:1])
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, i: int) -> Tensor | None:
+        """(3, H, W) bytes, or None."""
+        if i in self._kept or i in self.errors:
+            return self._kept.get(i)
+        try:
+            pixels = self.model.prepare(self.split.image(i, self.max_pixels))
+        except ImageError as error:
+            self.errors[i] = str(error)
+            return None
+        if pixels.nbytes <= self._room:
+            self._room -= pixels.nbytes
+            self._kept[i] = pixels
+        return pixels
 
 
 def train(
@@ -107,7 +127,7 @@ def train(
 
     Raises:
         UserError: no readable image, a loss that isn't finite, or nothing to resume from.
-        KeyboardInterrupt: after a checkpoint has been written.
+        Stopped: Ctrl-C, after a checkpoint has been written.
     """
     options = recipe.train
     samples = Samples(model, dataset.train, recipe.data.max_pixels, recipe.data.unreadable)
@@ -115,10 +135,13 @@ def train(
     answers = {label: answer_ids(model, label) for label in dataset.labels}
     weights = list(trainable(model).values())
     optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=options.weight_decay)
-    steps = max(1, math.ceil(options.epochs * len(samples.pixels) / options.batch_size))
-    validate_every = max(1, round(options.validate_every * len(samples.pixels) / options.batch_size))
-    state = Training(0, 0.0, 0, 0, None, samples.unreadable, finished=False)
+    steps = max(1, math.ceil(options.epochs * len(samples) / options.batch_size))
+    validate_every = max(1, round(options.validate_every * len(samples) / options.batch_size))
+    state = Training(0, 0.0, 0, 0, None, [], finished=False)
     torch.manual_seed(recipe.seed)
+    if resume and (folder / "training.json").exists():  # stopped after the last step, before the test
+        checkpoint.load_adapter_weights(folder / "adapter", model)
+        return checkpoint.read_state(folder / "training.json", state)
     if resume:
         checkpoint.load(folder / "checkpoint", model, optimizer, state)
     log = folder / "metrics.jsonl"
@@ -127,7 +150,8 @@ def train(
 
     def check() -> Rate | None:
         """Validate if a validation is due, and keep the weights if they are the best so far."""
-        due = state.steps % validate_every == 0 or state.steps == steps
+        left = steps - state.steps  # one just before the end would be done again at the end
+        due = left == 0 or (state.steps % validate_every == 0 and 2 * left >= validate_every)
         if not due or state.steps <= state.checked_step:
             return None
         found = validate(model, dataset, recipe)
@@ -144,12 +168,13 @@ def train(
     try:
         check()  # a stop may have come between a step and its validation
         model.network.train()
-        for batch in batches(len(samples.pixels), options.batch_size, recipe.seed, state.steps, steps):
+        for batch in batches(len(samples), options.batch_size, recipe.seed, state.steps, steps):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule(state.steps, steps, options.warmup)
-            images, said = [samples.pixels[i] for i in batch], [answers[samples.labels[i]] for i in batch]
+            read = [(pixels, answers[samples.labels[i]]) for i in batch if (pixels := samples[i]) is not None]
+            state.unreadable = list(dict.fromkeys([*state.unreadable, *samples.errors.values()]))
             with uninterrupted():
-                loss = batch_loss(model, prompt, images, said, options)
+                loss = batch_loss(model, prompt, [p for p, _ in read], [a for _, a in read], options)
                 if not math.isfinite(loss.item()):
                     raise UserError(
                         f"The loss is {loss.item()} at step {state.steps + 1}.",
@@ -176,7 +201,7 @@ def train(
     except KeyboardInterrupt:
         with uninterrupted():
             checkpoint.save(folder / "checkpoint", model, optimizer, state)
-        raise
+        raise Stopped(folder) from None
     state.finished = True
     write_json(folder / "training.json", asdict(state))
     checkpoint.remove(folder / "checkpoint")
@@ -237,6 +262,8 @@ def batch_loss(
         answers: token ids with the end token.
     """
     device = model.device
+    if not images:  # a batch of unreadable images teaches nothing
+        return torch.zeros((), device=device, requires_grad=True)
     with model.autocast():
         before = torch.tensor([prompt.before], device=device)
         _, prefix = grow(model.decoder, model.embed(before))

@@ -80,7 +80,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     Raises:
         UserError: see `config`, `data`, `models` and `train`.
-        KeyboardInterrupt: the run folder then holds a checkpoint to resume from.
+        Stopped: Ctrl-C; the run folder then holds a checkpoint to resume from.
     """
     from lensmith import models
     from lensmith.models.lora import attach, coverage_table
@@ -130,9 +130,8 @@ def resume(folder: Path, tell: Tell = silent) -> dict[str, Any]:
         UserError: the folder holds no run, or the run is finished.
     """
     recipe = read_run(folder)
-    if not (folder / "checkpoint").is_dir():
-        state = "is finished" if (folder / "training.json").exists() else "has no checkpoint yet"
-        raise UserError(f"The run {folder} {state}: there is nothing to resume.")
+    if (folder / "result.json").exists():
+        raise UserError(f"The run {folder} is finished: there is nothing to resume.")
     return train(recipe, folder, tell, resume=True)
 
 
