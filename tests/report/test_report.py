@@ -207,3 +207,9 @@ def test_small_pictures_keep_their_pixels() -> None:
     image.putpixel((1, 0), (255, 0, 0))
     (shown,) = pictures(render(report(mistakes=[Mistake(image, "a", "b", 0.5)])))
     assert sorted(shown.getcolors() or []) == [(48 * 48, (0, 0, 0)), (48 * 48, (255, 0, 0))]
+
+
+def test_the_matrix_has_no_column_for_what_did_not_happen() -> None:
+    one = evaluation(labels=["a", "b"], confusion=[[7, 3, 0], [0, 10, 0]])
+    assert "a 7 3 b · 10 " in text(render(report(evaluations=[one])))
+    assert "a 7 3 · b" not in text(render(report(evaluations=[one])))
