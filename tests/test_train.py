@@ -173,6 +173,28 @@ def test_every_epoch_sees_every_sample_once() -> None:
     assert later == stream[24:], "a resumed training must see what it would have seen"
 
 
+def test_nothing_goes_over_the_network(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*address: Any) -> None:
+        asked.append(address)
+        raise OSError("no network in this test")
+
+    asked: list[Any] = []
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    # The shipped model, since its bare name looks like a name on the hub.
+    recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.epochs=1", "model.base=nano")
+    verbs.train(recipe, tmp_path / "run")
+    verbs.predict([str(tmp_path / "my shapes")], tmp_path / "run")
+    assert asked == []
+
+
+def test_fewer_images_than_a_batch_still_get_their_epochs(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.batch_size=500", "train.epochs=3")
+    assert train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path).steps == 3
+
+
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     rates = [schedule(step, 100, 0.1) for step in range(100)]
     assert rates[9] == max(rates) == 1

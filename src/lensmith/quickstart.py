@@ -35,7 +35,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     from lensmith import models
     from lensmith.models.lora import attach, coverage_table
     from lensmith.probe import pixel_probe
-    from lensmith.train import Progress, train
+    from lensmith.train import train
 
     if data not in demos():
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")
@@ -57,13 +57,8 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
 
     tell(Note(coverage_table(attach(model, recipe.tune, recipe.seed))))
 
-    def progress(p: Progress) -> None:
-        if p.validation:
-            tell(Note(f"Step {p.step}: {verbs.percent(p.validation)} of the validation images right."))
-        tell(verbs.Advance("training", p.step, p.steps, p.samples_per_s, p.seconds_left, f"loss {p.loss:.3f}"))
-
     clock = time.perf_counter()
-    training = train(model, dataset, recipe, folder, progress)
+    training = train(model, dataset, recipe, folder, verbs.training_progress(tell))
     tuned, after = verbs.score(model, recipe, dataset, dataset.test, "tuned", tell)
     tuned = replace(tuned, seconds=round(time.perf_counter() - clock, 2))
 

@@ -135,8 +135,9 @@ def train(
     answers = {label: answer_ids(model, label) for label in dataset.labels}
     weights = list(trainable(model).values())
     optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=options.weight_decay)
-    steps = max(1, math.ceil(options.epochs * len(samples) / options.batch_size))
-    validate_every = max(1, round(options.validate_every * len(samples) / options.batch_size))
+    batch_size = min(options.batch_size, len(samples))
+    steps = max(1, math.ceil(options.epochs * len(samples) / batch_size))
+    validate_every = max(1, round(options.validate_every * len(samples) / batch_size))
     state = Training(0, 0.0, 0, 0, None, [], finished=False)
     torch.manual_seed(recipe.seed)
     if resume and (folder / "training.json").exists():  # stopped after the last step, before the test
@@ -168,7 +169,7 @@ def train(
     try:
         check()  # a stop may have come between a step and its validation
         model.network.train()
-        for batch in batches(len(samples), options.batch_size, recipe.seed, state.steps, steps):
+        for batch in batches(len(samples), batch_size, recipe.seed, state.steps, steps):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule(state.steps, steps, options.warmup)
             read = [(pixels, answers[samples.labels[i]]) for i in batch if (pixels := samples[i]) is not None]
@@ -197,7 +198,7 @@ def train(
             if progress:
                 spent = (time.perf_counter() - start) / (state.steps - first)
                 left = spent * (steps - state.steps)
-                progress(Progress(state.steps, steps, loss.item(), options.batch_size / spent, left, validation))
+                progress(Progress(state.steps, steps, loss.item(), batch_size / spent, left, validation))
     except KeyboardInterrupt:
         with uninterrupted():
             checkpoint.save(folder / "checkpoint", model, optimizer, state)
@@ -228,9 +229,8 @@ def uninterrupted() -> Iterator[None]:
 def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:
     """Indices of the batches of steps `first`..`last`: each epoch is a permutation that follows from seed and epoch.
 
-    The order is one endless stream of epochs cut into batches of exactly `size` (or n, if that is less).
+    The order is one endless stream of epochs cut into batches of exactly `size`, which is at most n.
     """
-    size = min(size, n)
     orders: dict[int, list[int]] = {}
     for step in range(first, last):
         batch = []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, load_recipe, recipe_from
 from lensmith.data import ImageDataset, Split, decode_image, list_images, open_dataset
@@ -25,6 +25,9 @@ from lensmith.records import (
     write_json,
     write_predictions,
 )
+
+if TYPE_CHECKING:
+    from lensmith.train import Progress
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,6 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith import models
     from lensmith.models.lora import attach, coverage_table
-    from lensmith.train import Progress
     from lensmith.train import train as loop
 
     started = time.perf_counter()
@@ -100,13 +102,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     tell(Note(describe(dataset)))
     tell(Note(coverage_table(rows)))
 
-    def progress(p: Progress) -> None:
-        detail = f"loss {p.loss:.3f}"
-        if p.validation:
-            tell(Note(f"Step {p.step}: {percent(p.validation)} of the validation images right."))
-        tell(Advance("training", p.step, p.steps, p.samples_per_s, p.seconds_left, detail))
-
-    training = loop(model, dataset, recipe, folder, progress, resume)
+    training = loop(model, dataset, recipe, folder, training_progress(tell), resume)
     evaluation, predictions = score(model, recipe, dataset, dataset.test, "tuned", tell)
     report = finish(folder, recipe, dataset, [evaluation], predictions, training.unreadable)
     record = {
@@ -325,6 +321,17 @@ def counter(task: str, total: int, tell: Tell) -> Callable[[int], None]:
     def progress(done: int) -> None:
         rate = done / max(1e-9, time.perf_counter() - start)
         tell(Advance(task, done, total, rate, (total - done) / rate))
+
+    return progress
+
+
+def training_progress(tell: Tell) -> Callable[[Progress], None]:
+    """A training's callback that turns its progress into an `Advance`, and its validations into notes."""
+
+    def progress(p: Progress) -> None:
+        if p.validation:
+            tell(Note(f"Step {p.step}: {percent(p.validation)} of the validation images right."))
+        tell(Advance("training", p.step, p.steps, p.samples_per_s, p.seconds_left, f"loss {p.loss:.3f}"))
 
     return progress
 

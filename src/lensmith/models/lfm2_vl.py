@@ -51,8 +51,10 @@ class Model(family.Model):
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
         device = family.pick_device(options.device)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            network: Any = Lfm2VlForConditionalGeneration.from_pretrained(folder, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            network: Any = Lfm2VlForConditionalGeneration.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True
+            )
             # Fused attention's backward is slow on a CPU for short segments: 18 times the forward at 16 tokens.
             network.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
             dtype = family.compute_dtype(options.dtype, device)

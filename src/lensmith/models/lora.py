@@ -107,7 +107,8 @@ def save_adapter(model: Model, folder: Path) -> None:
     """Adapter, tokenizer and image settings: what PEFT and a processor need, in one folder."""
     import shutil
 
-    model.peft.save_pretrained(folder)
+    # Embeddings are never tuned; left to find out, PEFT would ask the hub about the base model at every save.
+    model.peft.save_pretrained(folder, save_embedding_layers=False)
     model.tokenizer.save_pretrained(folder)
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (model.folder / name).exists():
