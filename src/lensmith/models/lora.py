@@ -51,11 +51,12 @@ def attach(model: Model, tune: TuneOptions, seed: int = 0) -> list[Coverage]:
         lora_dropout=tune.dropout,
         target_modules=pattern,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=model.options.base,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.peft = get_peft_model(model.network, config)
+    # The name the recipe gave, and not this machine's path to it, which PEFT fills in.
+    model.peft.peft_config["default"].base_model_name_or_path = model.options.base
     return coverage(model)
 
 
