@@ -126,6 +126,9 @@ def test_images_that_cannot_be_read_are_counted_and_listed(run: Run, shapes: Sha
     assert code == 0
     assert len(record["unreadable"]) >= 2
     assert record["accuracy"]["n"] == record["data"]["n"] == sum(map(sum, record["confusion"]))
+    _, out, _ = run("evaluate", *everything, "--run", "e2")
+    assert f"{len(record['unreadable'])} images could not be read, and were counted as wrong" in out
+    assert record["unreadable"][0] in out
     assert ".jpg" in says(run, "evaluate", *everything, "data.unreadable=stop", "--run", "strict")
 
     code, out, _ = run("predict", data / "circle" / "text.jpg", "--labels", "a,b")

@@ -115,15 +115,18 @@ def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     else:
         recipe = verbs.recipe_for(*_recipe_words(args.recipe))
         record = verbs.train(recipe, args.run, show)
-    line = f"{'tuned':<12}{_rate(record['accuracy'])}"
-    return record, f"{line}\nRun: {record['run']}\nReport: {record['report']}"
+    lines = [f"{'tuned':<12}{_rate(record['accuracy'])}"]
+    lines += _unreadable(record["training"]["unreadable"], "left out of training, or counted as wrong in validation")
+    lines += _unreadable(record["evaluation"]["unreadable"], "counted as wrong")
+    return record, "\n".join([*lines, f"Run: {record['run']}", f"Report: {record['report']}"])
 
 
 def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith import verbs
 
     record = verbs.evaluate(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show, args.split)
-    return record, f"{record['name']:<12}{_rate(record['accuracy'])}\nReport: {record['report']}"
+    lines = [f"{record['name']:<12}{_rate(record['accuracy'])}", *_unreadable(record["unreadable"], "counted as wrong")]
+    return record, "\n".join([*lines, f"Report: {record['report']}"])
 
 
 def run_predict(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
@@ -153,6 +156,14 @@ def _recipe_words(words: list[str]) -> tuple[str | None, list[str]]:
 def _rate(rate: dict[str, Any]) -> str:
     interval = f"{rate['low'] * 100:.1f} to {rate['high'] * 100:.1f}"
     return f"{rate['accuracy'] * 100:>7.1f} %   {interval:<16}{rate['n']:>7,}"
+
+
+def _unreadable(sentences: Sequence[str], so: str) -> list[str]:
+    """What could not be read, the first few in full; all of it stands in the report."""
+    if not sentences:
+        return []
+    more = [f"  and {len(sentences) - 5} more, in the report"] if len(sentences) > 5 else []
+    return [f"{len(sentences)} images could not be read, and were {so}:", *(f"  {s}" for s in sentences[:5]), *more]
 
 
 class Screen:

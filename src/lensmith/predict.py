@@ -92,6 +92,17 @@ def predict(
         yield from (found[place] for place in range(len(window)))
 
 
+def require_readable(predictions: Iterable[Prediction], unreadable: str) -> None:
+    """Where the recipe's `data.unreadable` is "stop", an image that could not be read ends the work.
+
+    Raises:
+        ImageError: naming the first such image.
+    """
+    error = next((p.error for p in predictions if p.error), None)
+    if error and unreadable == "stop":
+        raise ImageError(error, "Or set data.unreadable=skip to list such images and go on.")
+
+
 def _prediction(labels: Sequence[str], name: str, label: str | None, scores: Tensor) -> Prediction:
     share = torch.softmax(scores, 0)
     best = int(scores.argmax())

@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,9 +35,9 @@ from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.metrics import accuracy
 from lensmith.models.family import Model
 from lensmith.models.lora import save_adapter, trainable
-from lensmith.predict import Classifier, predict
+from lensmith.predict import Classifier, predict, require_readable
 from lensmith.question import Prompt, answer_ids, make_prompt
-from lensmith.records import Rate, append_line, write_json
+from lensmith.records import Prediction, Rate, append_line, write_json
 
 CACHE_BYTES = 1 << 30
 """Prepared images kept in memory; the others are read again in every epoch."""
@@ -66,6 +66,7 @@ class Training:
     """The last step after which the validation images were scored."""
     validation: Rate | None
     unreadable: list[str]
+    """One sentence for each training or validation image that could not be read."""
     finished: bool
 
 
@@ -149,13 +150,18 @@ def train(
     start, before = time.perf_counter(), state.seconds
     saved, first = start, state.steps
 
+    def note(errors: Iterable[str]) -> None:
+        state.unreadable = list(dict.fromkeys([*state.unreadable, *errors]))
+
     def check() -> Rate | None:
         """Validate if a validation is due, and keep the weights if they are the best so far."""
         left = steps - state.steps  # one just before the end would be done again at the end
         due = left == 0 or (state.steps % validate_every == 0 and 2 * left >= validate_every)
         if not due or state.steps <= state.checked_step:
             return None
-        found = validate(model, dataset, recipe)
+        predictions = validate(model, dataset, recipe)
+        note([p.error for p in predictions if p.error])
+        found = accuracy(predictions) if predictions else None
         # Without validation images there is nothing to choose by, and the last weights are the ones to keep.
         best = found is None or state.validation is None or found.accuracy > state.validation.accuracy
         with uninterrupted():
@@ -173,7 +179,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule(state.steps, steps, options.warmup)
             read = [(pixels, answers[samples.labels[i]]) for i in batch if (pixels := samples[i]) is not None]
-            state.unreadable = list(dict.fromkeys([*state.unreadable, *samples.errors.values()]))
+            note(samples.errors.values())
             with uninterrupted():
                 loss = batch_loss(model, prompt, [p for p, _ in read], [a for _, a in read], options)
                 if not math.isfinite(loss.item()):
@@ -297,15 +303,20 @@ def look_at(model: Model, images: list[Tensor], options: TrainOptions) -> list[T
     return [embeddings for embeddings in out if embeddings is not None]
 
 
-def validate(model: Model, dataset: ImageDataset, recipe: Recipe) -> Rate | None:
-    """Accuracy on the validation images; None if there are none."""
+def validate(model: Model, dataset: ImageDataset, recipe: Recipe) -> list[Prediction]:
+    """Predictions of the validation images.
+
+    Raises:
+        ImageError: one can't be read, and the recipe says to stop.
+    """
     split = dataset.validation
     if not len(split):
-        return None
+        return []
     model.network.eval()
     classifier = Classifier(model, recipe.question, dataset.labels)
-    found = accuracy(list(predict(classifier, split.items(recipe.data.max_pixels), recipe.evaluate.batch_size)))
+    found = list(predict(classifier, split.items(recipe.data.max_pixels), recipe.evaluate.batch_size))
     model.network.train()
+    require_readable(found, recipe.data.unreadable)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, load_recipe, recipe_from
 from lensmith.data import ImageDataset, Split, decode_image, list_images, open_dataset
-from lensmith.errors import ImageError, UserError
+from lensmith.errors import UserError
 from lensmith.evaluate import evaluate as summarize
 from lensmith.records import (
     Evaluation,
@@ -199,7 +199,7 @@ def score(
     model: Any, recipe: Recipe, dataset: ImageDataset, split: Split, name: str, tell: Tell
 ) -> tuple[Evaluation, list[Prediction]]:
     """Predict a part of the dataset and sum it up."""
-    from lensmith.predict import Classifier
+    from lensmith.predict import Classifier, require_readable
     from lensmith.predict import predict as loop
 
     start = time.perf_counter()
@@ -207,9 +207,7 @@ def score(
     classifier = Classifier(model, recipe.question, dataset.labels)
     progress = counter(f"scoring ({name})", len(split), tell)
     predictions = list(loop(classifier, split.items(recipe.data.max_pixels), recipe.evaluate.batch_size, progress))
-    errors = [p.error for p in predictions if p.error]
-    if errors and recipe.data.unreadable == "stop":
-        raise ImageError(errors[0], "Remove it, or set data.unreadable=skip to count it as wrong.")
+    require_readable(predictions, recipe.data.unreadable)
     return summarize(name, predictions, dataset, split, time.perf_counter() - start), predictions
 
 
@@ -267,7 +265,7 @@ def finish(
         ("Machine", f"{where['machine']['processor']}, {where['machine']['cores']} cores"),
         ("Made", where["created"]),
     ]
-    notes = list(last.notes) + [f"Left out of training: {sentence}" for sentence in unreadable]
+    notes = list(last.notes) + [f"Not used in training: {sentence}" for sentence in unreadable]
     asked = "\n\n".join(
         m["content"] if isinstance(m["content"], str) else m["content"][0]["text"] + "\n[the image]"
         for m in messages(recipe.question, dataset.labels)
