@@ -109,6 +109,22 @@ def test_a_stopped_training_resumes_to_the_same_weights(
     assert not (tmp_path / "parts" / "checkpoint").exists()
 
 
+@pytest.mark.parametrize("part", ["state.json", "state.safetensors"])
+def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str) -> None:
+    recipe = recipe_for(shapes(circle=8, square=8), tiny_folder)
+    dataset = verbs.open_data(recipe)
+
+    def stop(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(prepared(recipe), dataset, recipe, tmp_path, stop)
+    damaged = tmp_path / "checkpoint" / part
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    with pytest.raises(UserError, match="can't be read"):
+        train(prepared(recipe), dataset, recipe, tmp_path, resume=True)
+
+
 def test_a_loss_that_is_not_finite_stops_with_advice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.learning_rate=1e30", "train.warmup=0")
     with pytest.raises(UserError, match=r"learning_rate"):

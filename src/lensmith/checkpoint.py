@@ -72,6 +72,7 @@ def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Tr
     """
     try:
         tensors = load_file(folder / "state.safetensors")
+        read_state(folder / "state.json", state)
     except FileNotFoundError:
         raise UserError(
             f"There is no checkpoint in {folder.parent}.", "Start a new run with `lensmith train`."
@@ -95,7 +96,6 @@ def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Tr
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], model.device)
-    read_state(folder / "state.json", state)
 
 
 def read_state(path: Path, state: Training) -> Training:

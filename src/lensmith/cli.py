@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith import __version__
-from lensmith.errors import UserError
+from lensmith.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from lensmith.verbs import Advance, Note
@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         show.end_line()
-        folder = getattr(stop, "folder", None)
-        kept = f" Go on with: lensmith train --resume {shlex.quote(str(folder))}" if folder else ""
+        kept = ""
+        if isinstance(stop, Stopped):
+            kept = f" Go on with: lensmith train --resume {shlex.quote(str(stop.folder))}"
         print(f"lensmith: stopped.{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -130,6 +130,10 @@ def train(
         UserError: no readable image, a loss that isn't finite, or nothing to resume from.
         Stopped: Ctrl-C, after a checkpoint has been written.
     """
+    state = Training(0, 0.0, 0, 0, None, [], finished=False)
+    if resume and (folder / "training.json").exists():  # stopped after the last step, before the test
+        checkpoint.load_adapter_weights(folder / "adapter", model)
+        return checkpoint.read_state(folder / "training.json", state)
     options = recipe.train
     samples = Samples(model, dataset.train, recipe.data.max_pixels, recipe.data.unreadable)
     prompt = make_prompt(model, recipe.question, dataset.labels)
@@ -139,11 +143,7 @@ def train(
     batch_size = min(options.batch_size, len(samples))
     steps = max(1, math.ceil(options.epochs * len(samples) / batch_size))
     validate_every = max(1, round(options.validate_every * len(samples) / batch_size))
-    state = Training(0, 0.0, 0, 0, None, [], finished=False)
     torch.manual_seed(recipe.seed)
-    if resume and (folder / "training.json").exists():  # stopped after the last step, before the test
-        checkpoint.load_adapter_weights(folder / "adapter", model)
-        return checkpoint.read_state(folder / "training.json", state)
     if resume:
         checkpoint.load(folder / "checkpoint", model, optimizer, state)
     log = folder / "metrics.jsonl"

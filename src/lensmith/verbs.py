@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.config import Recipe, load_recipe, recipe_from
+from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, Split, decode_image, list_images, open_dataset
 from lensmith.errors import UserError
 from lensmith.evaluate import evaluate as summarize
@@ -337,8 +337,7 @@ def training_progress(tell: Tell) -> Callable[[Progress], None]:
 def recipe_for(source: str | None, overrides: Sequence[str]) -> Recipe:
     """A recipe from a file, the name of a shipped one, or a run folder (then with the run's adapter)."""
     if source and Path(source).is_dir():
-        values = read_run(Path(source)).to_dict()
-        values["model"]["adapter"] = source if (Path(source) / "adapter").is_dir() else None
-        recipe = recipe_from(values, source)
-        return load_recipe(None, overrides, base=recipe) if overrides else recipe
+        recipe = read_run(Path(source))
+        recipe.model.adapter = source if (Path(source) / "adapter").is_dir() else None
+        return load_recipe(None, overrides, base=recipe)
     return load_recipe(source, overrides)
