@@ -4,24 +4,35 @@ A classifier's prompts are almost all the same, so a forward pass is a tree and 
 
     shared prefix (once) --fork--> image + question end (once per image) --fork--> answers (one per label)
 
-`grow` runs one segment on top of a branch, `fork` copies a branch's past to several rows. Gradients flow through both,
-so a loss computed this way is the loss of the plain forward pass, and so are its gradients; only the shared work is
-done once. All rows of a segment have one length. A row may end in padding if nothing grows on it afterwards: a causal
-model's earlier positions never see later ones, so no attention mask is needed anywhere.
+`grow` runs one segment on top of a branch, `fork` makes one row's past the past of several. Gradients flow through
+both, so a loss computed this way is the loss of the plain forward pass, and so are its gradients; only the shared work
+is done once. All rows of a segment have one length. A row may end in padding if nothing grows on it afterwards: a
+causal model's earlier positions never see later ones, so no padding mask is needed anywhere.
 
-Conv layers keep a state as well as attention layers. `reorder_cache` moves both kinds; `batch_repeat_interleave`
-misses the conv layers and `crop` can't bring a conv state back, so a branch is forked and never cut.
+The past that all rows have in common is kept once and never copied to the rows: `attend` looks at it with the queries
+of all rows in one matrix product and at each row's own past in another, and joins the two softmaxes (as Juravsky et
+al., Hydragen, 2402.05099, do). Conv layers keep a state of a few tokens, which is copied.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import AttentionInterface, Cache, DynamicCache
+
+ATTENTION = "lensmith"
+"""The attention implementation that a decoder must be set to (`set_attn_implementation`) to be grown on."""
+
+Shared = dict[int, tuple[Tensor, Tensor]]
+"""Layer -> (1, heads, tokens, size) keys and values that all rows of a branch see."""
+
+# A model hands its attention queries, keys and values of its own rows and no more that is alike in every family.
+_shared: ContextVar[Shared] = ContextVar("_shared")
 
 
 @dataclass
@@ -29,15 +40,18 @@ class Branch:
     """The past of `rows` token sequences of `length` tokens each: keys and values, and conv states."""
 
     cache: Cache
+    """What each row has for itself."""
     rows: int
     length: int
+    shared: Shared = field(default_factory=dict)
+    """What all rows have in common; it comes before their own."""
 
 
 def grow(language_model: nn.Module, embeddings: Tensor, branch: Branch | None = None) -> tuple[Tensor, Branch]:
     """Run one segment.
 
     Args:
-        language_model: the decoder without its vocabulary projection.
+        language_model: the decoder without its vocabulary projection, its attention set to `ATTENTION`.
         embeddings: (rows, tokens, hidden) input embeddings of the segment.
         branch: the past to go on from, with the same number of rows; it is used up (fork it first to keep it).
             None starts a new one.
@@ -46,12 +60,22 @@ def grow(language_model: nn.Module, embeddings: Tensor, branch: Branch | None = 
         (rows, tokens, hidden) last hidden states, and the longer branch.
     """
     rows, tokens, _ = embeddings.shape
+    config = cast(Any, language_model).config
+    if config._attn_implementation != ATTENTION:
+        raise ValueError(f"The decoder's attention is {config._attn_implementation!r}, not {ATTENTION!r}.")
     if branch is None:
-        branch = Branch(DynamicCache(config=cast(Any, language_model).config), rows, 0)
+        branch = Branch(DynamicCache(config=config), rows, 0)
     if branch.rows != rows:
         raise ValueError(f"The segment has {rows} rows, the branch {branch.rows}: fork the branch first.")
-    output = language_model(inputs_embeds=embeddings, past_key_values=branch.cache, use_cache=True)
-    return output.last_hidden_state, Branch(output.past_key_values, rows, branch.length + tokens)
+    places = torch.arange(branch.length, branch.length + tokens, device=embeddings.device)[None]
+    seen = _shared.set(branch.shared)
+    try:
+        output = language_model(
+            inputs_embeds=embeddings, position_ids=places, past_key_values=branch.cache, use_cache=True
+        )
+    finally:
+        _shared.reset(seen)
+    return output.last_hidden_state, Branch(output.past_key_values, rows, branch.length + tokens, branch.shared)
 
 
 def fork(branch: Branch, index: Tensor) -> Branch:
@@ -63,15 +87,64 @@ def fork(branch: Branch, index: Tensor) -> Branch:
     """
     cache = copy.copy(branch.cache)
     cache.layers = [_fork_layer(layer, index) for layer in branch.cache.layers]
-    return Branch(cache, len(index), branch.length)
+    return Branch(cache, len(index), branch.length, branch.shared)
 
 
 def fork_all(branch: Branch, rows: int) -> Branch:
-    """The one row of `branch`, forked to `rows` rows."""
+    """The one row of `branch`, forked to `rows` rows: what it has for itself becomes what they share."""
     if branch.rows != 1:
         raise ValueError(f"Only a branch of one row can be forked to all; this one has {branch.rows}.")
+    shared, own = dict(branch.shared), copy.copy(branch.cache)
+    own.layers = [copy.copy(layer) for layer in branch.cache.layers]
+    for i, layer in enumerate(own.layers):
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or not keys.numel():
+            continue
+        before = shared.get(i)
+        shared[i] = (torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)) if before else (keys, values)
+        layer.keys, layer.values = keys.new_empty(0), values.new_empty(0)
     device = next(t.device for layer in branch.cache.layers for t in _tensors(layer))
-    return fork(branch, torch.zeros(rows, dtype=torch.long, device=device))
+    same = torch.zeros(rows, dtype=torch.long, device=device)
+    return fork(Branch(own, 1, branch.length, shared), same)
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: None = None, scaling: float = 1.0, **_: Any
+) -> tuple[Tensor, None]:
+    """Causal attention to what all rows share and to each row's own past, as one softmax over both.
+
+    Args:
+        module: the attention layer; its `layer_idx` finds what is shared.
+        query: (rows, heads, tokens, size).
+        key: (rows, key heads, own tokens, size); the last `tokens` of them are the queries' own.
+        value: like `key`.
+        scaling: of the scores.
+
+    Returns:
+        (rows, tokens, heads, size), and None for the weights, which are not kept.
+    """
+    rows, heads, tokens, size = query.shape
+    groups, own = key.shape[1], key.shape[2]
+    query = query.reshape(rows, groups, heads // groups * tokens, size)
+    near = (query @ key.transpose(-1, -2) * scaling).float()
+    if tokens > 1:
+        later = torch.ones(tokens, own, dtype=torch.bool, device=near.device).triu(own - tokens + 1)
+        near = near.masked_fill(later.repeat(heads // groups, 1), float("-inf"))
+    shared = _shared.get({}).get(module.layer_idx)
+    if shared is None:
+        out = near.softmax(-1).to(value.dtype) @ value
+    else:
+        keys, values = shared
+        flat = query.transpose(0, 1).reshape(groups, -1, size)
+        far = (flat @ keys[0].to(flat.dtype).transpose(-1, -2) * scaling).float()
+        weight = far.logsumexp(-1).view(groups, rows, -1).transpose(0, 1)
+        seen = (far.softmax(-1).to(values.dtype) @ values[0]).view(groups, rows, -1, size).transpose(0, 1)
+        share = torch.sigmoid(weight - near.logsumexp(-1))[..., None].to(value.dtype)
+        out = share * seen + (1 - share) * (near.softmax(-1).to(value.dtype) @ value)
+    return out.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attend)
 
 
 def _fork_layer(layer: Any, index: Tensor) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lensmith.branches import fork_all, grow
 from lensmith.config import QuestionOptions
 from lensmith.errors import ImageError
-from lensmith.labels import LabelTrie, score_labels
+from lensmith.labels import LabelTrie, Scores, search
 from lensmith.models.family import Model
 from lensmith.question import answer_ids, make_prompt
 from lensmith.records import Prediction
@@ -32,7 +32,7 @@ class Classifier:
         self.model = model
         self.labels = tuple(labels)
         self.prompt = make_prompt(model, question, labels)
-        self.trie = LabelTrie(labels, [answer_ids(model, label) for label in labels])
+        self.trie = LabelTrie(labels, [[answer_ids(model, label)] for label in labels])
         with torch.inference_mode(), model.autocast():
             self._before = grow(model.decoder, model.embed(self._ids(self.prompt.before)))[1]
             self._after = model.embed(self._ids(self.prompt.after))
@@ -41,16 +41,18 @@ class Classifier:
         return torch.tensor([ids], device=self.model.device)
 
     @torch.inference_mode()
-    def score(self, pixels: Tensor) -> Tensor:
-        """(n, 3, H, W) bytes, images of one size -> (n, labels) log-probabilities on the CPU."""
-        model, parts = self.model, []
+    def score(self, pixels: Tensor, top: int | None = None, tolerance: float = 1.0) -> Scores:
+        """Search the labels of images; see `labels.search`.
+
+        Args:
+            pixels: (n, 3, H, W) bytes, images of one size.
+        """
+        model = self.model
         with model.autocast():
-            for part in pixels.split(max(1, MAX_ROWS // self.trie.width)):
-                seen = model.look(part)
-                segment = torch.cat([seen, self._after.expand(len(part), -1, -1).to(seen.dtype)], 1)
-                hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(part)))
-                parts.append(score_labels(model, self.trie, hidden[:, -1], branch))
-        return torch.cat(parts).cpu()
+            seen = model.look(pixels)
+            segment = torch.cat([seen, self._after.expand(len(seen), -1, -1).to(seen.dtype)], 1)
+            hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(seen)))
+            return search(model, self.trie, hidden[:, -1], branch, top, tolerance)
 
 
 Item = tuple[str, str | None, Callable[[], Image.Image]]
@@ -83,7 +85,7 @@ def predict(
             for start in range(0, len(group), batch_size):
                 batch = group[start : start + batch_size]
                 scores = classifier.score(torch.stack([pixels for _, pixels in batch]))
-                for (place, _), row in zip(batch, scores, strict=True):
+                for (place, _), row in zip(batch, scores.bound, strict=True):
                     name, label, _ = window[place]
                     found[place] = _prediction(classifier.labels, name, label, row)
                 done += len(batch)
@@ -106,7 +108,7 @@ def require_readable(predictions: Iterable[Prediction], unreadable: str) -> None
 def _prediction(labels: Sequence[str], name: str, label: str | None, scores: Tensor) -> Prediction:
     share = torch.softmax(scores, 0)
     best = int(scores.argmax())
-    return Prediction(name, label, labels[best], float(share[best]), tuple(scores.tolist()))
+    return Prediction(name, label, labels[best], float(share[best]), scores=tuple(scores.tolist()))
 
 
 def _windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -32,18 +32,33 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One scored image. `scores` are log-probabilities in the order of the labels; `share` is the best one's softmax.
+class Estimate:
+    """A figure with its 95 % interval."""
 
-    An image that could not be read has an `error` and no label.
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One scored image. One that could not be read has an `error` and no answer.
+
+    `share` is the answer's probability among the labels, after calibration. A search that did not score every label
+    knows that it lies in `share_low`..`share_high`, and gives the middle; else all three are equal.
     """
 
     id: str
     label: str | None
     predicted: str | None = None
     share: float | None = None
-    scores: tuple[float, ...] = ()
+    rank: int | None = None
+    """The place of the true label among all, 1 for the best; None if unknown or beyond the labels searched for."""
     error: str | None = None
+    share_low: float | None = None
+    share_high: float | None = None
+    scores: tuple[float, ...] = ()
+    """Log-probabilities in the order of the labels, before calibration; NaN for a label that was not scored."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,25 @@ class ClassResult:
     f1: float
 
 
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The answers whose share lies in `low`..`high`: how sure they were on average, and how often right."""
+
+    low: float
+    high: float
+    share: float
+    accuracy: Rate
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """What is right of the surest answers: `coverage` is their part of all images, `share` the least sure of them."""
+
+    coverage: float
+    share: float
+    accuracy: Rate
+
+
 @dataclass
 class Evaluation:
     """One classifier on one set of images."""
@@ -63,13 +97,21 @@ class Evaluation:
     name: str
     """What was scored: `zero-shot`, `tuned`, `pixels`."""
     accuracy: Rate
-    macro_f1: float
+    top5: Rate | None
+    """Share of images whose true label is among the five best; None with five labels or fewer."""
+    macro_f1: Estimate
     classes: list[ClassResult]
     confusion: list[list[int]]
     """[true label][predicted label] counts, and a last column for images that could not be read."""
     labels: list[str]
     data: dict[str, Any]
     """Address, split, number of images, hash of the sample ids and labels."""
+    calibration_error: float | None = None
+    """Expected calibration error in 0..1; None if no image has a share."""
+    reliability: list[ReliabilityBin] = field(default_factory=list)
+    coverage: list[CoveragePoint] = field(default_factory=list)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """How shares were calibrated: `prior`, `temperature`, `n` validation images, and what was `tried`."""
     unreadable: list[str] = field(default_factory=list)
     """One sentence for each image that could not be read; each counts as wrong."""
     seconds: float = 0.0
@@ -78,6 +120,29 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two classifiers on the same images; `difference` is the second's accuracy less the first's."""
+
+    first: str
+    second: str
+    n: int
+    accuracy_first: Rate
+    accuracy_second: Rate
+    difference: Estimate
+    lost: list[str]
+    """Ids of the images that the first had right and the second wrong."""
+    gained: list[str]
+    """Ids of the images that the second had right and the first wrong."""
+    p: float
+    """Exact McNemar test, two-sided; with several comparisons, adjusted by Holm's method."""
+    verdict: str
+    """The second is `better`, `worse`, or the images `can't tell`."""
+    needed: int | None
+    """About how many images would show a difference of this size; None if there was no difference at all."""
+    sentence: str
 
 
 def provenance() -> dict[str, Any]:

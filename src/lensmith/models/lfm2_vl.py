@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Lfm2VlForConditionalGeneration
 
+from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions
 from lensmith.errors import UserError
 from lensmith.models import family
@@ -57,6 +58,7 @@ class Model(family.Model):
             )
             # Fused attention's backward is slow on a CPU for short segments: 18 times the forward at 16 tokens.
             network.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
+            network.model.language_model.set_attn_implementation(ATTENTION)
             dtype = family.compute_dtype(options.dtype, device)
             network.to(device, torch.float32 if network.num_parameters() < SMALL else dtype).eval()
             return cls(network.requires_grad_(False), tokenizer, options, folder)

@@ -1,21 +1,20 @@
-"""Charts as inline SVG. They stretch with the page: places are in percent, so text and dots keep their size and shape.
+"""Small drawings for tables, as inline SVG, and how figures are written. `curves.py` has the large ones.
 
-Colours are CSS variables of the page (`--accent`, `--rule`, `--muted`): one drawing serves light, dark and print.
+They stretch with the page: places are in percent, so text and dots keep their size and shape. Colours are CSS variables
+of the page (`--accent`, `--wrong`, `--rule`, `--muted`, `--paper`): one drawing serves light, dark and print.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from lensmith.records import Rate
+from lensmith.records import Estimate, Rate
 
 MISSING = "\N{EN DASH}"  # what stands for a figure that there is not
-MANY = 100  # from this many steps on, the loss is smoothed
-_GRID = (0, 25, 50, 75, 100)
+GRID = (0, 25, 50, 75, 100)
 
 
 def percent(value: float) -> str:
@@ -25,75 +24,89 @@ def percent(value: float) -> str:
 
 def span(rate: Rate) -> str:
     """The 95 % interval as `82.9 to 87.3 %`; a dash for what is not a number."""
-    known = math.isfinite(rate.low) and math.isfinite(rate.high)
-    return f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %" if known else MISSING
+    return f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %" if _known(rate.low, rate.high) else MISSING
+
+
+def figure(value: float) -> str:
+    """A figure such as F1 with three decimals; a dash for what is not a number."""
+    return f"{value:.3f}" if math.isfinite(value) else MISSING
+
+
+def figure_span(estimate: Estimate) -> str:
+    """The 95 % interval of a figure as `0.829 to 0.873`; a dash for what is not a number."""
+    known = _known(estimate.low, estimate.high)
+    return f"{estimate.low:.3f} to {estimate.high:.3f}" if known else MISSING
+
+
+def points(value: float) -> str:
+    """A difference of 0.051 as `+5.1`, in percentage points; a dash for what is not a number."""
+    if not math.isfinite(value):
+        return MISSING
+    shown = f"{100 * value:+.1f}"
+    return "0.0" if float(shown) == 0 else shown.replace("-", "\N{MINUS SIGN}")
+
+
+def points_span(estimate: Estimate) -> str:
+    """The 95 % interval of a difference as `+2.0 to +8.3`; a dash for what is not a number."""
+    known = _known(estimate.low, estimate.high)
+    return f"{points(estimate.low)} to {points(estimate.high)}" if known else MISSING
+
+
+def probability(value: float) -> str:
+    """A p-value with three decimals, or that it is below 0.001."""
+    return "< 0.001" if value < 0.001 else figure(value)
 
 
 def interval(rate: Rate) -> Markup:
     """One rate on an axis from 0 to 100 %: a bar over its 95 % interval, a dot at the rate. Fills its cell."""
-    grid = Markup().join(
-        Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--rule)"/>').format(x) for x in _GRID
-    )
     mark = Markup()
-    if all(map(math.isfinite, (rate.accuracy, rate.low, rate.high))):
-        mark = Markup(
-            '<line x1="{}%" x2="{}%" y1="50%" y2="50%" stroke="var(--accent)" stroke-opacity=".4" stroke-width="7"/>'
-            '<circle cx="{}%" cy="50%" r="3.5" fill="var(--accent)"/>'
-        ).format(_place(rate.low), _place(rate.high), _place(rate.accuracy))
-    return _svg("interval", f"{percent(rate.accuracy)}, 95 % interval {span(rate)}", grid + mark)
+    if _known(rate.accuracy, rate.low, rate.high):
+        mark = _bar(rate.low, rate.high, "accent") + dot(rate.accuracy)
+    return svg("interval", f"{percent(rate.accuracy)}, 95 % interval {span(rate)}", _grid() + mark)
 
 
 def percent_axis() -> Markup:
-    """The labels, in percent, of the axis that `interval` draws on; stands under a column of them."""
-    labels = Markup().join(
-        Markup('<text x="{0}%" y="1em" text-anchor="middle" fill="var(--muted)">{0}</text>').format(x)
-        for x in (0, 50, 100)
-    )
-    return _svg("axis", "Axis from 0 to 100 %", labels)
+    """The labels, in percent, of the axis that `interval` and `change` draw on; stands under a column of them."""
+    return svg("axis", "Axis from 0 to 100 %", _labels((x / 100, f"{x}") for x in (0, 50, 100)))
 
 
-def loss_curve(points: Sequence[tuple[int, float]], last: int) -> Markup:
-    """Training loss (nats per answer token) against the step, up to step `last`; both axes are linear and start at 0.
+def change(first: float, second: float) -> Markup:
+    """Two rates on an axis from 0 to 100 %: a ring at the first, a dot at the second, and a line from one to the other."""
+    mark = Markup()
+    if _known(first, second):
+        colour = "wrong" if second < first else "accent"
+        mark = Markup(
+            '<line x1="{0}%" x2="{1}%" y1="50%" y2="50%" stroke="var(--{2})" stroke-opacity=".4" stroke-width="3"/>'
+            '<circle cx="{0}%" cy="50%" r="3" fill="var(--paper)" stroke="var(--muted)" stroke-width="1.5"/>'
+        ).format(place(first), place(second), colour) + dot(second, colour=colour)
+    return svg("change", f"from {percent(first)} to {percent(second)}", _grid() + mark)
 
-    From a hundred steps on, the line is a running median, and the single steps show faintly behind it.
+
+def difference_reach(estimates: Iterable[Estimate]) -> float:
+    """Where the axis of differences ends on both sides of zero: a round number that all intervals lie within."""
+    ends = [abs(end) for e in estimates for end in (e.value, e.low, e.high) if math.isfinite(end)]
+    return nice_ticks(max(ends, default=0.0) or 0.01, 2)[-1]
+
+
+def difference(estimate: Estimate, reach: float) -> Markup:
+    """A difference of two rates on an axis from `-reach` to `reach`, zero in the middle: its 95 % interval and a dot.
+
+    Grey while the interval holds zero, else in the colour of better or worse.
     """
-    smooth = running_median(points)
-    ticks = nice_ticks(max(y for _, y in smooth))
-
-    def place(y: float) -> float:
-        return _place(1 - y / ticks[-1])
-
-    lines = _line(points, last, place, opacity=0.25, width=1) if len(points) >= MANY else Markup()
-    lines += _line(smooth, last, place, opacity=1, width=2)
-    body = Markup('<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>').format(
-        lines
-    )
-    if len(points) == 1:
-        body += _dot(points[0][0] / last if last else 0, place(points[0][1]))
-    title = f"Training loss: {smooth[0][1]:.3g} at step {smooth[0][0]}, {smooth[-1][1]:.3g} at step {smooth[-1][0]}"
-    return _svg("curve", title, _frame(last, [(place(y), f"{y:g}") for y in ticks]) + body)
+    zero = Markup('<line x1="50%" x2="50%" y1="0" y2="100%" stroke="var(--muted)"/>')
+    mark = Markup()
+    if _known(estimate.value, estimate.low, estimate.high):
+        colour = "accent" if estimate.low > 0 else "wrong" if estimate.high < 0 else "muted"
+        low, value, high = ((x / reach + 1) / 2 for x in (estimate.low, estimate.value, estimate.high))
+        mark = _bar(low, high, colour) + dot(value, colour=colour)
+    title = f"{points(estimate.value)} points, 95 % interval {points_span(estimate)}"
+    return svg("difference", title, _grid() + zero + mark)
 
 
-def validation_curve(points: Sequence[tuple[int, Rate]], last: int) -> Markup:
-    """Validation accuracy (percent, 0 to 100) against the step, up to step `last`, each with its 95 % interval."""
-    body = Markup()
-    for step, rate in points:
-        x = step / last if last else 0
-        body += Markup(
-            '<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--accent)" stroke-width="2"/>'
-        ).format(_place(x), _place(1 - rate.high), _place(1 - rate.low))
-        body += _dot(x, _place(1 - rate.accuracy))
-    title = f"Validation accuracy: {percent(points[-1][1].accuracy)} at step {points[-1][0]}"
-    return _svg("curve", title, _frame(last, [(100 - y, f"{y}") for y in _GRID]) + body)
-
-
-def running_median(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The points, each value the median of the twenty-fifth of the run around it; few points stay as they are."""
-    if len(points) < MANY:
-        return list(points)
-    half = len(points) // 50
-    values = [y for _, y in points]
-    return [(x, statistics.median(values[max(0, i - half) : i + half + 1])) for i, (x, _) in enumerate(points)]
+def difference_axis(reach: float) -> Markup:
+    """The labels, in percentage points, of the axis that `difference` draws on."""
+    ticks = [((x + 1) / 2, f"{100 * x * reach:+g}".replace("-", "\N{MINUS SIGN}")) for x in (-1, 1)]
+    return svg("axis", f"Axis of {100 * reach:g} points to both sides of zero", _labels([*ticks, (0.5, "0")]))
 
 
 def nice_ticks(high: float, count: int = 4) -> list[float]:
@@ -104,44 +117,41 @@ def nice_ticks(high: float, count: int = 4) -> list[float]:
     return [i * step for i in range(math.ceil(high / step - 1e-9) + 1)]
 
 
-def _place(share: float) -> float:
+def place(share: float) -> float:
     """A share of the width or height as percent, kept inside the drawing."""
     return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
-def _line(
-    points: Sequence[tuple[int, float]], last: int, place: Callable[[float], float], opacity: float, width: float
-) -> Markup:
-    stride = max(1, len(points) // 800)  # more than a screen can show only makes the file large
-    shown = [*points[::stride], points[-1]]
-    path = " ".join(f"{_place(x / last if last else 0):g},{place(y):g}" for x, y in shown)
-    return Markup(
-        '<polyline points="{}" fill="none" stroke="var(--accent)" stroke-opacity="{}" stroke-width="{}"'
-        ' stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
-    ).format(path, opacity, width)
+def dot(x: float, y: float = 0.5, radius: float = 3.5, colour: str = "accent") -> Markup:
+    """A dot at a share of the width from the left and of the height from the top."""
+    return Markup('<circle cx="{}%" cy="{}%" r="{}" fill="var(--{})"/>').format(place(x), place(y), radius, colour)
 
 
-def _dot(x: float, y: float) -> Markup:
-    return Markup('<circle cx="{}%" cy="{}%" r="4" fill="var(--accent)"/>').format(_place(x), y)
-
-
-def _frame(last: int, rows: Sequence[tuple[float, str]]) -> Markup:
-    """Grid lines and labels: `rows` as (place in percent from the top, label), steps along the bottom."""
-    body = Markup()
-    for y, label in rows:
-        body += Markup(
-            '<line x1="0" x2="100%" y1="{0}%" y2="{0}%" stroke="var(--rule)"/>'
-            '<text x="-8" y="{0}%" dy=".35em" text-anchor="end" fill="var(--muted)">{1}</text>'
-        ).format(y, label)
-    for step in nice_ticks(last):
-        if step <= last and step == int(step):
-            body += Markup(
-                '<text x="{}%" y="100%" dy="1.5em" text-anchor="middle" fill="var(--muted)">{:,}</text>'
-            ).format(_place(step / last if last else 0), int(step))
-    return body
-
-
-def _svg(kind: str, title: str, body: Markup) -> Markup:
+def svg(kind: str, title: str, body: Markup) -> Markup:
+    """A drawing of the CSS class `kind`, with a title for screen readers."""
     return Markup('<svg class="{}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
         kind, title, title, body
+    )
+
+
+def _known(*values: float) -> bool:
+    return all(map(math.isfinite, values))
+
+
+def _grid(at: Sequence[int] = GRID) -> Markup:
+    return Markup().join(
+        Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--rule)"/>').format(x) for x in at
+    )
+
+
+def _bar(low: float, high: float, colour: str) -> Markup:
+    return Markup(
+        '<line x1="{}%" x2="{}%" y1="50%" y2="50%" stroke="var(--{})" stroke-opacity=".4" stroke-width="7"/>'
+    ).format(place(low), place(high), colour)
+
+
+def _labels(ticks: Iterable[tuple[float, str]]) -> Markup:
+    return Markup().join(
+        Markup('<text x="{}%" y="1em" text-anchor="middle" fill="var(--muted)">{}</text>').format(place(x), label)
+        for x, label in ticks
     )
