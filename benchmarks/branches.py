@@ -24,7 +24,7 @@ from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, TrainOptions, TuneOptions
 from lensmith.models.lora import attach, trainable
 from lensmith.question import answer_ids, make_prompt
-from lensmith.records import provenance
+from lensmith.runs import provenance
 from lensmith.train import batch_loss
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600

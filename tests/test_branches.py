@@ -12,8 +12,8 @@ from lensmith.branches import fork, fork_all, grow
 from lensmith.config import QuestionOptions, TrainOptions, TuneOptions
 from lensmith.models.family import Model
 from lensmith.models.lora import attach, trainable
-from lensmith.question import answer_ids, make_prompt
-from lensmith.train import batch_loss
+from lensmith.question import make_prompt
+from lensmith.training import batch_loss
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
 SAID = ["can opener", "can", "ankle boot", "t-shirt", "can"]
@@ -56,9 +56,9 @@ def tuned(tiny: Model) -> Model:
 def test_loss_and_gradients_equal_the_plain_forward_pass(tuned: Model) -> None:
     torch.manual_seed(2)
     pixels = torch.randint(0, 256, (len(SAID), 3, 64, 64), dtype=torch.uint8)
-    answers = [answer_ids(tuned, label) for label in SAID]
-    assert len({len(a) for a in answers}) > 1, "answers of one length would not test the padding"
     prompt = make_prompt(tuned, QuestionOptions(), LABELS)
+    answers = [prompt.answers[LABELS.index(label)][0] for label in SAID]
+    assert len({len(a) for a in answers}) > 1, "answers of one length would not test the padding"
 
     expected = plain_loss(tuned, pixels, answers)
     expected.backward()
@@ -83,8 +83,8 @@ def test_loss_and_gradients_equal_the_plain_forward_pass(tuned: Model) -> None:
 def test_images_of_different_sizes_share_a_batch(tuned: Model) -> None:
     torch.manual_seed(3)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((64, 64), (64, 96), (32, 128))]
-    answers = [answer_ids(tuned, label) for label in SAID[:3]]
     prompt = make_prompt(tuned, QuestionOptions(), LABELS)
+    answers = [prompt.answers[LABELS.index(label)][0] for label in SAID[:3]]
     together = batch_loss(tuned, prompt, images, answers, TrainOptions())
     alone = sum(plain_loss(tuned, image[None], [a]).item() for image, a in zip(images, answers, strict=True)) / 3
     assert together.item() == pytest.approx(alone, rel=1e-6)

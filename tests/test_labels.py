@@ -13,9 +13,9 @@ from lensmith import labels as labels_module
 from lensmith.branches import grow
 from lensmith.config import QuestionOptions
 from lensmith.errors import UserError
+from lensmith.inference import Classifier
 from lensmith.labels import LabelTrie, Scores, search
 from lensmith.models.family import Model
-from lensmith.predict import Classifier
 
 END = 4
 PROMPTS = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]

@@ -17,16 +17,19 @@ LAYERS = [
     {"cli", "__main__"},
     {"quickstart"},
     {"verbs"},
-    {"train", "evaluate", "predict", "probe", "report", "checkpoint"},
-    {"data", "models", "question", "labels", "branches", "augment", "metrics"},
-    {"config", "records", "errors"},
+    {"training", "evaluation", "probe", "report", "checkpoint", "runs"},
+    {"inference", "calibrate", "comparison"},
+    {"data", "models", "question", "labels", "branches", "augment", "metrics", "sureness"},
+    {"config", "records", "errors", "predictions", "interrupts"},
 ]
-# Within a layer: the loop needs checkpoints and, to validate, the inference loop.
-SIDEWAYS = {("train", "predict"), ("train", "checkpoint"), ("checkpoint", "train"), ("labels", "branches")}
-SIDEWAYS |= {("labels", "models"), ("question", "models"), ("records", "errors"), ("config", "errors")}
+# Within a layer: training needs checkpoints, and the label search branches.
+SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("models", "branches")}
+SIDEWAYS |= {("labels", "models"), ("question", "models"), ("sureness", "metrics"), ("calibrate", "inference")}
+SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "records"), ("predictions", "errors")}
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
+LIGHT += ["comparison", "sureness", "runs", "predictions"]
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import permutations
+from random import Random
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -213,7 +214,7 @@ def test_calibration_needs_bins() -> None:
 
 
 @given(scored(), st.randoms(use_true_random=False))
-def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], random: object) -> None:
+def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], random: Random) -> None:
     points = risk_coverage(found)
     assert bool(points) == any(p.share is not None for p in found)
     if not points:
@@ -230,7 +231,7 @@ def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], ra
     sure = [point.share for point in points]
     assert sure == sorted(sure, reverse=True)
     shuffled = list(found)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert risk_coverage(shuffled) == points
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lensmith import cli, models, quickstart
-from lensmith.records import Evaluation, Prediction, Rate
+from lensmith import cli, models
 
 
 def test_the_demo_learns_digits_and_says_so(
@@ -52,17 +51,3 @@ def test_the_shipped_model_keeps_within_its_limits() -> None:
     assert not vision["vision_use_head"]
     assert text["architectures"] == ["Lfm2ForCausalLM"]
     assert {"conv", "full_attention"} <= set(text["layer_types"])
-
-
-def test_the_verdict_does_not_claim_what_the_images_cannot_tell() -> None:
-    def made(name: str, right: list[bool]) -> tuple[Evaluation, list[Prediction]]:
-        found = [Prediction(str(i), "a", "a" if r else "b") for i, r in enumerate(right)]
-        rate = Rate(sum(right) / len(right), 0, 1, len(right))
-        return Evaluation(name, rate, 0, [], [], [], {}), found
-
-    poor = made("pixels", [True] * 50 + [False] * 50)
-    same = made("tuned", [True] * 48 + [False] * 47 + [True] * 5)
-    good = made("tuned", [True] * 90 + [False] * 10)
-    assert "can't tell" in quickstart.verdict(*poor, *same)
-    assert "Tuned is better than pixels: 90.0 % against 50.0 %" in quickstart.verdict(*poor, *good)
-    assert "Pixels is worse than tuned" in quickstart.verdict(*good, *poor)

@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
     from lensmith.quickstart import demo
-    from lensmith.verbs import evaluate, predict, resume, train
+    from lensmith.verbs import compare, evaluate, predict, resume, resume_evaluation, train
 
-__all__ = ["Recipe", "UserError", "demo", "evaluate", "load_recipe", "predict", "resume", "train"]
+__all__ = [
+    "Recipe",
+    "UserError",
+    "compare",
+    "demo",
+    "evaluate",
+    "load_recipe",
+    "predict",
+    "resume",
+    "resume_evaluation",
+    "train",
+]
 
 _HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors", "demo": "quickstart"}
 

@@ -19,7 +19,7 @@ from lensmith.models.lora import trainable
 from lensmith.records import Rate, disk_error
 
 if TYPE_CHECKING:
-    from lensmith.train import Training
+    from lensmith.training import Training
 
 
 @contextmanager

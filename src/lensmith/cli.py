@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show.end_line()
         kept = ""
         if isinstance(stop, Stopped):
-            kept = f" Go on with: lensmith train --resume {shlex.quote(str(stop.folder))}"
+            kept = f" Go on with: lensmith {stop.verb} --resume {shlex.quote(str(stop.folder))}"
         print(f"lensmith: stopped.{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -84,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
     evaluate.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-evaluate-TIME)")
     evaluate.add_argument("--split", choices=("test", "validation", "train"), default="test")
+
+    evaluate.add_argument("--resume", type=Path, metavar="RUN", help="go on with an evaluation that was stopped")
+
+    compare = verb("compare", run_compare, "tell which run is better on the same images, or that it can't be told")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, each compared with the first")
+    compare.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-compare-TIME)")
 
     predict = verb("predict", run_predict, "classify images")
     predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
@@ -125,8 +131,23 @@ def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith import verbs
 
-    record = verbs.evaluate(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show, args.split)
+    if args.resume:
+        if args.recipe or args.run:
+            raise UserError("A resumed evaluation keeps its recipe and folder.", "Give --resume RUN alone.")
+        record = verbs.resume_evaluation(args.resume, show)
+    else:
+        record = verbs.evaluate(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show, args.split)
     lines = [f"{record['name']:<12}{_rate(record['accuracy'])}", *_unreadable(record["unreadable"], "counted as wrong")]
+    return record, "\n".join([*lines, f"Run: {record['run']}", f"Report: {record['report']}"])
+
+
+def run_compare(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import verbs
+
+    record = verbs.compare(args.runs, args.run, show)
+    width = max(map(len, record["accuracies"])) + 2
+    lines = [f"{name:<{width}}{_rate(rate)}" for name, rate in record["accuracies"].items()]
+    lines += ["", *(c["sentence"] for c in record["comparisons"])]
     return record, "\n".join([*lines, f"Report: {record['report']}"])
 
 

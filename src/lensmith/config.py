@@ -58,6 +58,13 @@ class QuestionOptions:
     """The question; {labels} is replaced by the class names, one a line."""
     system: str | None = None
     """A system message before it."""
+    answers: Literal["names", "codes"] = "names"
+    """What the model says: the class's name, or a code of one token that the class list gives it (A, B, C, ...)."""
+    underscores: bool = True
+    """Underscores in class names are said as spaces."""
+    spoken: dict[str, list[str] | str] = field(default_factory=dict)
+    """What classes are called in question and answer, where not by their names; of several, the first is shown and
+    taught, and the others count as well."""
 
 
 @dataclass
@@ -126,8 +133,14 @@ class TrainOptions:
 class EvaluateOptions:
     """How images are scored."""
 
-    batch_size: Positive = 64
-    """Images scored at once."""
+    batch_size: Positive | None = None
+    """Images scored at once; if not given, as many as suit the machine's memory."""
+    top: Positive | None = None
+    """Search only for so many best labels, for large label sets: much faster, no calibration. Else all are scored."""
+    calibration: Literal["none", "temperature", "empty", "noise", "batch", "auto"] = "temperature"
+    """What is fitted on validation images to make shares mean what they say: a temperature; before it, taking away
+    what the model would answer to an empty image, to noise, or to the average image; `auto` tries all and takes the
+    best. Only a prior changes answers."""
 
 
 @dataclass
@@ -160,6 +173,17 @@ def known_keys(options: type = Recipe, prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + f.name)
     return keys
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every option of a recipe as `section.key`, with its value."""
+    values = {}
+    for key in known_keys():
+        value: Any = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        values[key] = value
+    return values
 
 
 def load_recipe(source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None) -> Recipe:

@@ -28,11 +28,12 @@ class ImageError(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C during a training, after its state was saved: `folder` is the run to resume."""
+    """Ctrl-C during long work, after its state was saved: `lensmith VERB --resume FOLDER` goes on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, verb: str) -> None:
         super().__init__(str(folder))
         self.folder = folder
+        self.verb = verb
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

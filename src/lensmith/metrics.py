@@ -101,6 +101,9 @@ def macro_f1_interval(counts: Sequence[Sequence[int]], *, seed: int = 0, resampl
     the cells' counts from a multinomial distribution, and cells without images never get one. A class that gets no
     images in a resample is left out of that resample's mean.
 
+    With many classes of about ten images or fewer the interval is too low: F1 of so few images is low on average,
+    and that of a resample of them lower still.
+
     Source: B. Efron, Better bootstrap confidence intervals, JASA 82 (1987), section 1 for the percentile method.
 
     Args:
@@ -128,7 +131,7 @@ def macro_f1_interval(counts: Sequence[Sequence[int]], *, seed: int = 0, resampl
         right = np.bincount(true, drawn * hit, size)
         means[i] = (2 * right[there] / (of_class + answered)[there]).mean()
     low, high = np.percentile(means, [2.5, 97.5])
-    # With few images in a class resamples score lower on average, so that the value itself can lie outside.
+    # For the same reason the value itself can lie outside.
     return Estimate(value, min(float(low), value), max(float(high), value))
 
 

@@ -53,8 +53,9 @@ def pixel_probe(dataset: ImageDataset, max_pixels: int) -> list[Prediction]:
         row = next(scores)
         # A class without training images can't be said: its score is the lowest there is.
         full = tuple(float(row[place[c]]) if c in place else float("-inf") for c in dataset.labels)
-        found = int(np.argmax(full))
-        out.append(Prediction(name, label, dataset.labels[found], float(np.exp(full[found])), full))
+        found, share = int(np.argmax(full)), float(np.exp(max(full)))
+        rank = 1 + sum(value > full[dataset.labels.index(label)] for value in full)
+        out.append(Prediction(name, label, dataset.labels[found], share, rank, None, share, share, full))
     return out
 
 

@@ -6,12 +6,14 @@ Prompts are written by the checkpoint's own chat template and cut at the image: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import QuestionOptions
-from lensmith.errors import UserError
+from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from lensmith.models.family import Model
@@ -19,18 +21,76 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids before the image's embeddings (with its opening token) and after them, up to the answer."""
+    """The question in tokens, and the answers to it."""
 
+    text: str
+    """As a person would read it."""
     before: tuple[int, ...]
+    """Token ids up to the image's embeddings, with its opening token."""
     after: tuple[int, ...]
+    """Token ids after the image, up to the answer."""
+    answers: tuple[tuple[tuple[int, ...], ...], ...]
+    """For each label the token ids that say it, the end token included where the answer is a name. The first is what
+    training teaches; the others are synonyms."""
 
 
-def messages(question: QuestionOptions, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The conversation as chat messages, in the form that `apply_chat_template` takes."""
-    text = question.text.replace("{labels}", "\n".join(labels))
+def spoken(question: QuestionOptions, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """What each label is called, and its synonyms.
+
+    Raises:
+        UserError: `question.spoken` names a class that there isn't, or says nothing for one.
+    """
+    for label in question.spoken:
+        if label not in labels:
+            raise UserError(f"question.spoken names {label!r}, which is not a class.", nearest(label, labels))
+    forms = []
+    for label in labels:
+        said = question.spoken.get(label, label.replace("_", " ") if question.underscores else label)
+        said = [said] if isinstance(said, str) else said
+        if not said or not all(form.strip() for form in said):
+            raise UserError(f"The class {label!r} is called nothing.", "Give it a name, or a form in question.spoken.")
+        forms.append(tuple(said))
+    return forms
+
+
+def codes(tokenizer: Any, count: int) -> list[str]:
+    """Codes that are single tokens: A to Z first, as transformers' `pipeline("decision")` has them.
+
+    Raises:
+        UserError: the tokenizer has too few.
+    """
+    found: list[str] = []
+    ids: set[int] = set()
+    for code in _candidates():
+        if len(found) == count:
+            break
+        tokens = tokenizer.encode(code, add_special_tokens=False)
+        if len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id and tokens[0] not in ids:
+            found.append(code)
+            ids.add(tokens[0])
+    if len(found) < count:
+        raise UserError(
+            f"The model has {len(found)} single-token codes, too few for {count} classes.",
+            "Use question.answers=names.",
+        )
+    return found
+
+
+def _candidates() -> Iterator[str]:
+    letters, digits = string.ascii_uppercase, string.digits
+    yield from letters + string.ascii_lowercase + digits
+    for alphabet in (letters, string.ascii_lowercase, digits):
+        yield from map("".join, product(alphabet, repeat=2))
+    yield from map("".join, product(digits, repeat=3))
+
+
+def messages(question: QuestionOptions, lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The conversation as chat messages, in the form that `apply_chat_template` takes; `lines` are the class list."""
+    classes = "\n".join(lines)
     talk: list[dict[str, Any]] = []
     if question.system:
-        talk.append({"role": "system", "content": question.system.replace("{labels}", "\n".join(labels))})
+        talk.append({"role": "system", "content": question.system.replace("{labels}", classes)})
+    text = question.text.replace("{labels}", classes)
     talk.append({"role": "user", "content": [{"type": "text", "text": text}, {"type": "image"}]})
     return talk
 
@@ -39,29 +99,46 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
     """The question in tokens.
 
     Raises:
-        UserError: the question or a label contains one of the model's special tokens.
+        UserError: the question or a label contains one of the model's special tokens, or tokens that it doesn't have;
+            or see `spoken` and `codes`.
     """
-    special = [str(token) for token in model.tokenizer.all_special_tokens]
-    words = [question.text, question.system or "", *labels]
-    for token in special:
-        for word in words:
-            if token in word:
-                raise UserError(f"{word!r} contains {token!r}, which the model reads as a control token.", "Rename it.")
-    text = model.tokenizer.apply_chat_template(messages(question, labels), tokenize=False, add_generation_prompt=True)
+    tokenizer = model.tokenizer
+    forms = spoken(question, labels)
+    if question.answers == "codes":
+        said = [(code,) for code in codes(tokenizer, len(labels))]
+        lines = [f"{code}: {names[0]}" for (code,), names in zip(said, forms, strict=True)]
+        end: tuple[int, ...] = ()
+    else:
+        said, lines, end = forms, [names[0] for names in forms], (tokenizer.eos_token_id,)
+    for token in map(str, tokenizer.all_special_tokens):
+        for words in [question.text, question.system or "", *labels, *(form for names in forms for form in names)]:
+            if token in words:
+                raise UserError(
+                    f"{words!r} contains {token!r}, which the model reads as a control token.", "Rename it."
+                )
+    talk = messages(question, lines)
+    text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     before, image, after = text.partition(model.image_token)
     if not image or model.image_token in after:
         raise UserError(
             f"The chat template of {model.options.base} does not write exactly one image into the question.",
             "Lensmith needs a vision-language chat model.",
         )
-    start, end = model.image_frame
+    opening, closing = model.image_frame
 
     def ids(part: str) -> tuple[int, ...]:
-        return tuple(model.tokenizer.encode(part, add_special_tokens=False))
+        return tuple(tokenizer.encode(part, add_special_tokens=False))
 
-    return Prompt(ids(before + start), ids(end + after))
+    def answer(form: str) -> tuple[int, ...]:
+        tokens = ids(form)
+        if not tokens or tokenizer.unk_token_id in tokens:
+            raise UserError(
+                f"The model has no tokens for the answer {form!r}.", "Rename the class or give a form of it."
+            )
+        return tokens + end
 
-
-def answer_ids(model: Model, label: str) -> list[int]:
-    """A label as the model is to say it: its tokens and the end token."""
-    return [*model.tokenizer.encode(label, add_special_tokens=False), model.tokenizer.eos_token_id]
+    readable = "\n\n".join(
+        m["content"] if isinstance(m["content"], str) else m["content"][0]["text"] + "\n[the image]" for m in talk
+    )
+    answers = tuple(tuple(answer(form) for form in names) for names in said)
+    return Prompt(readable, ids(before + opening), ids(closing + after), answers)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import verbs
+from lensmith.comparison import compare, power_hint
 from lensmith.config import SHIPPED, load_recipe
 from lensmith.errors import UserError, nearest
-from lensmith.evaluate import evaluate as summarize
-from lensmith.metrics import mcnemar
-from lensmith.records import Evaluation, Prediction, new_run_folder, write_json
+from lensmith.predictions import write_predictions
+from lensmith.records import write_json
+from lensmith.runs import PREDICTIONS, default_folder, new_run_folder, start_run
 from lensmith.verbs import Note, Tell, silent
 
 
@@ -33,65 +34,59 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         UserError: there is no such demo, or the run folder exists.
     """
     from lensmith import models
+    from lensmith.evaluation import evaluate as summarize
     from lensmith.models.lora import attach, coverage_table
     from lensmith.probe import pixel_probe
-    from lensmith.train import train
+    from lensmith.training import train
 
     if data not in demos():
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")
     recipe = load_recipe(f"demo-{data}")
     started = time.perf_counter()
     dataset = verbs.open_data(recipe)
-    folder = new_run_folder(folder or verbs.default_folder(recipe, "demo"))
-    verbs.start_run(folder, recipe, dataset)
+    folder = new_run_folder(folder or default_folder(recipe, "demo"))
+    # Baseline and probe have run folders of their own within, so that `lensmith compare` takes them.
+    for place in (folder, folder / "zero-shot", folder / "pixels"):
+        start_run(new_run_folder(place) if place != folder else place, recipe, dataset)
     tell(Note(verbs.describe(dataset)))
+    tell(Note(power_hint(len(dataset.test))))
 
     model = models.load(recipe.model)
-    zero_shot, before = verbs.score(model, recipe, dataset, dataset.test, "zero-shot", tell)
+    zero_shot, before = verbs.score(
+        model, recipe, dataset, dataset.test, "zero-shot", folder / "zero-shot", tell, "evaluate"
+    )
     tell(Note(f"As it is, the base model gets {verbs.percent(zero_shot.accuracy)} right."))
 
     clock = time.perf_counter()
     simple = pixel_probe(dataset, recipe.data.max_pixels)
-    pixels = summarize("pixels", simple, dataset, dataset.test, time.perf_counter() - clock)
+    pixels = summarize("pixels", simple, dataset, dataset.test, time.perf_counter() - clock, seed=recipe.seed)
+    write_predictions(folder / "pixels" / PREDICTIONS, simple, dataset.labels)
+    write_json(folder / "pixels" / "evaluation.json", pixels.to_dict())
     tell(Note(f"Logistic regression on raw pixels: {verbs.percent(pixels.accuracy)}."))
 
     tell(Note(coverage_table(attach(model, recipe.tune, recipe.seed))))
 
     clock = time.perf_counter()
     training = train(model, dataset, recipe, folder, verbs.training_progress(tell))
-    tuned, after = verbs.score(model, recipe, dataset, dataset.test, "tuned", tell)
+    tuned, after = verbs.score(model, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
+    verbs.keep_calibration(folder)
     tuned = replace(tuned, seconds=round(time.perf_counter() - clock, 2))
 
-    sentence = verdict(pixels, simple, tuned, after)
+    against_pixels = compare("pixels", simple, "tuned", after)
+    sentence = against_pixels.sentence[:1].upper() + against_pixels.sentence[1:]
     evaluations = [zero_shot, pixels, tuned]
-    report = verbs.finish(folder, recipe, dataset, evaluations, after, training.unreadable, sentence)
+    report = verbs.finish(folder, dataset.test, evaluations, after, training.unreadable, sentence)
     record = {
         "zero_shot": asdict(zero_shot.accuracy),
         "pixels": asdict(pixels.accuracy),
         "tuned": asdict(tuned.accuracy),
-        "p_tuned_against_pixels": paired(simple, after),
-        "p_tuned_against_zero_shot": paired(before, after),
+        "p_tuned_against_pixels": against_pixels.p,
+        "p_tuned_against_zero_shot": compare("zero-shot", before, "tuned", after).p,
         "verdict": sentence,
-        "rows": [{"name": e.name, "seconds": e.seconds, "macro_f1": e.macro_f1} for e in evaluations],
+        "rows": [{"name": e.name, "seconds": e.seconds, "macro_f1": e.macro_f1.value} for e in evaluations],
         "seconds": round(time.perf_counter() - started, 1),
         "run": str(folder),
         "report": str(report),
     }
     write_json(folder / "result.json", record)
     return record
-
-
-def paired(first: list[Prediction], second: list[Prediction]) -> float:
-    """McNemar's p-value of two classifiers on the same samples."""
-    return mcnemar([p.predicted == p.label for p in first], [p.predicted == p.label for p in second])
-
-
-def verdict(first: Evaluation, before: list[Prediction], second: Evaluation, after: list[Prediction]) -> str:
-    """One plain sentence on whether `second` beats `first`."""
-    p = paired(before, after)
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    figures = f"{second.accuracy.accuracy:.1%} against {first.accuracy.accuracy:.1%}".replace("%", " %")
-    if p >= 0.05:
-        return f"These {second.accuracy.n:,} images can't tell {second.name} from {first.name}: {figures}, {chance}."
-    word = "better" if second.accuracy.accuracy > first.accuracy.accuracy else "worse"
-    return f"{second.name.capitalize()} is {word} than {first.name}: {figures} ({chance}, paired)."

@@ -1,20 +1,12 @@
-"""What a run was and what it found, as plain data: written to the run folder, printed by `--json`, read by reports.
-
-A run folder holds recipe.yaml (resolved), record.json (commit, versions, machine, data), metrics.jsonl (a line per
-step), adapter/, evaluation.json, predictions.parquet and report.html.
-"""
+"""What was found, as plain data: written to run folders, printed by `--json`, read by reports; and safe writing."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import platform
-import subprocess
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +51,24 @@ class Prediction:
     share_high: float | None = None
     scores: tuple[float, ...] = ()
     """Log-probabilities in the order of the labels, before calibration; NaN for a label that was not scored."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes shares of scores: softmax((scores - offsets) / temperature)."""
+
+    prior: str = "none"
+    """What was taken away: `none`, or the answer to an `empty` image, to `noise`, or to the average image (`batch`)."""
+    offsets: tuple[float, ...] = ()
+    """Its log-probabilities in the order of the labels; empty for none."""
+    temperature: float = 1.0
+    """Above 1: the model was too sure of itself."""
+
+    def apply(self, scores: Any) -> Any:
+        """(images, labels) log-probabilities, as a tensor -> the same calibrated, up to a constant for each image."""
+        if self.offsets:
+            scores = scores - scores.new_tensor(self.offsets)
+        return scores / self.temperature
 
 
 @dataclass(frozen=True)
@@ -145,63 +155,6 @@ class Comparison:
     sentence: str
 
 
-def provenance() -> dict[str, Any]:
-    """Commit, versions and machine: what is needed to say which program made a figure."""
-    packages = {}
-    for name in ("lensmith", "torch", "transformers", "peft", "datasets", "pillow"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    here = Path(__file__).resolve().parents[2]
-    commit = _git(here, "rev-parse", "HEAD") if (here / ".git").exists() else ""
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": commit or None,
-        "dirty": bool(_git(here, "status", "--porcelain")) if commit else None,
-        "python": platform.python_version(),
-        "packages": packages,
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-    }
-
-
-def _git(folder: Path, *words: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def new_run_folder(folder: Path) -> Path:
-    """Create a run folder.
-
-    Raises:
-        UserError: it exists and holds something, or can't be created.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"The run folder {folder} exists already.",
-            "Choose another with --run, go on with an unfinished training by `lensmith train --resume FOLDER`, "
-            "or remove it.",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The run folder {folder} can't be created: {error.strerror}.") from None
-    return folder
-
-
 def write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all.
 
@@ -231,25 +184,6 @@ def disk_error(path: Path, error: OSError) -> UserError:
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as indented JSON; see `write`."""
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
-    """One row per image in Parquet: id, label, predicted, share, error and the scores, a column per label."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, list[Any]] = {
-        key: [getattr(p, key) for p in predictions] for key in ("id", "label", "predicted", "share", "error")
-    }
-    for i, label in enumerate(labels):
-        columns[f"score: {label}"] = [p.scores[i] if p.scores else None for p in predictions]
-    types = {"share": pa.float32()} | {key: pa.float32() for key in columns if key.startswith("score: ")}
-    table = pa.table({key: pa.array(values, types.get(key, pa.string())) for key, values in columns.items()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write(path, buffer.getvalue())
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:

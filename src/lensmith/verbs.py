@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.config import Recipe, load_recipe
-from lensmith.data import ImageDataset, Split, decode_image, list_images, open_dataset
-from lensmith.errors import UserError
-from lensmith.evaluate import evaluate as summarize
-from lensmith.records import (
-    Evaluation,
-    Prediction,
+from lensmith.comparison import compare_all, power_hint
+from lensmith.config import Recipe, flat, load_recipe
+from lensmith.errors import ImageError, UserError
+from lensmith.records import Calibration, Comparison, Evaluation, Prediction, write_json
+from lensmith.runs import (
+    PREDICTIONS,
+    default_folder,
+    facts,
     new_run_folder,
-    provenance,
-    read_lines,
-    write,
-    write_json,
-    write_predictions,
+    read_evaluation,
+    read_json,
+    read_run,
+    start_run,
 )
 
 if TYPE_CHECKING:
-    from lensmith.train import Progress
+    from lensmith.data import ImageDataset, Split
+    from lensmith.training import Progress
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Advance:
     detail: str = ""
 
 
+CALIBRATION = "calibration.json"
+
 Tell = Callable[[Note | Advance], Any]
 
 
@@ -59,6 +64,8 @@ def silent(_: Note | Advance) -> None:
 
 def open_data(recipe: Recipe) -> ImageDataset:
     """The recipe's dataset with its limits applied."""
+    from lensmith.data import open_dataset
+
     d = recipe.data
     dataset = open_dataset(
         d.uri,
@@ -87,7 +94,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith import models
     from lensmith.models.lora import attach, coverage_table
-    from lensmith.train import train as loop
+    from lensmith.training import train as loop
 
     started = time.perf_counter()
     dataset = open_data(recipe)
@@ -100,11 +107,13 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     if not resume:
         start_run(new_run_folder(folder), recipe, dataset)
     tell(Note(describe(dataset)))
+    tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(rows)))
 
     training = loop(model, dataset, recipe, folder, training_progress(tell), resume)
-    evaluation, predictions = score(model, recipe, dataset, dataset.test, "tuned", tell)
-    report = finish(folder, recipe, dataset, [evaluation], predictions, training.unreadable)
+    evaluation, predictions = score(model, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
+    keep_calibration(folder)
+    report = finish(folder, dataset.test, [evaluation], predictions, training.unreadable)
     record = {
         "run": str(folder),
         "accuracy": asdict(evaluation.accuracy),
@@ -131,11 +140,17 @@ def resume(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     return train(recipe, folder, tell, resume=True)
 
 
-def evaluate(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, split: str = "test") -> dict[str, Any]:
+def evaluate(
+    recipe: Recipe, folder: Path | None = None, tell: Tell = silent, split: str = "test", resume: bool = False
+) -> dict[str, Any]:
     """Score the recipe's model, zero-shot or with its adapter, and write the run folder.
 
     Returns:
         The evaluation as plain values, with `run` and `report`.
+
+    Raises:
+        UserError: see `config`, `data`, `models` and `evaluate`.
+        Stopped: Ctrl-C; what was scored is kept in the run folder.
     """
     from lensmith import models
 
@@ -144,14 +159,27 @@ def evaluate(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, sp
     if not len(part):
         raise UserError(f"{recipe.data.uri} has no {split} images.")
     model = models.load(recipe.model)
-    folder = new_run_folder(folder or default_folder(recipe, "evaluate"))
-    start_run(folder, recipe, dataset)
+    folder = folder or default_folder(recipe, "evaluate")
+    if not resume:
+        start_run(new_run_folder(folder), recipe, dataset, split)
     tell(Note(describe(dataset)))
-    evaluation, predictions = score(
-        model, recipe, dataset, part, "tuned" if recipe.model.adapter else "zero-shot", tell
-    )
-    report = finish(folder, recipe, replace(dataset, test=part), [evaluation], predictions)
+    tell(Note(power_hint(len(part))))
+    name = "tuned" if recipe.model.adapter else "zero-shot"
+    evaluation, predictions = score(model, recipe, dataset, part, name, folder, tell, "evaluate")
+    report = finish(folder, part, [evaluation], predictions)
     return evaluation.to_dict() | {"run": str(folder), "report": str(report)}
+
+
+def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
+    """Go on with an evaluation that was stopped; nothing is scored twice.
+
+    Raises:
+        UserError: the folder holds no run, or the run is finished.
+    """
+    recipe = read_run(folder)
+    if (folder / "evaluation.json").exists():
+        raise UserError(f"The evaluation {folder} is finished: there is nothing to resume.")
+    return evaluate(recipe, folder, tell, str(read_json(folder / "record.json")["split"]), resume=True)
 
 
 def predict(
@@ -162,22 +190,24 @@ def predict(
     Raises:
         UserError: no such file or run, or neither run nor labels are given.
     """
-    import json
-
     from lensmith import models
     from lensmith.config import ModelOptions, QuestionOptions
-    from lensmith.predict import Classifier
-    from lensmith.predict import predict as loop
+    from lensmith.data import decode_image, list_images
+    from lensmith.inference import Classifier
+    from lensmith.inference import predict as loop
 
-    question, recipe = QuestionOptions(), Recipe()
+    question, recipe, calibration = QuestionOptions(), Recipe(), Calibration()
     if run:
         recipe = read_run(run)
-        task = run / "adapter" / "lensmith.json"
-        if not task.exists():
+        if not (run / "adapter" / "lensmith.json").exists():
             raise UserError(f"The run {run} holds no trained adapter.", "Give a folder made by `lensmith train`.")
-        values = json.loads(task.read_text(encoding="utf-8"))
-        labels, question = labels or values["labels"], QuestionOptions(**values["question"])
-        options = replace(recipe.model, base=values["base"], adapter=str(run))
+        task = read_json(run / "adapter" / "lensmith.json")
+        question = QuestionOptions(**task["question"])
+        if not labels or list(labels) == task["labels"]:
+            labels = task["labels"]
+            calibration = Calibration(**task.get("calibration", {}))
+        question.spoken = {label: said for label, said in question.spoken.items() if label in labels}
+        options = replace(recipe.model, base=task["base"], adapter=str(run))
     elif labels:
         options = ModelOptions()
     else:
@@ -185,100 +215,83 @@ def predict(
     files = [file for path in paths for file in list_images(Path(path))]
     if not files:
         raise UserError("There are no images to classify.")
-    classifier = Classifier(models.load(options), question, labels)
-
-    def read(file: Path) -> Callable[[], Any]:
-        return lambda: decode_image(file, name=str(file), max_pixels=recipe.data.max_pixels)
-
-    items = ((str(file), None, read(file)) for file in files)
-    progress = counter("predicting", len(files), tell)
-    return list(loop(classifier, items, recipe.evaluate.batch_size, progress))
+    scoring = recipe.evaluate
+    classifier = Classifier(models.load(options), question, labels, calibration, scoring.top, scoring.batch_size)
+    items = (
+        (str(file), None, partial(decode_image, file, name=str(file), max_pixels=recipe.data.max_pixels))
+        for file in files
+    )
+    return list(loop(classifier, items, counter("predicting", len(files), tell)))
 
 
 def score(
-    model: Any, recipe: Recipe, dataset: ImageDataset, split: Split, name: str, tell: Tell
+    model: Any,
+    recipe: Recipe,
+    dataset: ImageDataset,
+    split: Split,
+    name: str,
+    folder: Path,
+    tell: Tell,
+    verb: str,
 ) -> tuple[Evaluation, list[Prediction]]:
-    """Predict a part of the dataset and sum it up."""
-    from lensmith.predict import Classifier, require_readable
-    from lensmith.predict import predict as loop
+    """Predict a part of the dataset into the run folder, or go on with that, and sum it up.
 
-    start = time.perf_counter()
-    model.network.eval()
-    classifier = Classifier(model, recipe.question, dataset.labels)
-    progress = counter(f"scoring ({name})", len(split), tell)
-    predictions = list(loop(classifier, split.items(recipe.data.max_pixels), recipe.evaluate.batch_size, progress))
-    require_readable(predictions, recipe.data.unreadable)
-    return summarize(name, predictions, dataset, split, time.perf_counter() - start), predictions
-
-
-def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset) -> None:
-    """What a run folder holds from its first moment: the resolved recipe and where it comes from."""
-    import yaml
-
-    write(folder / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
-    parts = {s.name: {"n": len(s), "hash": s.hash} for s in (dataset.train, dataset.validation, dataset.test)}
-    data = {"uri": dataset.uri, "labels": list(dataset.labels), "notes": list(dataset.notes)} | parts
-    write_json(folder / "record.json", provenance() | {"data": data})
-
-
-def read_run(folder: Path) -> Recipe:
-    """The recipe of a run folder.
-
-    Raises:
-        UserError: it isn't one.
+    Args:
+        name: what is scored: `zero-shot`, `tuned`.
+        verb: the command that goes on after a stop.
     """
-    if not (folder / "recipe.yaml").exists():
-        raise UserError(f"{folder} is not a run folder: it has no recipe.yaml.")
-    return load_recipe(folder / "recipe.yaml")
+    from lensmith import evaluation
+    from lensmith.inference import Classifier
+    from lensmith.predictions import read_predictions
+
+    model.network.eval()
+    scoring = recipe.evaluate
+    classifier = Classifier(model, recipe.question, dataset.labels, top=scoring.top, batch_size=scoring.batch_size)
+    write_json(folder / "question.json", {"text": classifier.prompt.text})
+    checked = counter("calibrating", min(len(dataset.validation), evaluation.calibrate.ENOUGH), tell)
+    calibration = evaluation.calibrated(classifier, dataset, recipe, split, folder / CALIBRATION, checked)
+    progress = counter(f"scoring ({name})", len(split), tell)
+    seconds = evaluation.score(classifier, split, folder / PREDICTIONS, recipe, verb, progress)
+    predictions = read_predictions(folder / PREDICTIONS)
+    found = evaluation.evaluate(name, predictions, dataset, split, seconds, calibration, classifier.top, recipe.seed)
+    write_json(folder / "evaluation.json", found.to_dict())
+    return found, predictions
+
+
+def keep_calibration(folder: Path) -> None:
+    """Put a training's calibration beside its adapter, so that predictions have it too."""
+    task = folder / "adapter" / "lensmith.json"
+    calibration = read_json(folder / CALIBRATION)["calibration"]
+    write_json(task, read_json(task) | {"calibration": calibration})
 
 
 def finish(
     folder: Path,
-    recipe: Recipe,
-    dataset: ImageDataset,
+    split: Split,
     evaluations: list[Evaluation],
-    predictions: list[Prediction],
+    predictions: Sequence[Prediction],
     unreadable: Sequence[str] = (),
     verdict: str = "",
 ) -> Path:
-    """Write evaluation.json, predictions.parquet and report.html for the last of the evaluations.
+    """Write report.html for evaluations, the last of which is that of the predictions.
 
     Returns:
         The report's path.
     """
-    from lensmith.question import messages
+    from lensmith.records import read_lines
     from lensmith.report import ReportData, write_report
 
-    last = evaluations[-1]
-    write_json(folder / "evaluation.json", last.to_dict())
-    write_predictions(folder / "predictions.parquet", predictions, dataset.labels)
-    log = folder / "metrics.jsonl"
-    where = provenance()
-    facts = [
-        ("Data", f"{dataset.uri}, {last.data['n']:,} {last.data['split']} images, hash {last.data['hash']}"),
-        ("Training images", f"{len(dataset.train):,}"),
-        ("Validation images", f"{len(dataset.validation):,}"),
-        ("Base model", recipe.model.base),
-        ("Seed", str(recipe.seed)),
-        ("Commit", f"{where['commit'] or 'unknown'}{' (changed since)' if where['dirty'] else ''}"),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in where["packages"].items())),
-        ("Machine", f"{where['machine']['processor']}, {where['machine']['cores']} cores"),
-        ("Made", where["created"]),
-    ]
-    notes = list(last.notes) + [f"Not used in training: {sentence}" for sentence in unreadable]
-    asked = "\n\n".join(
-        m["content"] if isinstance(m["content"], str) else m["content"][0]["text"] + "\n[the image]"
-        for m in messages(recipe.question, dataset.labels)
-    )
+    last, log = evaluations[-1], folder / "metrics.jsonl"
+    recipe = read_run(folder)
     data = ReportData(
-        title=f"{last.name.capitalize()} {recipe.model.base} on {dataset.uri}",
-        question=asked,
+        title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
+        question=read_json(folder / "question.json")["text"],
         evaluations=evaluations,
         steps=list(read_lines(log)) if log.exists() else [],
-        mistakes=worst(dataset.test, predictions),
-        facts=facts,
+        mistakes=worst(split, predictions),
+        facts=facts(folder),
         verdict=verdict or f"{percent(last.accuracy)} of {last.accuracy.n:,} images right.",
-        notes=notes,
+        notes=list(last.notes) + [f"Not used in training: {sentence}" for sentence in unreadable],
     )
     write_report(folder / "report.html", data)
     return folder / "report.html"
@@ -296,9 +309,82 @@ def worst(split: Split, predictions: Sequence[Prediction], most: int = 40) -> li
     return out
 
 
-def default_folder(recipe: Recipe, verb: str) -> Path:
-    """runs/NAME-VERB-TIME."""
-    return Path("runs") / f"{recipe.name}-{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+def compare(runs: Sequence[Path], folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
+    """Compare finished runs on the same images, each with the first, and write a report with what changed.
+
+    Returns:
+        `comparisons`, one for each run after the first, `accuracies` by run, `run` and `report`.
+
+    Raises:
+        UserError: fewer than two runs; one isn't finished or is damaged; they scored different images.
+    """
+    from lensmith.predictions import read_predictions
+    from lensmith.report import ComparisonData, write_comparison
+
+    if len(set(map(Path.resolve, runs))) < 2:
+        raise UserError("A comparison takes two runs or more.", "Give their folders: lensmith compare RUN RUN.")
+    names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [str(run) for run in runs]
+    recipes = [read_run(run) for run in runs]
+    evaluations = [replace(read_evaluation(run), name=name, notes=[]) for run, name in zip(runs, names, strict=True)]
+    predictions = [read_predictions(run / PREDICTIONS) for run in runs]
+    found = compare_all(names, predictions)
+    folder = new_run_folder(folder or default_folder(Recipe(name=names[-1]), "compare"))
+    record = {
+        "comparisons": [asdict(comparison) for comparison in found],
+        "accuracies": {name: asdict(e.accuracy) for name, e in zip(names, evaluations, strict=True)},
+        "run": str(folder),
+        "report": str(folder / "report.html"),
+    }
+    write_json(folder / "comparison.json", record)
+    pictures, note = changes(runs[0], found[0], predictions[0], predictions[1])
+    second = {c.label: c for c in evaluations[1].classes}
+    data = ComparisonData(
+        title=f"{', '.join(names[1:])} compared with {names[0]}",
+        evaluations=evaluations,
+        comparisons=found,
+        lost=[pictures[name] for name in found[0].lost if name in pictures],
+        gained=[pictures[name] for name in found[0].gained if name in pictures],
+        settings=differing(recipes),
+        classes=[
+            (c.label, c.recall.accuracy, second[c.label].recall.accuracy, c.recall.n)
+            for c in evaluations[0].classes
+            if c.label in second
+        ],
+        facts=[(key, value) for key, value in facts(runs[0]) if key in ("Data", "Commit", "Versions", "Machine")],
+        notes=[],
+        picture_note=note,
+    )
+    write_comparison(folder / "report.html", data)
+    return record
+
+
+def changes(
+    run: Path, found: Comparison, before: Sequence[Prediction], after: Sequence[Prediction], most: int = 40
+) -> tuple[dict[str, Any], str]:
+    """Pictures of what one run had right and the other wrong, by id, and a sentence if there can be none."""
+    from lensmith.report import Change
+
+    try:
+        split: Split = getattr(open_data(read_run(run)), str(read_json(run / "record.json")["split"]))
+    except UserError as error:
+        return {}, f"There are no pictures, because the images can't be opened any more: {error}"
+    place = {name: i for i, name in enumerate(split.ids)}
+    first, second = ({p.id: p.predicted for p in answers} for answers in (before, after))
+    shown, out = [*found.lost[:most], *found.gained[:most]], {}
+    for name in shown:
+        if name in place:
+            with suppress(ImageError):  # one of the runs had read it, but files change
+                image = split.image(place[name])
+                out[name] = Change(image, split.labels[place[name]], first[name], second[name])
+    missing = len(shown) - len(out)
+    return out, f"{missing} of the pictures can't be shown: the images have changed since." if missing else ""
+
+
+def differing(recipes: Sequence[Recipe]) -> list[tuple[str, list[str]]]:
+    """The options in which recipes differ, with the value of each."""
+    values = [flat(recipe) for recipe in recipes]
+    rows = [(key, [str(value[key]) for value in values]) for key in values[0]]
+    return [(key, row) for key, row in rows if len(set(row)) > 1]
 
 
 def describe(dataset: ImageDataset) -> str:
@@ -313,12 +399,15 @@ def percent(rate: Any) -> str:
 
 
 def counter(task: str, total: int, tell: Tell) -> Callable[[int], None]:
-    """A progress callback that turns a count into an `Advance`."""
-    start = time.perf_counter()
+    """A progress callback that turns a count into an `Advance`; one that begins above 0 goes on with earlier work."""
+    start, first = time.perf_counter(), -1
 
     def progress(done: int) -> None:
-        rate = done / max(1e-9, time.perf_counter() - start)
-        tell(Advance(task, done, total, rate, (total - done) / rate))
+        nonlocal first
+        first = done if first < 0 else first
+        rate = (done - first) / max(1e-9, time.perf_counter() - start)
+        if rate:
+            tell(Advance(task, done, total, rate, (total - done) / rate))
 
     return progress
 

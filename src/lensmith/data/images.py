@@ -7,6 +7,7 @@ Photographs from phones, scanners and microscopes differ in more than their pixe
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -115,19 +116,41 @@ def _opened(source: bytes | Path, name: str) -> BinaryIO:
     return BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
+class _Quiet:
+    """No warnings while any thread is decoding. Pillow warns about sizes, which are judged here, and about damaged
+    tags, which nobody needs to act on. `catch_warnings` alone changes the whole process and is not for threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._caught = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
-    with warnings.catch_warnings():
-        # Pillow warns about sizes, which are judged here, and about damaged tags, which nobody needs to act on.
-        warnings.simplefilter("ignore")
-        with Image.open(stream) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"The image {name} has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
-                    "Scale it down.",
-                )
-            image.load()
-            return _upright(image, _to_rgb(image))
+    with _quiet, Image.open(stream) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                f"The image {name} has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
+                "Scale it down.",
+            )
+        image.load()
+        return _upright(image, _to_rgb(image))
 
 
 def _upright(original: Image.Image, image: Image.Image) -> Image.Image:

@@ -7,8 +7,10 @@ is the same for all families. Sizes, token ids and templates are read from the c
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -62,6 +64,16 @@ class Model(ABC):
     def look(self, pixels: Tensor) -> Tensor:
         """(n, 3, H, W) values in 0..255, images of one size -> (n, image tokens, hidden) embeddings."""
 
+    @abstractmethod
+    def memory(self, shape: Sequence[int], past: int) -> int:
+        """Bytes that scoring an image of a shape (3, H, W) after `past` tokens takes at its peak: a high estimate."""
+
+    def free_memory(self) -> int:
+        """Bytes that are free on the device, or on the machine."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[0])
+        return available_memory()
+
     def embed(self, ids: Tensor) -> Tensor:
         """(rows, tokens) token ids -> (rows, tokens, hidden) embeddings."""
         return cast(Tensor, self.network.get_input_embeddings()(ids))
@@ -94,6 +106,19 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise UserError(f"model.device {name!r} can't be used here: {reason}.", "Use auto or cpu.") from None
     return device
+
+
+def available_memory() -> int:
+    """Bytes of this machine's memory, or of what a container may use of it, that are free."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="utf-8"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="utf-8")))
+    return max(0, free)
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,6 +107,15 @@ class Model(family.Model):
         if pixels.shape[1:] == size:
             return pixels
         return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+    def memory(self, shape: Sequence[int], past: int) -> int:
+        vision, text = self.network.config.vision_config, self.network.config.text_config
+        patches = shape[1] * shape[2] // self.patch**2
+        tokens = patches // self.unshuffle**2 + 64  # the question's end, and what of the answers is in play
+        # Float32 copies of a layer's widest activations, and of its attention scores.
+        tower = patches * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * patches)
+        decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
+        return int(4 * max(tower, decoder) + 4 * text.vocab_size)
 
     def look(self, pixels: Tensor) -> Tensor:
         n, channels, height, width = pixels.shape

@@ -7,7 +7,7 @@ of the page (`--accent`, `--wrong`, `--rule`, `--muted`, `--paper`): one drawing
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from markupsafe import Markup
 
@@ -53,8 +53,17 @@ def points_span(estimate: Estimate) -> str:
 
 
 def probability(value: float) -> str:
-    """A p-value with three decimals, or that it is below 0.001."""
-    return "< 0.001" if value < 0.001 else figure(value)
+    """A p-value with three decimals, or more where these would not show on which side of 0.05 it lies."""
+    if value < 0.001:
+        return "< 0.001"
+    digits = next((d for d in range(3, 9) if float(f"{value:.{d}f}") != 0.05), 9)
+    return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
+
+
+def about(count: int) -> str:
+    """A number that is only known roughly: two figures, rounded up."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return f"{math.ceil(count / step) * step:,}"
 
 
 def interval(rate: Rate) -> Markup:
@@ -71,7 +80,7 @@ def percent_axis() -> Markup:
 
 
 def change(first: float, second: float) -> Markup:
-    """Two rates on an axis from 0 to 100 %: a ring at the first, a dot at the second, and a line from one to the other."""
+    """Two rates on an axis from 0 to 100 %: a ring at the first, a dot at the second, a line between."""
     mark = Markup()
     if _known(first, second):
         colour = "wrong" if second < first else "accent"
@@ -88,15 +97,15 @@ def difference_reach(estimates: Iterable[Estimate]) -> float:
     return nice_ticks(max(ends, default=0.0) or 0.01, 2)[-1]
 
 
-def difference(estimate: Estimate, reach: float) -> Markup:
+def difference(estimate: Estimate, reach: float, verdict: str) -> Markup:
     """A difference of two rates on an axis from `-reach` to `reach`, zero in the middle: its 95 % interval and a dot.
 
-    Grey while the interval holds zero, else in the colour of better or worse.
+    The colour goes by the verdict, as the interval is not what decides; grey if that is neither better nor worse.
     """
     zero = Markup('<line x1="50%" x2="50%" y1="0" y2="100%" stroke="var(--muted)"/>')
     mark = Markup()
     if _known(estimate.value, estimate.low, estimate.high):
-        colour = "accent" if estimate.low > 0 else "wrong" if estimate.high < 0 else "muted"
+        colour = {"better": "accent", "worse": "wrong"}.get(verdict, "muted")
         low, value, high = ((x / reach + 1) / 2 for x in (estimate.low, estimate.value, estimate.high))
         mark = _bar(low, high, colour) + dot(value, colour=colour)
     title = f"{points(estimate.value)} points, 95 % interval {points_span(estimate)}"
@@ -138,9 +147,9 @@ def _known(*values: float) -> bool:
     return all(map(math.isfinite, values))
 
 
-def _grid(at: Sequence[int] = GRID) -> Markup:
+def _grid() -> Markup:
     return Markup().join(
-        Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--rule)"/>').format(x) for x in at
+        Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--rule)"/>').format(x) for x in GRID
     )
 
 
@@ -155,3 +164,19 @@ def _labels(ticks: Iterable[tuple[float, str]]) -> Markup:
         Markup('<text x="{}%" y="1em" text-anchor="middle" fill="var(--muted)">{}</text>').format(place(x), label)
         for x, label in ticks
     )
+
+
+# What the pages write and draw with.
+FILTERS = (
+    about,
+    change,
+    difference,
+    figure,
+    figure_span,
+    interval,
+    percent,
+    points,
+    points_span,
+    probability,
+    span,
+)

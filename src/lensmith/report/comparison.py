@@ -77,11 +77,11 @@ def write_comparison(path: Path, data: ComparisonData) -> None:
 
 
 def _headline(data: ComparisonData) -> str:
-    """The first comparison in one line; nothing if there is none."""
+    """The first comparison in one line; nothing if there is none. Several sentences are listed beneath it."""
     if not data.comparisons:
         return ""
     first = data.comparisons[0]
-    if len(first.sentence) <= _HEADLINE:
+    if len(data.comparisons) == 1 and len(first.sentence) <= _HEADLINE:
         return first.sentence
     if first.verdict in ("better", "worse"):
         return f"{first.second} is {first.verdict} than {first.first}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -63,11 +63,7 @@ def reliability_curve(bins: Sequence[ReliabilityBin]) -> Markup:
         )
         for b in bins
     )
-    body += Markup(
-        '<line x1="0" y1="100%" x2="100%" y2="0" stroke="var(--muted)" stroke-dasharray="4 4"/>'
-        '<text x="4%" y="12%" fill="var(--muted)">not sure enough</text>'
-        '<text x="98%" y="72%" text-anchor="end" fill="var(--muted)">too sure</text>'
-    )
+    body += Markup('<line x1="0" y1="100%" x2="100%" y2="0" stroke="var(--muted)" stroke-dasharray="4 4"/>')
     body += Markup().join(_whisker(b.share, b.accuracy) for b in bins)
     told = "; ".join(f"{percent(b.share)} sure, {percent(b.accuracy.accuracy)} right" for b in bins)
     columns = [(x / 100, f"{x}") for x in GRID]
@@ -152,12 +148,14 @@ def _whisker(x: float, rate: Rate) -> Markup:
     """A rate on an upright axis from 0 to 100 %: a dot, and a line over its 95 % interval."""
     if not all(map(math.isfinite, (x, rate.accuracy, rate.low, rate.high))):
         return Markup()
-    line = Markup('<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--accent)" stroke-width="2"/>')
+    line = Markup(
+        '<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--accent)" stroke-opacity=".4" stroke-width="4"/>'
+    )
     return line.format(place(x), place(1 - rate.high), place(1 - rate.low)) + dot(x, 1 - rate.accuracy, radius=4)
 
 
 def _frame(columns: Iterable[tuple[float, str]], rows: Iterable[tuple[float, str]], across: str, up: str) -> Markup:
-    """Grid lines, labels and what the axes show: places as shares of the width from the left, of the height from the top."""
+    """Grid lines, labels and what the axes show. Places are shares of the width and height, from the upper left."""
     body = Markup(
         '<text x="-2.4em" y="0" dy="-1.1em" fill="var(--muted)">{}</text>'
         '<text x="100%" y="100%" dy="2.9em" text-anchor="end" fill="var(--muted)">{}</text>'

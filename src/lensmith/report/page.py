@@ -28,9 +28,7 @@ def fill(template: str, evaluations: Sequence[Evaluation], notes: Iterable[str],
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    drawn = (charts.interval, charts.change, charts.difference)
-    written = (charts.percent, charts.span, charts.figure, charts.figure_span, charts.points, charts.points_span)
-    environment.filters.update({f.__name__: f for f in (*drawn, *written, charts.probability)}, glue=_glue)
+    environment.filters.update({f.__name__: f for f in charts.FILTERS}, glue=_glue)
     page = environment.get_template(template).render(
         evaluations=evaluations,
         same_images=len({e.data.get("hash") for e in evaluations}) <= 1,

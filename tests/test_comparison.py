@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensmith.compare import compare, compare_all, power_hint
+from lensmith.comparison import compare, compare_all, power_hint
 from lensmith.errors import UserError
 from lensmith.metrics import accuracy, images_needed, mcnemar, paired_difference
 from lensmith.records import Prediction
@@ -83,6 +83,12 @@ def test_with_a_few_images_no_number_that_was_already_there() -> None:
     assert found.verdict == "can't tell"
     assert found.sentence.endswith("p = 0.062. More images would be needed to show a difference of this size.")
     assert compare("a", answers("------"), "b", answers("++++++")).verdict == "better"
+
+
+def test_a_difference_too_small_to_show_has_no_sign() -> None:
+    first, second = pair(5000, 1, 0, 0)
+    sentence = compare("a", first, "b", second).sentence
+    assert "100.0 % against 100.0 %, a difference of 0.0 points (-0.1 to 0.0), p = 1.000." in sentence
 
 
 def test_a_p_value_close_to_the_level_shows_its_side() -> None:

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +29,12 @@ from lensmith.branches import fork_all, grow
 from lensmith.config import Recipe, TrainOptions
 from lensmith.data import ImageDataset, Split
 from lensmith.errors import ImageError, Stopped, UserError
+from lensmith.inference import Classifier, predict, require_readable
+from lensmith.interrupts import uninterrupted
 from lensmith.metrics import accuracy
 from lensmith.models.family import Model
 from lensmith.models.lora import save_adapter, trainable
-from lensmith.predict import Classifier, predict, require_readable
-from lensmith.question import Prompt, answer_ids, make_prompt
+from lensmith.question import Prompt, make_prompt
 from lensmith.records import Prediction, Rate, append_line, write_json
 
 CACHE_BYTES = 1 << 30
@@ -137,7 +135,7 @@ def train(
     options = recipe.train
     samples = Samples(model, dataset.train, recipe.data.max_pixels, recipe.data.unreadable)
     prompt = make_prompt(model, recipe.question, dataset.labels)
-    answers = {label: answer_ids(model, label) for label in dataset.labels}
+    answers = {label: forms[0] for label, forms in zip(dataset.labels, prompt.answers, strict=True)}
     weights = list(trainable(model).values())
     optimizer = torch.optim.AdamW(weights, lr=options.learning_rate, weight_decay=options.weight_decay)
     batch_size = min(options.batch_size, len(samples))
@@ -208,28 +206,12 @@ def train(
     except KeyboardInterrupt:
         with uninterrupted():
             checkpoint.save(folder / "checkpoint", model, optimizer, state)
-        raise Stopped(folder) from None
+        raise Stopped(folder, "train") from None
     state.finished = True
     write_json(folder / "training.json", asdict(state))
     checkpoint.remove(folder / "checkpoint")
     checkpoint.load_adapter_weights(folder / "adapter", model)
     return state
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: a step, or a file, is done whole or not at all."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
-        yield
-        return
-    waiting: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if waiting:
-        raise KeyboardInterrupt
 
 
 def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:
@@ -259,13 +241,13 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def batch_loss(
-    model: Model, prompt: Prompt, images: list[Tensor], answers: list[list[int]], options: TrainOptions
+    model: Model, prompt: Prompt, images: list[Tensor], answers: Sequence[Sequence[int]], options: TrainOptions
 ) -> Tensor:
     """Mean over the batch of each sample's negative log-probability of its answer.
 
     Args:
         images: (3, H, W) bytes each; sizes may differ.
-        answers: token ids with the end token.
+        answers: token ids that say each one's label.
     """
     device = model.device
     if not images:  # a batch of unreadable images teaches nothing
@@ -313,8 +295,9 @@ def validate(model: Model, dataset: ImageDataset, recipe: Recipe) -> list[Predic
     if not len(split):
         return []
     model.network.eval()
-    classifier = Classifier(model, recipe.question, dataset.labels)
-    found = list(predict(classifier, split.items(recipe.data.max_pixels), recipe.evaluate.batch_size))
+    # Only the answer counts here, so only the best label is searched for.
+    classifier = Classifier(model, recipe.question, dataset.labels, top=1, batch_size=recipe.evaluate.batch_size)
+    found = list(predict(classifier, split.items(recipe.data.max_pixels)))
     model.network.train()
     require_readable(found, recipe.data.unreadable)
     return found

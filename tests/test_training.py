@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from transformers import Lfm2VlForConditionalGeneration
 
 from lensmith import models, verbs
+from lensmith.branches import ATTENTION
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
+from lensmith.inference import Classifier
 from lensmith.models.lora import attach, coverage
-from lensmith.predict import Classifier
-from lensmith.train import Progress, batches, schedule, train
+from lensmith.training import Progress, batches, schedule, train
 from tests.conftest import Shapes
 
 
@@ -70,13 +71,14 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
     train(model, dataset, recipe, tmp_path)
     pixels = torch.stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
     model.network.eval()
-    mine = Classifier(model, recipe.question, dataset.labels).score(pixels)
+    mine = Classifier(model, recipe.question, dataset.labels).score(pixels).bound
 
     other = models.load(recipe.model)
-    bare = Classifier(other, recipe.question, dataset.labels).score(pixels)
+    bare = Classifier(other, recipe.question, dataset.labels).score(pixels).bound
     network = Lfm2VlForConditionalGeneration.from_pretrained(tiny_folder).float()
+    network.model.language_model.set_attn_implementation(ATTENTION)
     other.network = PeftModel.from_pretrained(network, str(tmp_path / "adapter")).base_model.model.eval()
-    theirs = Classifier(other, recipe.question, dataset.labels).score(pixels)
+    theirs = Classifier(other, recipe.question, dataset.labels).score(pixels).bound
     torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-4)
     assert (bare - mine).abs().max() > 0.1, "the adapter changes nothing, so its loading proves nothing"
 
@@ -154,7 +156,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(
     recipe = recipe_for(shapes(circle=12, square=12), tiny_folder, "train.epochs=2")
     found = []
     for name, room in (("all", 1 << 30), ("some", 5 * 3 * 64 * 64)):
-        monkeypatch.setattr("lensmith.train.CACHE_BYTES", room)
+        monkeypatch.setattr("lensmith.training.CACHE_BYTES", room)
         (tmp_path / name).mkdir()
         train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path / name)
         found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))

@@ -1,0 +1,210 @@
+"""Other ways to choose one of a few labels for an image with a small vision-language model, for a race with Lensmith.
+
+The same weights, words and images, in an environment of their own (see README.md). The process loads everything, then
+runs one peer at a time on request, so that both sides of a race can take turns in one run:
+
+    benchmarks/peers/.venv/bin/python benchmarks/peers/scoring.py JOB.json
+
+JOB.json: {"model": folder, "system": text or null, "text": user text with the labels filled in, "labels": [...],
+           "images": [PNG paths], "threads": n, "dtype": "float32" or "bfloat16",
+           "codes": [one single-token code for each label, for `decision` only],
+           "peers": [those to prepare; default: all that the job allows]}
+stdout:   {"ready": true, "versions": {...}, "prompt": [token ids of the question with the first image]}
+stdin:    {"peer": name, "images": [indices]}, one line for each turn
+stdout:   {"seconds": s, "answers": [label or null, ...], "scores": [[one for each label], ...] or null}
+
+Seconds include reading the images and exclude loading. Scores are log-probabilities of whole answers (`per_label...`)
+or probabilities of codes (`decision`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+# PyPI's torchvision is built for CUDA: beside a CPU torch its operators don't load, and its import fails on these two.
+operators = torch.library.Library("torchvision", "DEF")
+operators.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+operators.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+
+import outlines  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline  # noqa: E402
+from transformers.decision import DecisionConfig  # noqa: E402
+
+Job = dict[str, Any]
+Peer = Callable[[str], tuple[str | None, list[float] | None]]
+"""The path of an image -> its label (None: no label came out), and a score for every label."""
+
+
+def read(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+        picture.format = image.format  # Outlines insists on one
+    return picture
+
+
+def messages(job: Job, **image: Any) -> list[dict[str, Any]]:
+    system = [{"role": "system", "content": job["system"]}] if job["system"] else []
+    content = [{"type": "text", "text": job["text"]}, {"type": "image", **image}]
+    return [*system, {"role": "user", "content": content}]
+
+
+def expanded(job: Job, processor: Any, inputs: Any) -> list[int]:
+    """What the model should be fed: the chat template's text with the image's tokens written out, in tokens."""
+    text = processor.tokenizer.apply_chat_template(messages(job), tokenize=False, add_generation_prompt=True)
+    count = int(inputs["spatial_shapes"].prod()) // processor.image_processor.downsample_factor**2
+    image = processor.image_start_token + processor.image_token * count + processor.image_end_token
+    ids: list[int] = processor.tokenizer.encode(text.replace(processor.image_token, image), add_special_tokens=False)
+    return ids
+
+
+def check(job: Job, processor: Any, inputs: Any, peer: str) -> None:
+    if inputs["input_ids"].tolist() != [expanded(job, processor, inputs)]:
+        raise SystemExit(f"{peer} would feed other tokens than the question's.")
+
+
+def constrained(job: Job, model: Any, processor: Any) -> Peer:
+    """Outlines: greedy generation that can only write a label, one image at a time."""
+    wrapped = outlines.from_transformers(model, processor)
+    generate = outlines.Generator(wrapped, Literal[tuple(job["labels"])])
+    longest = max(len(ids) for ids in processor.tokenizer(job["labels"], add_special_tokens=False)["input_ids"])
+
+    def chat(path: str) -> outlines.inputs.Chat:
+        return outlines.inputs.Chat(messages(job, image=outlines.inputs.Image(read(path))))
+
+    def run(path: str) -> tuple[str | None, None]:
+        # Alternative spellings of a label in tokens can be longer than the usual one.
+        answer = generate(chat(path), max_new_tokens=2 * longest + 1, do_sample=False)
+        return (answer if answer in job["labels"] else None), None
+
+    check(job, processor, wrapped._prepare_model_inputs(chat(job["images"][0]))[1], "outlines")
+    return run
+
+
+def per_label(job: Job, model: Any, processor: Any, batch: bool = False) -> Peer:
+    """The whole question and one answer at a time through the plain forward pass, or all answers in a padded batch."""
+    tokenizer = processor.tokenizer
+    prompt = tokenizer.apply_chat_template(messages(job), tokenize=False, add_generation_prompt=True)
+    spelled = tokenizer(job["labels"], add_special_tokens=False)["input_ids"]
+    answers = [[*ids, tokenizer.eos_token_id] for ids in spelled]
+
+    def look(path: str) -> Any:
+        return processor(text=prompt, images=[read(path)], return_tensors="pt")
+
+    def score(seen: Any, group: list[list[int]]) -> list[float]:
+        longest = max(map(len, group))
+        tail = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in group])
+        inside = torch.arange(longest) < torch.tensor([len(ids) for ids in group])[:, None]
+        # No mask: padding stands to the right, where causal layers don't see it, and a mask would only cost time.
+        logits = model(
+            input_ids=torch.cat([seen["input_ids"].expand(len(group), -1), tail], 1),
+            **{
+                name: seen[name].repeat_interleave(len(group), 0)
+                for name in ("pixel_values", "spatial_shapes", "pixel_attention_mask")
+            },
+            use_cache=False,
+            logits_to_keep=longest + 1,
+        ).logits[:, :-1]
+        chosen = logits.float().log_softmax(-1).gather(2, tail[..., None])[..., 0]
+        total: list[float] = (chosen * inside).sum(1).tolist()
+        return total
+
+    @torch.inference_mode()
+    def run(path: str) -> tuple[str, list[float]]:
+        seen = look(path)
+        scores = score(seen, answers) if batch else [score(seen, [ids])[0] for ids in answers]
+        return job["labels"][scores.index(max(scores))], scores
+
+    check(job, processor, look(job["images"][0]), "per_label")
+    return run
+
+
+# The model's own chat template, with the variables of a decision request. The image's place in the state's text comes
+# as a list of parts.
+DECISION_TEMPLATE = """
+{{- bos_token -}}
+{%- if question.instructions -%}
+{{- '<|im_start|>system\n' + question.instructions + '<|im_end|>\n' -}}
+{%- endif -%}
+{{- '<|im_start|>user\n' -}}
+{%- for part in state -%}{{- '<image>' if part.type == 'image' else part.text -}}{%- endfor -%}
+{{- '<|im_end|>\n<|im_start|>assistant\n' -}}
+"""
+
+
+def decision(job: Job, model: Any, processor: Any) -> Peer:
+    """transformers' decision pipeline: the next-token logits of the labels' codes after one forward pass.
+
+    What has to differ from the question: each line of the class list begins with the label's code, because options
+    must be single tokens ("A. coat" for "coat"), and the answer is that code, with no end token.
+    """
+    coded = [f"{code}. {label}" for code, label in zip(job["codes"], job["labels"], strict=True)]
+    text = job["text"].replace("\n".join(job["labels"]), "\n".join(coded))
+    if text == job["text"]:
+        raise SystemExit("decision: the text has no class list, one label a line.")
+    config = DecisionConfig(labels={"choice": job["codes"]}, chat_template=DECISION_TEMPLATE)
+    decide = pipeline(
+        "decision", model=model, tokenizer=processor.tokenizer, processor=processor, decision_config=config, device=-1
+    )
+    question = {"type": "choice", "instructions": job["system"], "criteria": dict.fromkeys(job["labels"])}
+
+    def request(path: str) -> dict[str, Any]:
+        return {"state": text + "<photo-1>", "questions": {"label": question}, "assets": {"<photo-1>": read(path)}}
+
+    def run(path: str) -> tuple[str, list[float]]:
+        answer = decide(request(path))["label"]
+        return answer["choice"], [answer["probabilities"][label] for label in job["labels"]]
+
+    inputs, _ = config.prepare_inputs(request(job["images"][0]), processor)[0]
+    check({**job, "text": text}, processor, inputs, "decision")
+    return run
+
+
+PEERS: dict[str, Callable[[Job, Any, Any], Peer]] = {
+    "outlines": constrained,
+    "per_label": per_label,
+    "per_label_batch": lambda job, model, processor: per_label(job, model, processor, batch=True),
+    "decision": decision,
+}
+
+
+def main() -> None:
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever libraries print goes to stderr
+    with open(sys.argv[1], encoding="utf-8") as file:
+        job: Job = json.load(file)
+    torch.set_num_threads(job["threads"])
+    model = AutoModelForImageTextToText.from_pretrained(job["model"], dtype=job["dtype"], local_files_only=True).eval()
+
+    def processor() -> Any:  # one for each peer: some of them change theirs
+        return AutoProcessor.from_pretrained(job["model"], local_files_only=True)
+
+    names = job.get("peers") or [name for name in PEERS if name != "decision" or job.get("codes")]
+    peers = {name: PEERS[name](job, model, processor()) for name in names}
+    plain = processor()
+    text = plain.tokenizer.apply_chat_template(messages(job), tokenize=False, add_generation_prompt=True)
+    ids = plain(text=text, images=[read(job["images"][0])])["input_ids"][0]
+    packages = ("torch", "torchvision", "transformers", "outlines", "outlines_core", "pillow")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    print(json.dumps({"ready": True, "versions": versions, "prompt": ids}), file=lines)
+    for line in sys.stdin:
+        turn = json.loads(line)
+        paths, run = [job["images"][i] for i in turn["images"]], peers[turn["peer"]]
+        start = time.perf_counter()
+        found = [run(path) for path in paths]
+        seconds = time.perf_counter() - start
+        scores = [scores for _, scores in found] if found and found[0][1] else None
+        reply = {"seconds": seconds, "answers": [answer for answer, _ in found], "scores": scores}
+        print(json.dumps(reply), file=lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The only inference loop: images in, the best label and its share out.
+
+The prompt up to the image runs once per `Classifier`; each batch forks it. Images are read and resized by threads
+while the model works (Pillow and PyTorch let go of the interpreter lock), a window at a time, so that memory does not
+depend on how many there are. A batch holds images of one size, so that no row is padded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lensmith.branches import fork_all, grow
+from lensmith.config import QuestionOptions
+from lensmith.errors import ImageError, UserError
+from lensmith.labels import LabelTrie, Scores, search
+from lensmith.models.family import Model
+from lensmith.question import make_prompt
+from lensmith.records import Calibration, Prediction
+
+MOST = 128
+"""The largest batch that is chosen by itself: more are no faster, on a CPU and on a GPU."""
+TOLERANCE = 0.01
+"""How closely the best label's share is known where not all labels are scored."""
+
+Item = tuple[str, str | None, Callable[[], Image.Image]]
+"""A sample's id, its label if known, and how to get its image (may raise ImageError)."""
+
+
+class Classifier:
+    """A model, a question and a label set, ready to score images.
+
+    Args:
+        calibration: what is done to the scores before they become shares.
+        top: search only for so many best labels; None scores all.
+        batch_size: images scored at once; None chooses by the memory that is free.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        question: QuestionOptions,
+        labels: Sequence[str],
+        calibration: Calibration | None = None,
+        top: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.model = model
+        self.labels = tuple(labels)
+        self.calibration = calibration or Calibration()
+        self.top = top if top and top < len(labels) else None
+        self.batch_size = batch_size
+        self.prompt = make_prompt(model, question, labels)
+        self.trie = LabelTrie(labels, self.prompt.answers)
+        with torch.inference_mode(), model.autocast():
+            self._before = grow(model.decoder, model.embed(self._ids(self.prompt.before)))[1]
+            self._after = model.embed(self._ids(self.prompt.after))
+        self._room = model.free_memory() // 4
+
+    def _ids(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor([ids], device=self.model.device)
+
+    def fits(self, shape: Sequence[int]) -> int:
+        """How many images of a shape (3, H, W) are scored at once."""
+        if self.batch_size:
+            return self.batch_size
+        most = self._room // self.model.memory(shape, len(self.prompt.before))
+        return 1 << (max(1, min(MOST, most)).bit_length() - 1)  # a power of two, so that little changes change nothing
+
+    @torch.inference_mode()
+    def score(self, pixels: Tensor) -> Scores:
+        """Search the labels of a batch of images; see `labels.search`.
+
+        Args:
+            pixels: (n, 3, H, W) bytes, images of one size.
+        """
+        model = self.model
+        with model.autocast():
+            seen = model.look(pixels)
+            segment = torch.cat([seen, self._after.expand(len(seen), -1, -1).to(seen.dtype)], 1)
+            hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(seen)))
+            return search(model, self.trie, hidden[:, -1], branch, self.top, TOLERANCE)
+
+    def score_all(self, pixels: Tensor) -> Iterator[Scores]:
+        """The same in batches that fit into memory; when one doesn't, from then on only half as many are tried at once.
+
+        Raises:
+            UserError: there is not enough memory for one image.
+        """
+        start = 0
+        while start < len(pixels):
+            size = min(self.fits(pixels.shape[1:]), len(pixels) - start)
+            try:
+                scores = self.score(pixels[start : start + size])
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                scores = None
+            # Here, and not in the handler, where the failed batch is still held by the traceback.
+            if scores is None:
+                if size == 1:
+                    raise UserError("There is not enough memory to score one image.", "Use a smaller model.")
+                self.batch_size = size // 2
+                torch.cuda.empty_cache()
+                continue
+            yield scores
+            start += size
+
+    def predictions(self, samples: Sequence[tuple[str, str | None]], scores: Scores) -> list[Prediction]:
+        """The answers to a batch of samples, given as (id, label)."""
+        if scores.complete:
+            bound = self.calibration.apply(scores.bound)
+            low = high = bound.softmax(1)
+        else:
+            bound, (low, high) = scores.bound, scores.share()
+        best = bound.argmax(1)
+        raw = scores.bound.masked_fill(~scores.exact, float("nan")).tolist()
+        low, high = (share.gather(1, best[:, None])[:, 0] for share in (low, high))
+        rows = zip(samples, best.tolist(), low.tolist(), high.tolist(), bound, scores.exact, raw, strict=True)
+        out = []
+        for (name, label), i, least, most, row, exact, values in rows:
+            rank = None
+            if label in self.labels and exact[place := self.labels.index(label)]:
+                # Of equal scores the first counts as better, as it does for the answer itself.
+                rank = 1 + int((row > row[place]).sum() + (row[:place] == row[place]).sum())
+                rank = rank if self.top is None or rank <= self.top else None
+            share = (least + most) / 2
+            out.append(Prediction(name, label, self.labels[i], share, rank, None, least, most, tuple(values)))
+        return out
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU's or the machine's memory is used up."""
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+
+
+def windows(
+    classifier: Classifier, items: Iterable[Item], size: int | None = None
+) -> Generator[list[Prediction], None, None]:
+    """Predictions of the items in their order, in lists of `size`.
+
+    An image that can't be read gives a prediction with its `error` and no answer: never dropped.
+
+    Args:
+        size: items of a window; None takes four batches of the first image's size.
+    """
+    stream = _read_ahead(classifier.model, items)
+    first = next(stream, None)
+    if first is None:
+        return
+    size = size or window_size(classifier, first[1])
+    window = [first, *islice(stream, size - 1)]
+    while window:
+        yield _score_window(classifier, window)
+        window = list(islice(stream, size))
+
+
+def window_size(classifier: Classifier, pixels: Tensor | ImageError) -> int:
+    """Items of a window that begins with these pixels: four batches."""
+    return 4 * (classifier.fits(pixels.shape) if isinstance(pixels, Tensor) else MOST)
+
+
+def predict(
+    classifier: Classifier, items: Iterable[Item], progress: Callable[[int], Any] | None = None
+) -> Iterator[Prediction]:
+    """The same one by one; `progress` is called with the number of images done."""
+    done = 0
+    for window in windows(classifier, items):
+        done += len(window)
+        if progress:
+            progress(done)
+        yield from window
+
+
+def require_readable(predictions: Iterable[Prediction], unreadable: str) -> None:
+    """Where the recipe's `data.unreadable` is "stop", an image that could not be read ends the work.
+
+    Raises:
+        ImageError: naming the first such image.
+    """
+    error = next((p.error for p in predictions if p.error), None)
+    if error and unreadable == "stop":
+        raise ImageError(error, "Or set data.unreadable=skip to list such images and go on.")
+
+
+def _read_ahead(model: Model, items: Iterable[Item]) -> Iterator[tuple[Item, Tensor | ImageError]]:
+    """Each item with its prepared pixels, or why there are none; threads keep a few ahead of what is asked for."""
+
+    def read(item: Item) -> Tensor | ImageError:
+        try:
+            return model.prepare(item[2]())
+        except ImageError as error:
+            return error
+
+    workers = min(8, os.cpu_count() or 1)
+    waiting: deque[tuple[Item, Future[Tensor | ImageError]]] = deque()
+    with ThreadPoolExecutor(workers, "lensmith-read") as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(read, item)))
+                if len(waiting) > 16 * workers:
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+            while waiting:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _score_window(classifier: Classifier, window: Sequence[tuple[Item, Tensor | ImageError]]) -> list[Prediction]:
+    found: dict[int, Prediction] = {}
+    sizes: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    for place, ((name, label, _), pixels) in enumerate(window):
+        if isinstance(pixels, ImageError):
+            found[place] = Prediction(name, label, error=str(pixels))
+        else:
+            sizes.setdefault(tuple(pixels.shape), []).append((place, pixels))
+    for group in sizes.values():
+        places = iter(place for place, _ in group)
+        for scores in classifier.score_all(torch.stack([pixels for _, pixels in group])):
+            batch = list(islice(places, len(scores.low)))
+            samples = [window[place][0][:2] for place in batch]
+            found |= zip(batch, classifier.predictions(samples, scores), strict=True)
+    return [found[place] for place in range(len(window))]

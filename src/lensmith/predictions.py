@@ -1,0 +1,162 @@
+"""Predictions on disk: one Parquet file with a row per image, written in parts, so that a stop loses nothing.
+
+While images are being scored, whole parts lie in a folder beside the file to be; when all are there they are joined
+and the folder goes. Memory holds one part at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lensmith.errors import UserError
+from lensmith.records import Prediction, disk_error, write, write_json
+
+PLAIN = [f.name for f in fields(Prediction) if f.name != "scores"]
+"""Columns of the file before the scores."""
+
+
+def to_table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
+    """One row per image as an Arrow table: the fields of `Prediction`, and a column `score: LABEL` for each label."""
+    import pyarrow as pa
+
+    kinds = {"share": pa.float32(), "share_low": pa.float32(), "share_high": pa.float32(), "rank": pa.int32()}
+    columns = {name: pa.array([getattr(p, name) for p in predictions], kinds.get(name, pa.string())) for name in PLAIN}
+    for i, label in enumerate(labels):
+        values = [p.scores[i] if p.scores else None for p in predictions]
+        columns[f"score: {label}"] = pa.array(values, pa.float32())
+    return pa.table(columns)
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
+    """Write all at once; see `to_table`.
+
+    Raises:
+        UserError: the disk is full or the folder can't be written.
+    """
+    import io
+
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(to_table(predictions, labels), buffer, compression="zstd", write_page_checksum=True)
+    write(path, buffer.getvalue())
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The rows of a predictions file, without their scores, which may be large.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or cut short.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"There are no predictions at {path}.", "Make them with `lensmith evaluate`.")
+    try:
+        rows = pq.read_table(path, columns=PLAIN, page_checksum_verification=True).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The predictions {path} are damaged or cut short: {reason}", "Score the images again."
+        ) from None
+    if rows and set(rows[0]) != set(PLAIN):
+        missing = ", ".join(sorted(set(PLAIN) - set(rows[0])))
+        raise UserError(f"The predictions {path} have no column {missing}.", "Score the images again.")
+    return [Prediction(**row) for row in rows]
+
+
+class Unfinished:
+    """The predictions file `path` while it is being made.
+
+    Args:
+        path: where the whole file will be.
+        labels: the classes, in the order of the scores.
+        about: what the scores depend on, as plain values; parts made under other conditions are refused.
+
+    Raises:
+        UserError: the parts on disk were made under other conditions, or can't be written.
+    """
+
+    def __init__(self, path: Path, labels: Sequence[str], about: dict[str, Any]) -> None:
+        import json
+
+        self.path, self.labels, self.about = path, labels, about
+        self.folder = path.with_name(f"{path.stem}.unfinished")
+        self.done = 0
+        """Images in whole parts."""
+        self.seconds = 0.0
+        self._state = self.folder / "about.json"
+        if not self._state.exists():
+            return
+        state = json.loads(self._state.read_text(encoding="utf-8"))
+        changed = [key for key, value in about.items() if state["about"].get(key) != json.loads(json.dumps(value))]
+        if changed:
+            raise UserError(
+                f"{self.folder} was begun with another {', '.join(changed)}.", "Remove it, or use another run folder."
+            )
+        self.about, self.seconds = state["about"], state["seconds"]
+        for part in self._parts():
+            count = _count(part)
+            if int(part.stem) != self.done or count is None:  # a disk's own mishap: score from here again
+                part.unlink()
+            else:
+                self.done += count
+
+    @property
+    def window(self) -> int | None:
+        """Images of the first part, by which an unfinished file goes on; None if there is none."""
+        parts = self._parts()
+        return _count(parts[0]) if parts else None
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("*.parquet"))
+
+    def add(self, predictions: Sequence[Prediction], seconds: float) -> None:
+        """Keep a part; `seconds` is what it took."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise disk_error(self.folder, error) from None
+        self.seconds += seconds
+        if not self._state.exists():
+            write_json(self._state, {"about": self.about, "seconds": self.seconds})
+        write_predictions(self.folder / f"{self.done:09d}.parquet", predictions, self.labels)
+        write_json(self._state, {"about": self.about, "seconds": self.seconds})
+        self.done += len(predictions)
+
+    def join(self) -> None:
+        """Make the parts one file, and remove them.
+
+        Raises:
+            UserError: the disk is full; the parts are kept.
+        """
+        import pyarrow.parquet as pq
+
+        temporary = self.path.with_name(f".{self.path.name}.part")
+        try:
+            with pq.ParquetWriter(
+                temporary, to_table([], self.labels).schema, compression="zstd", write_page_checksum=True
+            ) as file:
+                for part in self._parts():
+                    file.write_table(pq.read_table(part))
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise disk_error(self.path, error) from None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _count(part: Path) -> int | None:
+    """Rows of a part, or None if it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(part).num_rows)
+    except (pa.ArrowException, OSError):
+        return None

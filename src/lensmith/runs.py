@@ -1,0 +1,165 @@
+"""A run folder: what it holds, how it begins, and reading it back.
+
+It holds recipe.yaml (resolved), record.json (commit, versions, machine, data), predictions.parquet, evaluation.json,
+calibration.json and report.html; of a training also metrics.jsonl (a line per step), adapter/, training.json and
+result.json; while unfinished, checkpoint/ or predictions.unfinished/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.config import Recipe, load_recipe
+from lensmith.errors import UserError
+from lensmith.records import Evaluation, write, write_json
+
+if TYPE_CHECKING:
+    from lensmith.data import ImageDataset
+
+PREDICTIONS = "predictions.parquet"
+
+
+def new_run_folder(folder: Path) -> Path:
+    """Create a run folder.
+
+    Raises:
+        UserError: it exists and holds something, or can't be created.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"The run folder {folder} exists already.",
+            "Choose another with --run, go on with an unfinished one by `lensmith train --resume FOLDER` or "
+            "`lensmith evaluate --resume FOLDER`, or remove it.",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The run folder {folder} can't be created: {error.strerror}.") from None
+    return folder
+
+
+def default_folder(recipe: Recipe, verb: str) -> Path:
+    """runs/NAME-VERB-TIME."""
+    return Path("runs") / f"{recipe.name}-{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = "test") -> None:
+    """What a run folder holds from its first moment: the resolved recipe, where it comes from, and what is scored."""
+    import yaml
+
+    write(folder / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+    parts = {s.name: {"n": len(s), "hash": s.hash} for s in (dataset.train, dataset.validation, dataset.test)}
+    data = {"uri": dataset.uri, "labels": list(dataset.labels), "notes": list(dataset.notes)} | parts
+    write_json(folder / "record.json", provenance() | {"split": split, "data": data})
+
+
+def read_run(folder: Path) -> Recipe:
+    """The recipe of a run folder.
+
+    Raises:
+        UserError: it isn't one.
+    """
+    if not (folder / "recipe.yaml").exists():
+        raise UserError(f"{folder} is not a run folder: it has no recipe.yaml.")
+    return load_recipe(folder / "recipe.yaml")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run folder's JSON files.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no {path.name} in {path.parent}.", "Give a finished run's folder.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}.", "Make the run again.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no record.", "Make the run again.")
+    return value
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """The figures of a finished run.
+
+    Raises:
+        UserError: the run isn't finished, or its evaluation.json is damaged.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if (folder / "predictions.unfinished").exists():
+        raise UserError(f"The run {folder} isn't finished.", f"Go on with: lensmith evaluate --resume {folder}")
+    try:
+        return TypeAdapter(Evaluation).validate_python(read_json(folder / "evaluation.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{folder / 'evaluation.json'} is damaged, or of another version: {where}: {first['msg']}.",
+            "Make the run again.",
+        ) from None
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine: what is needed to say which program made a figure."""
+    packages = {}
+    for name in ("lensmith", "torch", "transformers", "peft", "datasets", "pillow"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    here = Path(__file__).resolve().parents[2]
+    commit = _git(here, "rev-parse", "HEAD") if (here / ".git").exists() else ""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": commit or None,
+        "dirty": bool(_git(here, "status", "--porcelain")) if commit else None,
+        "python": platform.python_version(),
+        "packages": packages,
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def facts(folder: Path) -> list[tuple[str, str]]:
+    """Where a run's figures come from, for a report."""
+    record, recipe = read_json(folder / "record.json"), read_run(folder)
+    data, machine = record["data"], record["machine"]
+    part = data[record["split"]]
+    return [
+        ("Data", f"{data['uri']}, {part['n']:,} {record['split']} images, hash {part['hash']}"),
+        ("Training images", f"{data['train']['n']:,}"),
+        ("Validation images", f"{data['validation']['n']:,}"),
+        ("Base model", recipe.model.base),
+        ("Seed", str(recipe.seed)),
+        ("Commit", f"{record['commit'] or 'unknown'}{' (changed since)' if record['dirty'] else ''}"),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in record["packages"].items())),
+        ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("Made", record["created"]),
+    ]
+
+
+def _git(folder: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

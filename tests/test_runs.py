@@ -1,0 +1,43 @@
+"""A run folder is never written over, says where it is from, and is refused in one sentence when it is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lensmith.errors import UserError
+from lensmith.runs import new_run_folder, provenance, read_evaluation, read_json
+
+
+def test_a_run_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    assert new_run_folder(tmp_path / "new" / "run").is_dir()
+    (tmp_path / "file").write_text("x")
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UserError, match="exists already"):
+            new_run_folder(taken)
+    with pytest.raises(UserError, match="can't be created"):
+        new_run_folder(tmp_path / "file" / "run")
+
+
+def test_provenance_names_program_and_machine() -> None:
+    where = provenance()
+    assert {"torch", "transformers", "peft", "lensmith"} <= set(where["packages"])
+    assert where["machine"]["cores"] >= 1
+
+
+def test_damaged_records_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no evaluation\.json"):
+        read_evaluation(tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"name": "tuned"')
+    with pytest.raises(UserError, match="is damaged"):
+        read_evaluation(tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"name": "tuned"}')
+    with pytest.raises(UserError, match="another version: accuracy"):
+        read_evaluation(tmp_path)
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserError, match="holds no record"):
+        read_json(tmp_path / "list.json")
+    (tmp_path / "predictions.unfinished").mkdir()
+    with pytest.raises(UserError, match="evaluate --resume"):
+        read_evaluation(tmp_path)
