@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lensmith.branches import fork, fork_all, grow
+from lensmith.branches import ATTENTION, fork, fork_all, grow
 from lensmith.config import QuestionOptions, TrainOptions, TuneOptions
 from lensmith.models.family import Model
 from lensmith.models.lora import attach, trainable
@@ -19,10 +20,12 @@ LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
 SAID = ["can opener", "can", "ankle boot", "t-shirt", "can"]
 
 
-def plain_loss(model: Model, pixels: Tensor, answers: list[list[int]]) -> Tensor:
-    """The loss by transformers' own forward pass, one sample at a time, the image through its own code."""
+def plain_loss(model: Model, pixels: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+    """The loss by transformers' own forward pass and attention, one sample at a time, the image through its own code."""
     prompt = make_prompt(model, QuestionOptions(), LABELS)
     network: Any = model.network
+    text = network.model.language_model
+    text.set_attn_implementation("eager")
     p = 16
     total = torch.zeros(())
     for image, answer in zip(pixels, answers, strict=True):
@@ -39,6 +42,7 @@ def plain_loss(model: Model, pixels: Tensor, answers: list[list[int]]) -> Tensor
         ).logits
         n = len(answer)
         total = total + torch.nn.functional.cross_entropy(logits[0, -n - 1 : -1], ids[0, -n:], reduction="sum")
+    text.set_attn_implementation(ATTENTION)
     return total / len(answers)
 
 
@@ -111,6 +115,26 @@ def test_forked_rows_go_on_as_if_run_whole(tiny: Model, tokens: int) -> None:
     found, _ = grow(tiny.decoder, tiny.embed(more), fork(branch, index))
     whole, _ = grow(tiny.decoder, tiny.embed(torch.cat([ids[index], more], 1)))
     torch.testing.assert_close(found, whole[:, 6:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_shared_is_kept_once_and_may_grow(tiny: Model) -> None:
+    first, second, third = (torch.randint(10, 500, (rows, n)) for rows, n in ((1, 6), (1, 3), (4, 2)))
+    _, trunk = grow(tiny.decoder, tiny.embed(first))
+    _, bough = grow(tiny.decoder, tiny.embed(second), fork_all(trunk, 1))
+    twigs = fork_all(bough, 4)
+    assert {keys.shape[::2] for keys, _ in twigs.shared.values()} == {(1, 9)}
+    found, _ = grow(tiny.decoder, tiny.embed(third), twigs)
+    whole = torch.cat([first.expand(4, -1), second.expand(4, -1), third], 1)
+    plain, _ = grow(tiny.decoder, tiny.embed(whole))
+    torch.testing.assert_close(found, plain[:, 9:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_decoder_with_another_attention_is_refused(tiny: Model) -> None:
+    tiny.decoder.set_attn_implementation("eager")  # type: ignore[operator]
+    with pytest.raises(ValueError, match="attention is 'eager'"):
+        grow(tiny.decoder, tiny.embed(torch.zeros(1, 3, dtype=torch.long)))
 
 
 @torch.no_grad()

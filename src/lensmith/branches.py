@@ -96,7 +96,7 @@ def fork_all(branch: Branch, rows: int) -> Branch:
         raise ValueError(f"Only a branch of one row can be forked to all; this one has {branch.rows}.")
     shared, own = dict(branch.shared), copy.copy(branch.cache)
     own.layers = [copy.copy(layer) for layer in branch.cache.layers]
-    for i, layer in enumerate(own.layers):
+    for i, layer in enumerate(cast(list[Any], own.layers)):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None or not keys.numel():
             continue

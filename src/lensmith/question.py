@@ -105,8 +105,9 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
     tokenizer = model.tokenizer
     forms = spoken(question, labels)
     if question.answers == "codes":
-        said = [(code,) for code in codes(tokenizer, len(labels))]
-        lines = [f"{code}: {names[0]}" for (code,), names in zip(said, forms, strict=True)]
+        short = codes(tokenizer, len(labels))
+        lines = [f"{code}: {names[0]}" for code, names in zip(short, forms, strict=True)]
+        said: list[tuple[str, ...]] = [(code,) for code in short]
         end: tuple[int, ...] = ()
     else:
         said, lines, end = forms, [names[0] for names in forms], (tokenizer.eos_token_id,)

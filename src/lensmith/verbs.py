@@ -241,6 +241,7 @@ def score(
         verb: the command that goes on after a stop.
     """
     from lensmith import evaluation
+    from lensmith.calibrate import ENOUGH
     from lensmith.inference import Classifier
     from lensmith.predictions import read_predictions
 
@@ -248,7 +249,7 @@ def score(
     scoring = recipe.evaluate
     classifier = Classifier(model, recipe.question, dataset.labels, top=scoring.top, batch_size=scoring.batch_size)
     write_json(folder / "question.json", {"text": classifier.prompt.text})
-    checked = counter("calibrating", min(len(dataset.validation), evaluation.calibrate.ENOUGH), tell)
+    checked = counter("calibrating", min(len(dataset.validation), ENOUGH), tell)
     calibration = evaluation.calibrated(classifier, dataset, recipe, split, folder / CALIBRATION, checked)
     progress = counter(f"scoring ({name})", len(split), tell)
     seconds = evaluation.score(classifier, split, folder / PREDICTIONS, recipe, verb, progress)
