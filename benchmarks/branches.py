@@ -25,7 +25,7 @@ from lensmith.config import ModelOptions, QuestionOptions, TrainOptions, TuneOpt
 from lensmith.models.lora import attach, trainable
 from lensmith.question import answer_ids, make_prompt
 from lensmith.runs import provenance
-from lensmith.train import batch_loss
+from lensmith.training import batch_loss
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600
 

@@ -21,7 +21,7 @@ SAID = ["can opener", "can", "ankle boot", "t-shirt", "can"]
 
 
 def plain_loss(model: Model, pixels: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
-    """The loss by transformers' own forward pass and attention, one sample at a time, the image through its own code."""
+    """The loss by transformers' own forward pass and attention, one sample at a time, its own code for the image."""
     prompt = make_prompt(model, QuestionOptions(), LABELS)
     network: Any = model.network
     text = network.model.language_model

@@ -192,3 +192,94 @@ def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_
     assert json.loads(out)["accuracy"] == first["accuracy"]
     assert json.loads(out)["training"] == first["training"]
     assert "not a run folder" in says(run, "train", "--resume", tmp_path)
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    words = options(shapes(circle=400, square=400), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
+    environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lensmith.cli", "evaluate"]
+    child = subprocess.Popen(
+        [*command, *words, "--run", "a run"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    parts = tmp_path / "a run" / "predictions.unfinished"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("*.parquet"))) < 3:
+        assert time.monotonic() < deadline, "scoring did not start"
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "lensmith evaluate --resume 'a run'" in err
+    assert "Traceback" not in err
+    kept = {part: part.stat().st_mtime_ns for part in parts.glob("*.parquet")}
+    assert kept
+
+    def go(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    unfinished = subprocess.run(
+        [sys.executable, "-m", "lensmith.cli", "compare", "a run", "b run"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert unfinished.returncode == 2
+    assert "isn't finished" in unfinished.stderr
+    again = go("--resume", "a run", "--json")
+    assert again.returncode == 0, again.stderr
+    assert go(*words, "--run", "b run").returncode == 0
+    assert not parts.exists()
+    first, second = (tmp_path / name / "predictions.parquet" for name in ("a run", "b run"))
+    assert first.read_bytes() == second.read_bytes()
+    assert "nothing to resume" in go("--resume", "a run").stderr
+
+
+def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+    data = shapes(circle=60, square=60)
+    words = options(data, tiny_folder, "train.epochs=6", "train.learning_rate=0.01", "tune.projector=true")
+    assert run("train", *words, "tune.vision_tower=true", "--run", "taught")[0] == 0
+    assert run("evaluate", *words, "--run", "bare")[0] == 0
+    assert run("evaluate", *words, "--run", "bare again")[0] == 0
+
+    code, out, _ = run("compare", "bare", "taught", "bare again", "--run", "c", "--json")
+    record = json.loads(out)
+    assert code == 0
+    better, tie = record["comparisons"]
+    assert better["verdict"] == "better"
+    assert "taught is better than bare" in better["sentence"]
+    assert tie["verdict"] == "can't tell"
+    assert "can't tell bare again from bare" in tie["sentence"]
+    page = Path(record["report"]).read_text()
+    assert "data:image/png" in page, "what changed is shown as pictures"
+    assert "tune.projector" not in page, "only settings that differ are listed"
+
+    code, out, _ = run("compare", "taught", "bare", "--run", "d")
+    assert code == 0
+    assert "bare is worse than taught" in out
+
+    assert run("evaluate", *words, "data.test_limit=9", "--run", "few")[0] == 0
+    assert "few scored 9 images" in says(run, "compare", "few", "bare").replace("bare scored", "")
+    assert "two runs or more" in says(run, "compare", "bare", "bare")
+    assert "not a run folder" in says(run, "compare", "bare", data)
+    whole = Path("few/predictions.parquet").read_bytes()
+    Path("few/predictions.parquet").write_bytes(whole[: len(whole) // 2])
+    assert "damaged or cut short" in says(run, "compare", "bare", "few")
+    assert not list(Path("runs").glob("*compare*"))
+
+    for picture in data.rglob("*.jpg"):
+        picture.unlink()
+    code, _, _ = run("compare", "bare", "taught", "--run", "gone")
+    assert code == 0
+    assert "can&#39;t be opened any more" in Path("gone/report.html").read_text()
+
+
+def test_codes_and_spoken_forms_from_training_to_prediction(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+    data = shapes(red_circle=20, square=20)
+    words = options(data, tiny_folder, "question.answers=codes", "question.spoken={square: [box, crate]}")
+    assert run("train", *words, "--run", "coded")[0] == 0
+    assert "A: red circle" in json.loads(Path("coded/question.json").read_text())["text"]
+    code, out, _ = run("predict", data / "square", "--run", "coded", "--json")
+    assert code == 0
+    assert {p["predicted"] for p in json.loads(out)["predictions"]} <= {"red_circle", "square"}
+    assert json.loads(Path("coded/adapter/lensmith.json").read_text())["calibration"]["prior"] == "none"

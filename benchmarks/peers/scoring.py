@@ -7,6 +7,7 @@ runs one peer at a time on request, so that both sides of a race can take turns 
 
 JOB.json: {"model": folder, "system": text or null, "text": user text with the labels filled in, "labels": [...],
            "images": [PNG paths], "threads": n, "dtype": "float32" or "bfloat16",
+           "rows": labels of one batch for `per_label_batch` (default 8; on two cores 32 and more were much slower),
            "codes": [one single-token code for each label, for `decision` only],
            "peers": [those to prepare; default: all that the job allows]}
 stdout:   {"ready": true, "versions": {...}, "prompt": [token ids of the question with the first image]}
@@ -89,8 +90,8 @@ def constrained(job: Job, model: Any, processor: Any) -> Peer:
     return run
 
 
-def per_label(job: Job, model: Any, processor: Any, batch: bool = False) -> Peer:
-    """The whole question and one answer at a time through the plain forward pass, or all answers in a padded batch."""
+def per_label(job: Job, model: Any, processor: Any, rows: int = 1) -> Peer:
+    """The whole question and an answer through the plain forward pass, `rows` answers at a time in a padded batch."""
     tokenizer = processor.tokenizer
     prompt = tokenizer.apply_chat_template(messages(job), tokenize=False, add_generation_prompt=True)
     spelled = tokenizer(job["labels"], add_special_tokens=False)["input_ids"]
@@ -120,7 +121,8 @@ def per_label(job: Job, model: Any, processor: Any, batch: bool = False) -> Peer
     @torch.inference_mode()
     def run(path: str) -> tuple[str, list[float]]:
         seen = look(path)
-        scores = score(seen, answers) if batch else [score(seen, [ids])[0] for ids in answers]
+        groups = [answers[start : start + rows] for start in range(0, len(answers), rows)]
+        scores = [value for group in groups for value in score(seen, group)]
         return job["labels"][scores.index(max(scores))], scores
 
     check(job, processor, look(job["images"][0]), "per_label")
@@ -171,7 +173,7 @@ def decision(job: Job, model: Any, processor: Any) -> Peer:
 PEERS: dict[str, Callable[[Job, Any, Any], Peer]] = {
     "outlines": constrained,
     "per_label": per_label,
-    "per_label_batch": lambda job, model, processor: per_label(job, model, processor, batch=True),
+    "per_label_batch": lambda job, model, processor: per_label(job, model, processor, job.get("rows", 8)),
     "decision": decision,
 }
 

@@ -33,13 +33,15 @@ def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb
     """Predict a part of a dataset into the file `path`, going on from what an earlier call has left there.
 
     Returns:
-        Seconds it took, those of earlier calls included.
+        Seconds it took, those of earlier calls included; 0 if the file was there already.
 
     Raises:
         UserError: the disk is full; or what is left there was scored under other conditions.
         ImageError: an image can't be read and the recipe says to stop.
         Stopped: Ctrl-C, after the window in hand was kept.
     """
+    if path.exists():
+        return 0.0
     order = hashlib.sha256("\n".join(split.ids).encode()).hexdigest()[:16]
     about = {"images": order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
     unfinished = Unfinished(path, classifier.labels, about)

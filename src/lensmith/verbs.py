@@ -325,8 +325,10 @@ def compare(runs: Sequence[Path], folder: Path | None = None, tell: Tell = silen
     if len(set(map(Path.resolve, runs))) < 2:
         raise UserError("A comparison takes two runs or more.", "Give their folders: lensmith compare RUN RUN.")
     names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [str(run) for run in runs]
-    recipes = [read_run(run) for run in runs]
-    evaluations = [replace(read_evaluation(run), name=name, notes=[]) for run, name in zip(runs, names, strict=True)]
+    recipes, evaluations = [], []
+    for run, name in zip(runs, names, strict=True):
+        recipes.append(read_run(run))
+        evaluations.append(replace(read_evaluation(run), name=name, notes=[]))
     predictions = [read_predictions(run / PREDICTIONS) for run in runs]
     found = compare_all(names, predictions)
     folder = new_run_folder(folder or default_folder(Recipe(name=names[-1]), "compare"))

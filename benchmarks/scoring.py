@@ -1,0 +1,167 @@
+"""Claim: the exact best label costs a small part of what others take for it, and is the same.
+
+One model (nano), one question of about 600 tokens, the same photographs from the same PNG files, reading included.
+Lensmith searches the label trie for the best label, end token included, on a past that all images share. Against it,
+in an environment of their own (benchmarks/peers/):
+
+- `outlines`: constrained generation, one image at a time, as the post did that Lensmith began with;
+- `per_label`: transformers' forward pass for each label of each image, one at a time or padded in batches of labels
+  (the faster of the two counts): the brute force that the answers must equal;
+- `decision`: transformers' own `pipeline("decision")` on the same single-token codes.
+
+They take turns, so that a noisy machine is noisy for all; a ratio is that of the medians over the rounds.
+
+Run: python benchmarks/scoring.py [--quick]   (ten minutes, the first time more; the last line is JSON)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lensmith import models, verbs
+from lensmith.config import ModelOptions, QuestionOptions, load_recipe
+from lensmith.data import decode_image
+from lensmith.inference import Classifier, predict
+from lensmith.models.family import Model
+from lensmith.question import codes, make_prompt
+from lensmith.runs import provenance
+
+PEERS = Path(__file__).parent / "peers"
+OURS, ROUNDS = 512, 5
+
+
+class Race:
+    """Lensmith and its peers on one question: a label set, and answers by name or by code."""
+
+    def __init__(
+        self, name: str, model: Model, question: QuestionOptions, labels: list[str], files: list[Path]
+    ) -> None:
+        self.name, self.labels, self.files = name, labels, files
+        prompt = make_prompt(model, question, labels)
+        self.tokens = len(prompt.before) + len(prompt.after)
+        self.classifier = Classifier(model, question, labels, top=1)
+        lines = labels
+        job: dict[str, Any] = {}
+        if question.answers == "codes":
+            job["codes"] = codes(model.tokenizer, len(labels))
+            lines = [f"{code}: {label}" for code, label in zip(job["codes"], labels, strict=True)]
+        job |= {"model": str(models.NANO), "labels": labels, "images": [str(f) for f in files], "dtype": "float32"}
+        job |= {"system": question.system, "text": question.text.replace("{labels}", "\n".join(lines))}
+        job |= {"threads": torch.get_num_threads()}
+        job["peers"] = ["decision"] if "codes" in job else ["outlines", "per_label", "per_label_batch"]
+        if len(labels) > 26 and "outlines" in job["peers"]:
+            job["peers"].remove("outlines")
+        self.peers: list[str] = job["peers"]
+        path = files[0].parent / f"{name}.json"
+        path.write_text(json.dumps(job))
+        self.process = subprocess.Popen(
+            [PEERS / ".venv" / "bin" / "python", PEERS / "scoring.py", path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.versions = self._read()["versions"]
+        self.speed: dict[str, list[float]] = {peer: [] for peer in ["lensmith", *self.peers]}
+        self.answers: dict[str, dict[int, str]] = {peer: {} for peer in self.speed}
+        self.share = dict.fromkeys(self.peers, 2)
+        """Images of a peer's turn."""
+
+    def _read(self) -> Any:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the peers of {self.name} stopped; run {PEERS / 'scoring.py'} by hand to see why")
+        return json.loads(line)
+
+    def turn(self, seconds: float, warm: bool) -> None:
+        """Everyone once; peers are given as many images as they do in so many seconds."""
+        for peer in self.peers:
+            start = (len(self.answers[peer]) if warm else 0) % len(self.files)
+            places = [(start + i) % len(self.files) for i in range(self.share[peer])]
+            assert self.process.stdin
+            self.process.stdin.write(json.dumps({"peer": peer, "images": places}) + "\n")
+            self.process.stdin.flush()
+            found = self._read()
+            if warm:
+                self.speed[peer].append(len(places) / found["seconds"])
+                self.answers[peer] |= dict(zip(places, found["answers"], strict=True))
+            self.share[peer] = max(2, min(len(self.files), int(seconds * len(places) / found["seconds"])))
+        items = ((str(i), None, partial(decode_image, file, name=file.name)) for i, file in enumerate(self.files))
+        clock = time.perf_counter()
+        done = list(predict(self.classifier, items))
+        if warm:
+            self.speed["lensmith"].append(len(done) / (time.perf_counter() - clock))
+            self.answers["lensmith"] = {int(p.id): str(p.predicted) for p in done}
+
+    def ratio(self, *peers: str) -> float:
+        """Lensmith's images a second over those of the fastest of the peers."""
+        return round(self.median("lensmith") / max(self.median(peer) for peer in peers), 1)
+
+    def median(self, who: str) -> float:
+        return statistics.median(self.speed[who])
+
+    def agree(self, peer: str) -> tuple[int, int]:
+        """Images that a peer gave Lensmith's answer to, and images it did."""
+        theirs = self.answers[peer]
+        return sum(self.answers["lensmith"][i] == label for i, label in theirs.items()), len(theirs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    rounds, seconds = (1, 1.0) if parser.parse_args().quick else (ROUNDS, 8.0)
+    subprocess.run([PEERS / "setup.sh"], check=True)
+    model = models.load(ModelOptions(dtype="float32"))
+    system, _, text = (PEERS / "question.txt").read_text().strip().partition("\n---\n")
+    dataset = verbs.open_data(load_recipe("demo-fashion"))
+    ten, hundred = list(dataset.labels), (PEERS / "labels_100.txt").read_text().split("\n")[:100]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.png" for i in range(OURS)]
+        for i, file in enumerate(files):
+            dataset.test.image(i).save(file)
+        by_name = QuestionOptions(text=text, system=system)
+        by_code = QuestionOptions(text=text, system=system, answers="codes")
+        races = [
+            Race("10 labels", model, by_name, ten, files),
+            # A hundred lines are most of the 600 tokens; the rules would be of clothes.
+            Race("100 labels", model, QuestionOptions(text=text), hundred, files),
+            Race("10 codes", model, by_code, ten, files),
+        ]
+        for i in range(rounds + 1):
+            for race in races:
+                race.turn(seconds, warm=i > 0)  # the first round warms up
+        for race in races:
+            race.process.kill()
+    names, many, coded = races
+    print(f"nano, float32, {OURS} photographs, {rounds} rounds, {provenance()['machine']}, peers: {names.versions}")
+    print(f"{'':<12}{'tokens':>7}  {'by':<16}{'images/s':>9}{'lensmith is':>14}  same answer")
+    for race in races:
+        print(f"{race.name:<12}{race.tokens:>7}  {'lensmith':<16}{race.median('lensmith'):>9.1f}")
+        for peer in race.peers:
+            same, n = race.agree(peer)
+            print(f"{'':<21}{peer:<16}{race.median(peer):>9.2f}{race.ratio(peer):>12.1f} x  {same} of {n}")
+    wrong = [r.name for r in (names, many) for p in ("per_label", "per_label_batch") if r.agree(p)[0] < r.agree(p)[1]]
+    print(
+        json.dumps(
+            {
+                "ratio_outlines": names.ratio("outlines"),
+                "ratio_per_label_10": names.ratio("per_label", "per_label_batch"),
+                "ratio_per_label_100": many.ratio("per_label", "per_label_batch"),
+                "ratio_decision_pipeline": coded.ratio("decision"),
+                "images_per_s": round(names.median("lensmith"), 1),
+                "equal_to_brute_force": not wrong,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
