@@ -278,7 +278,7 @@ def test_codes_and_spoken_forms_from_training_to_prediction(run: Run, shapes: Sh
     data = shapes(red_circle=20, square=20)
     words = options(data, tiny_folder, "question.answers=codes", "question.spoken={square: [box, crate]}")
     assert run("train", *words, "--run", "coded")[0] == 0
-    assert "A: red circle" in json.loads(Path("coded/question.json").read_text())["text"]
+    assert "A. red circle" in json.loads(Path("coded/question.json").read_text())["text"]
     code, out, _ = run("predict", data / "square", "--run", "coded", "--json")
     assert code == 0
     assert {p["predicted"] for p in json.loads(out)["predictions"]} <= {"red_circle", "square"}

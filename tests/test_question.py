@@ -80,7 +80,7 @@ def test_spoken_forms_that_make_no_sense_are_refused(tiny: Model) -> None:
 def test_codes_are_single_tokens_that_the_class_list_explains(tiny: Model) -> None:
     question = QuestionOptions(answers="codes")
     prompt = make_prompt(tiny, question, LABELS)
-    assert "A: circle\nB: square\nC: red square" in prompt.text
+    assert "A. circle\nB. square\nC. red square" in prompt.text
     assert [len(ids) for forms in prompt.answers for ids in forms] == [1, 1, 1]
     assert said(tiny, question, LABELS) == [["A"], ["B"], ["C"]]
     many = codes(tiny.tokenizer, 70)

@@ -1,16 +1,16 @@
 """The only inference loop: images in, the best label and its share out.
 
-The prompt up to the image runs once per `Classifier`; each batch forks it. Images are read and resized by threads
-while the model works (Pillow and PyTorch let go of the interpreter lock), a window at a time, so that memory does not
-depend on how many there are. A batch holds images of one size, so that no row is padded.
+The prompt up to the image runs once per `Classifier`; each batch forks it. Images are read and resized a window at a
+time, so that memory does not depend on how many there are. A batch holds images of one size, so that no row is padded.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,13 +26,15 @@ from lensmith.models.family import Model
 from lensmith.question import make_prompt
 from lensmith.records import Calibration, Prediction
 
-MOST = 128
+MOST = 256
 """The largest batch that is chosen by itself: more are no faster, on a CPU and on a GPU."""
 TOLERANCE = 0.01
-"""How closely the best label's share is known where not all labels are scored."""
+"""How closely the best label's share is known, by default, where not all labels are scored."""
 
 Item = tuple[str, str | None, Callable[[], Image.Image]]
 """A sample's id, its label if known, and how to get its image (may raise ImageError)."""
+Ready = tuple[Item, Tensor | ImageError]
+"""An item with its pixels, (3, H, W) bytes, or why there are none."""
 
 
 class Classifier:
@@ -41,6 +43,7 @@ class Classifier:
     Args:
         calibration: what is done to the scores before they become shares.
         top: search only for so many best labels; None scores all.
+        tolerance: how closely the best label's share must be known then; 1 asks for the label alone.
         batch_size: images scored at once; None chooses by the memory that is free.
     """
 
@@ -51,12 +54,15 @@ class Classifier:
         labels: Sequence[str],
         calibration: Calibration | None = None,
         top: int | None = None,
+        tolerance: float = TOLERANCE,
         batch_size: int | None = None,
     ) -> None:
         self.model = model
         self.labels = tuple(labels)
+        self._place = {label: i for i, label in enumerate(labels)}
         self.calibration = calibration or Calibration()
         self.top = top if top and top < len(labels) else None
+        self.tolerance = tolerance
         self.batch_size = batch_size
         self.prompt = make_prompt(model, question, labels)
         self.trie = LabelTrie(labels, self.prompt.answers)
@@ -87,7 +93,7 @@ class Classifier:
             seen = model.look(pixels)
             segment = torch.cat([seen, self._after.expand(len(seen), -1, -1).to(seen.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(seen)))
-            return search(model, self.trie, hidden[:, -1], branch, self.top, TOLERANCE)
+            return search(model, self.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
     def score_all(self, pixels: Tensor) -> Iterator[Scores]:
         """The same in batches that fit into memory; when one doesn't, from then on only half as many are tried at once.
@@ -122,19 +128,31 @@ class Classifier:
         else:
             bound, (low, high) = scores.bound, scores.share()
         best = bound.argmax(1)
-        raw = scores.bound.masked_fill(~scores.exact, float("nan")).tolist()
+        raw = scores.bound.masked_fill(~scores.exact, float("nan"))
         low, high = (share.gather(1, best[:, None])[:, 0] for share in (low, high))
-        rows = zip(samples, best.tolist(), low.tolist(), high.tolist(), bound, scores.exact, raw, strict=True)
-        out = []
-        for (name, label), i, least, most, row, exact, values in rows:
-            rank = None
-            if label in self.labels and exact[place := self.labels.index(label)]:
-                # Of equal scores the first counts as better, as it does for the answer itself.
-                rank = 1 + int((row > row[place]).sum() + (row[:place] == row[place]).sum())
-                rank = rank if self.top is None or rank <= self.top else None
-            share = (least + most) / 2
-            out.append(Prediction(name, label, self.labels[i], share, rank, None, least, most, tuple(values)))
-        return out
+        places = torch.tensor([self._place.get(str(label), -1) for _, label in samples], device=bound.device)
+        true = places.clamp(min=0)[:, None]
+        score, before = bound.gather(1, true), torch.arange(bound.shape[1], device=bound.device) < true
+        # Of equal scores the first counts as better, as it does for the answer itself.
+        ranks = 1 + ((bound > score) | ((bound == score) & before)).sum(1)
+        ranked = (places >= 0) & scores.exact.gather(1, true)[:, 0] & (ranks <= (self.top or bound.shape[1]))
+        columns = (best, low, high, ranks, ranked, raw)
+        return [
+            Prediction(
+                name,
+                label,
+                self.labels[i],
+                (least + most) / 2,
+                rank if known else None,
+                None,
+                least,
+                most,
+                tuple(values),
+            )
+            for (name, label), i, least, most, rank, known, values in zip(
+                samples, *(column.tolist() for column in columns), strict=True
+            )
+        ]
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -153,20 +171,18 @@ def windows(
     Args:
         size: items of a window; None takes four batches of the first image's size.
     """
-    stream = _read_ahead(classifier.model, items)
-    first = next(stream, None)
-    if first is None:
-        return
-    size = size or window_size(classifier, first[1])
-    window = [first, *islice(stream, size - 1)]
-    while window:
-        yield _score_window(classifier, window)
-        window = list(islice(stream, size))
-
-
-def window_size(classifier: Classifier, pixels: Tensor | ImageError) -> int:
-    """Items of a window that begins with these pixels: four batches."""
-    return 4 * (classifier.fits(pixels.shape) if isinstance(pixels, Tensor) else MOST)
+    rest = iter(items)
+    with _Reader(classifier.model) as reader:
+        first = reader.read(list(islice(rest, 1)))
+        if not first:
+            return
+        pixels = first[0][1]
+        size = size or 4 * (classifier.fits(pixels.shape) if isinstance(pixels, Tensor) else MOST)
+        window = first + reader.read(list(islice(rest, size - 1)))
+        while window:
+            following = reader.begin(list(islice(rest, size)))
+            yield _score_window(classifier, window)
+            window = following()
 
 
 def predict(
@@ -192,32 +208,48 @@ def require_readable(predictions: Iterable[Prediction], unreadable: str) -> None
         raise ImageError(error, "Or set data.unreadable=skip to list such images and go on.")
 
 
-def _read_ahead(model: Model, items: Iterable[Item]) -> Iterator[tuple[Item, Tensor | ImageError]]:
-    """Each item with its prepared pixels, or why there are none; threads keep a few ahead of what is asked for."""
+class _Reader:
+    """Reads and prepares the images of a window.
 
-    def read(item: Item) -> Tensor | ImageError:
-        try:
-            return model.prepare(item[2]())
-        except ImageError as error:
-            return error
+    With a GPU, one window is read while the one before is scored. On a CPU the model has the cores, and the two would
+    only be in each other's way. Several threads read where an image takes milliseconds; small ones are read faster by
+    one, because threads hand the interpreter lock to and fro (28-pixel PNGs: 170 us an image by one, 340 by two).
+    """
 
-    workers = min(8, os.cpu_count() or 1)
-    waiting: deque[tuple[Item, Future[Tensor | ImageError]]] = deque()
-    with ThreadPoolExecutor(workers, "lensmith-read") as pool:
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(read, item)))
-                if len(waiting) > 16 * workers:
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
-            while waiting:
-                ready, future = waiting.popleft()
-                yield ready, future.result()
-        finally:
+    SLOW = 0.002
+    """Seconds for an image, from which on threads pay."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lensmith-read")
+        self.ahead = ThreadPoolExecutor(1, "lensmith-ahead") if model.device.type != "cpu" else None
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in filter(None, (self.ahead, self.pool)):
             pool.shutdown(cancel_futures=True)
 
+    def begin(self, items: list[Item]) -> Callable[[], list[Ready]]:
+        """Start reading if that can go on beside the model; the result, when called, gives the window."""
+        return self.ahead.submit(self.read, items).result if self.ahead else partial(self.read, items)
 
-def _score_window(classifier: Classifier, window: Sequence[tuple[Item, Tensor | ImageError]]) -> list[Prediction]:
+    def read(self, items: list[Item]) -> list[Ready]:
+        """Each item with its pixels, or why there are none."""
+        start = time.perf_counter()
+        found = [self._one(item) for item in items[:4]]
+        slow = time.perf_counter() - start > self.SLOW * len(found)
+        return found + list((self.pool.map if slow else map)(self._one, items[4:]))
+
+    def _one(self, item: Item) -> Ready:
+        try:
+            return item, self.model.prepare(item[2]())
+        except ImageError as error:
+            return item, error
+
+
+def _score_window(classifier: Classifier, window: Sequence[Ready]) -> list[Prediction]:
     found: dict[int, Prediction] = {}
     sizes: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
     for place, ((name, label, _), pixels) in enumerate(window):

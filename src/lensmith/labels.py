@@ -10,6 +10,7 @@ everything that leaves its path. Images whose search takes longer share the step
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 MAX_ROWS = 2048
 """Answers of one decoder call: bounds the memory that forked pasts take."""
 MAX_LOGITS = 1 << 27
-"""Logits made at once: half a gigabyte in float32."""
+"""Logits made at once on a GPU: half a gigabyte in float32."""
+CHUNK = 256
+"""Positions whose logits are made at once on a CPU, so that they are still in its cache when they are summed."""
+BAND = math.log(10)
+"""A step of the search runs all answers that may be a tenth as probable as the most promising one, or more: a sure
+model runs one or two, and an unsure one takes few steps all the same."""
+PADDING = 256
+"""Tokens of padding that are worth another decoder call to save."""
 
 
 class LabelTrie:
@@ -163,8 +171,8 @@ def search(
     going = torch.arange(len(hidden), device=hidden.device)
     state.learn(going, torch.zeros_like(going), 0, hidden[:, None])
     while len(going := going[~state.finished(going, top, tolerance)]):
-        # As images are done, those that are still going on take several steps at once.
-        for image, answer in state.choose(going, max(1, len(hidden) // len(going)) if top else None):
+        enough = top if top and tolerance >= 1 else None
+        for image, answer in state.choose(going, BAND if top else math.inf, enough):
             said = int(state.trie.length[answer].max()) - 1
             # Padding at the end of a row is never looked at, for nothing grows on these branches.
             out, _ = grow(model.decoder, model.embed(trie.tokens[answer, :said]), fork(branch, image))
@@ -181,6 +189,7 @@ class _Search:
 
     def __init__(self, model: Model, trie: LabelTrie, rows: int) -> None:
         self.model, self.trie = model, trie
+        self.vocabulary = int(model.network.get_output_embeddings().weight.shape[0])
         device, answers = trie.token.device, len(trie.owner)
         self.bound = torch.zeros(rows, answers, device=device)
         self.node = torch.zeros(rows, answers, dtype=torch.long, device=device)
@@ -208,16 +217,25 @@ class _Search:
         depth = (trie.path[answer] == self.node[image, answer][:, None]).int().argmax(1)
         new = (steps >= depth[:, None]) & (steps < trie.length[answer][:, None])
         row, step = new.nonzero(as_tuple=True)
-        logits = self.model.logits(hidden[row, step])  # (pairs, vocabulary)
-        step = step + start
-        total = logits.logsumexp(-1)
-        # Log-probability of the path up to each step: what was known, and the answer's own tokens since.
-        own = torch.zeros(new.shape, device=hidden.device)
-        own[new] = logits.gather(1, trie.tokens[answer[row], step][:, None])[:, 0] - total
-        before = (own.cumsum(1) - own)[new] + self.bound[image, answer][row]
-        parent = trie.path[answer[row], step]
+        states, step = hidden[row, step], step + start
+        parent, token = trie.path[answer[row], step], trie.tokens[answer[row], step]
         pair, child = _ranges(trie.first[parent], trie.count[parent])
-        reached = before[pair] + logits[pair, trie.token[child]] - total[pair]
+        # Log-probabilities of the answer's own next tokens, and of all children.
+        own, known = torch.zeros(new.shape, device=hidden.device), torch.empty(len(pair), device=hidden.device)
+        ends = trie.count[parent].cumsum(0).tolist()
+        limit = CHUNK if hidden.device.type == "cpu" else MAX_LOGITS // self.vocabulary
+        said, first = [], 0
+        for part in torch.arange(len(row), device=hidden.device).split(limit):
+            logits = self.model.logits(states[part])  # (part, vocabulary)
+            total, last = logits.logsumexp(-1), ends[part[-1]]
+            here = pair[first:last]
+            said.append(logits.gather(1, token[part][:, None])[:, 0] - total)
+            known[first:last] = logits[here - part[0], trie.token[child[first:last]]] - total[here - part[0]]
+            first = last
+        own[new] = torch.cat(said)
+        # What the paths' log-probabilities were up to each step.
+        before = (own.cumsum(1) - own)[new] + self.bound[image, answer][row]
+        reached = before[pair] + known
         # The path's own inner nodes are gone through; all else that leaves it, and its end, is new knowledge.
         passed = (child == trie.path[answer[row], step + 1][pair]) & (trie.count[child] > 0) & (step[pair] < steps[-1])
         pair, child, reached = pair[~passed], child[~passed], reached[~passed]
@@ -234,19 +252,30 @@ class _Search:
         low, high = (share.gather(1, best[:, :1])[:, 0] for share in found.share())
         return found.exact.gather(1, best).all(1) & (high - low <= 2 * tolerance)
 
-    def choose(self, rows: Tensor, most: int | None) -> list[tuple[Tensor, Tensor]]:
-        """The answers to run next, at most `most` for each image, the most probable first: (images, answers) pairs."""
-        ahead = self.ahead(rows)
-        if most is not None:
-            promise = self.bound[rows].masked_fill(~ahead, float("-inf"))
-            best = promise.topk(min(most, promise.shape[1]), 1).indices
-            ahead &= torch.zeros_like(ahead).scatter(1, best, True)
+    def choose(self, rows: Tensor, band: float, enough: int | None) -> list[tuple[Tensor, Tensor]]:
+        """The answers to run next: (images, answers) pairs, one for each decoder call.
+
+        Args:
+            rows: the images that are still searched.
+            band: run what is within this of an image's most probable answer, in nats.
+            enough: leave out what can't be among so many best labels; None leaves out nothing.
+        """
+        trie, ahead = self.trie, self.ahead(rows)
+        promise = self.bound[rows].masked_fill(~ahead, float("-inf"))
+        if enough and trie.plain:
+            known = self.bound[rows].masked_fill(~self.exact(rows), float("-inf"))
+            ahead &= promise > known.topk(min(enough, known.shape[1]), 1).values[:, -1:]
+        ahead &= promise >= promise.max(1, keepdim=True).values - band
         row, answer = ahead.nonzero(as_tuple=True)
-        # Answers of like length together, for rows are padded to the longest.
-        order = self.trie.length[answer].argsort(stable=True)
-        vocabulary = self.model.network.get_output_embeddings().weight.shape[0]
-        limit = min(MAX_ROWS, max(1, MAX_LOGITS // (vocabulary * self.trie.tokens.shape[1])))
-        return list(zip(rows[row][order].split(limit), answer[order].split(limit), strict=True))
+        # Rows are padded to the longest, so answers of like length go together.
+        order = trie.length[answer].argsort(stable=True)
+        row, answer, lengths = rows[row][order], answer[order], trie.length[answer[order]].tolist()
+        cuts = [0]
+        for i, length in enumerate(lengths):
+            if i - cuts[-1] == MAX_ROWS or (i - cuts[-1]) * (length - lengths[i - 1]) > PADDING:
+                cuts.append(i)
+        sizes = [b - a for a, b in pairwise([*cuts, len(lengths)])]
+        return list(zip(row.split(sizes), answer.split(sizes), strict=True))
 
     def scores(self, rows: Tensor | None = None) -> Scores:
         """What is known so far, by label."""

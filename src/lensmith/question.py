@@ -106,7 +106,7 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
     forms = spoken(question, labels)
     if question.answers == "codes":
         short = codes(tokenizer, len(labels))
-        lines = [f"{code}: {names[0]}" for code, names in zip(short, forms, strict=True)]
+        lines = [f"{code}. {names[0]}" for code, names in zip(short, forms, strict=True)]
         said: list[tuple[str, ...]] = [(code,) for code in short]
         end: tuple[int, ...] = ()
     else:

@@ -296,7 +296,8 @@ def validate(model: Model, dataset: ImageDataset, recipe: Recipe) -> list[Predic
         return []
     model.network.eval()
     # Only the answer counts here, so only the best label is searched for.
-    classifier = Classifier(model, recipe.question, dataset.labels, top=1, batch_size=recipe.evaluate.batch_size)
+    size = recipe.evaluate.batch_size
+    classifier = Classifier(model, recipe.question, dataset.labels, top=1, tolerance=1, batch_size=size)
     found = list(predict(classifier, split.items(recipe.data.max_pixels)))
     model.network.train()
     require_readable(found, recipe.data.unreadable)

@@ -216,7 +216,9 @@ def predict(
     if not files:
         raise UserError("There are no images to classify.")
     scoring = recipe.evaluate
-    classifier = Classifier(models.load(options), question, labels, calibration, scoring.top, scoring.batch_size)
+    classifier = Classifier(
+        models.load(options), question, labels, calibration, scoring.top, batch_size=scoring.batch_size
+    )
     items = (
         (str(file), None, partial(decode_image, file, name=str(file), max_pixels=recipe.data.max_pixels))
         for file in files

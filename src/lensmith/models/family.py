@@ -108,6 +108,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def hold_products(network: Any, dtype: torch.dtype) -> None:
+    """Keep the weights of matrix products in the type they are multiplied in, rather than cast them at each one.
+
+    For frozen weights: the products are the same. Norms, embeddings and the vocabulary projection stay as they are.
+    """
+    head = network.get_output_embeddings()
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            module.to(dtype)
+
+
 def available_memory() -> int:
     """Bytes of this machine's memory, or of what a container may use of it, that are free."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

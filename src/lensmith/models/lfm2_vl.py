@@ -46,8 +46,10 @@ class Model(family.Model):
         self.min_tokens = int(settings.get("min_image_tokens", 64))
         self.max_tokens = int(settings.get("max_image_tokens", 256))
         mean, std = settings.get("image_mean", [0.5] * 3), settings.get("image_std", [0.5] * 3)
-        self.mean = torch.tensor(mean, device=self.device).view(3, 1, 1) * 255
-        self.std = torch.tensor(std, device=self.device).view(3, 1, 1) * 255
+        # (values of a patch,): channels lie innermost.
+        self.mean, self.std = (
+            torch.tensor(values, device=self.device).repeat(self.patch**2) * 255 for values in (mean, std)
+        )
 
     @classmethod
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
@@ -62,6 +64,7 @@ class Model(family.Model):
             network.model.language_model.set_attn_implementation(ATTENTION)
             dtype = family.compute_dtype(options.dtype, device)
             network.to(device, torch.float32 if network.num_parameters() < SMALL else dtype).eval()
+            family.hold_products(network, dtype)
             return cls(network.requires_grad_(False), tokenizer, options, folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -102,7 +105,7 @@ class Model(family.Model):
         return min(high, self.max_tokens * step), min(wide, self.max_tokens * step)
 
     def prepare(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
         size = self.size_for(*pixels.shape[1:])
         if pixels.shape[1:] == size:
             return pixels
@@ -121,8 +124,8 @@ class Model(family.Model):
         n, channels, height, width = pixels.shape
         p = self.patch
         rows, columns = height // p, width // p
-        values = (pixels.to(self.device).float() - self.mean) / self.std
-        patches = values.view(n, channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
+        patches = pixels.to(self.device).view(n, channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
+        values = (patches.reshape(n, rows * columns, -1).float() - self.mean).div_(self.std)
         tower, projector = self.network.model.vision_tower, self.network.model.multi_modal_projector
         embeddings = tower.embeddings
         grid = embeddings.position_embedding.weight.view(*[embeddings.position_embedding_size] * 2, -1)
@@ -132,7 +135,7 @@ class Model(family.Model):
             grid, torch.tensor([[rows, columns]], device=self.device), max_length=rows * columns
         )
         weight = embeddings.patch_embedding.weight
-        embedded = embeddings.patch_embedding(patches.reshape(n, rows * columns, -1).to(weight.dtype)) + positions
+        embedded = embeddings.patch_embedding(values.to(weight.dtype)) + positions
         seen = tower.post_layernorm(tower.encoder(inputs_embeds=embedded).last_hidden_state)
         projected: Tensor = projector(seen.view(n, rows, columns, -1))
         return projected.flatten(1, 2)
