@@ -31,6 +31,8 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/branches.py
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
