@@ -103,8 +103,21 @@ def test_calibration_says_why_there_is_none(tiny: Model, dataset: ImageDataset) 
     assert "takes 20 validation images" in why()
     assert "every label's score" in why(top=1)
     assert "would be used for it" in why(part="validation")
-    with pytest.raises(UserError, match=r"evaluate.top is 1"):
-        why("evaluate.calibration=auto", top=1)
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_written(
+    tiny_folder: Path, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    def refused(sentence: str, *options: str) -> None:
+        recipe = recipe_for(Path(dataset.uri), f"model.base={tiny_folder}", *options)
+        for verb in (verbs.evaluate, verbs.train):
+            with pytest.raises(UserError, match=sentence):
+                verb(recipe, tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+
+    refused("evaluate.top is 1", "evaluate.calibration=auto", "evaluate.top=1")
+    refused("are the same to the model", "question.spoken={circle: square}")
+    refused("which is not a class", "question.spoken={cicle: round}")
 
 
 def test_predictions_of_other_samples_are_refused(dataset: ImageDataset) -> None:

@@ -185,7 +185,12 @@ def _unreadable(sentences: Sequence[str], so: str) -> list[str]:
     if not sentences:
         return []
     more = [f"  and {len(sentences) - 5} more, in the report"] if len(sentences) > 5 else []
-    return [f"{len(sentences)} images could not be read, and were {so}:", *(f"  {s}" for s in sentences[:5]), *more]
+    count = (
+        "1 image could not be read, and was"
+        if len(sentences) == 1
+        else f"{len(sentences)} images could not be read, and were"
+    )
+    return [f"{count} {so}:", *(f"  {s}" for s in sentences[:5]), *more]
 
 
 class Screen:

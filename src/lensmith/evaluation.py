@@ -23,10 +23,28 @@ from lensmith.data import ImageDataset, Split
 from lensmith.errors import Stopped, UserError
 from lensmith.inference import Classifier, predict, require_readable, windows
 from lensmith.interrupts import uninterrupted
+from lensmith.models.family import Model
 from lensmith.predictions import Unfinished
 from lensmith.records import Calibration, Evaluation, Prediction, write_json
 
 Progress = Callable[[int], Any]
+
+
+def classifier_for(model: Model, recipe: Recipe, dataset: ImageDataset) -> Classifier:
+    """What scores the dataset as the recipe says, not yet calibrated.
+
+    Raises:
+        UserError: the labels can't be told apart or said, or a prior is to be taken away and not all labels are scored.
+    """
+    model.network.eval()
+    options = recipe.evaluate
+    classifier = Classifier(model, recipe.question, dataset.labels, top=options.top, batch_size=options.batch_size)
+    if classifier.top and options.calibration not in ("none", "temperature"):
+        raise UserError(
+            f"evaluate.calibration={options.calibration} needs every label's score, but evaluate.top is {options.top}.",
+            "Leave evaluate.top out, or set evaluate.calibration=none.",
+        )
+    return classifier
 
 
 def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb: str, progress: Progress) -> float:
@@ -76,20 +94,12 @@ def fit_calibration(
     Returns:
         The calibration, and its record: `prior`, `temperature`, `n`, `split` and what was `tried`, or a `note` on why
         there is none.
-
-    Raises:
-        UserError: a prior is asked for where not all labels are scored.
     """
     method = recipe.evaluate.calibration
     part = dataset.validation.take(calibrate.ENOUGH)
     if method == "none":
         return Calibration(), {}
     if classifier.top:
-        if method != "temperature":
-            raise UserError(
-                f"evaluate.calibration={method} needs every label's score, but evaluate.top is {classifier.top}.",
-                "Leave evaluate.top out, or set evaluate.calibration=none.",
-            )
         return Calibration(), {"note": "Shares are as the model gives them: calibration needs every label's score."}
     if split.name == "validation":
         return Calibration(), {"note": "Shares are not calibrated: these are the images that would be used for it."}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.comparison import compare_all, power_hint
 from lensmith.config import Recipe, flat, load_recipe
-from lensmith.errors import ImageError, UserError
+from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.records import Calibration, Comparison, Evaluation, Prediction, write_json
 from lensmith.runs import (
     PREDICTIONS,
@@ -93,6 +93,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; the run folder then holds a checkpoint to resume from.
     """
     from lensmith import models
+    from lensmith.evaluation import classifier_for
     from lensmith.models.lora import attach, coverage_table
     from lensmith.training import train as loop
 
@@ -103,6 +104,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
             raise UserError(f"{recipe.data.uri} has no {split.name} images.", "Training needs both train and test.")
     model = models.load(replace(recipe.model, adapter=None))
     rows = attach(model, recipe.tune, recipe.seed)
+    classifier_for(model, recipe, dataset)  # what can't be scored is refused before hours are spent
     folder = folder or default_folder(recipe, "train")
     if not resume:
         start_run(new_run_folder(folder), recipe, dataset)
@@ -153,12 +155,14 @@ def evaluate(
         Stopped: Ctrl-C; what was scored is kept in the run folder.
     """
     from lensmith import models
+    from lensmith.evaluation import classifier_for
 
     dataset = open_data(recipe)
     part: Split = getattr(dataset, split)
     if not len(part):
         raise UserError(f"{recipe.data.uri} has no {split} images.")
     model = models.load(recipe.model)
+    classifier_for(model, recipe, dataset)  # what can't be scored is refused before anything is written
     folder = folder or default_folder(recipe, "evaluate")
     if not resume:
         start_run(new_run_folder(folder), recipe, dataset, split)
@@ -244,15 +248,15 @@ def score(
     """
     from lensmith import evaluation
     from lensmith.calibrate import ENOUGH
-    from lensmith.inference import Classifier
     from lensmith.predictions import read_predictions
 
-    model.network.eval()
-    scoring = recipe.evaluate
-    classifier = Classifier(model, recipe.question, dataset.labels, top=scoring.top, batch_size=scoring.batch_size)
+    classifier = evaluation.classifier_for(model, recipe, dataset)
     write_json(folder / "question.json", {"text": classifier.prompt.text})
     checked = counter("calibrating", min(len(dataset.validation), ENOUGH), tell)
-    calibration = evaluation.calibrated(classifier, dataset, recipe, split, folder / CALIBRATION, checked)
+    try:
+        calibration = evaluation.calibrated(classifier, dataset, recipe, split, folder / CALIBRATION, checked)
+    except KeyboardInterrupt:
+        raise Stopped(folder, verb) from None
     progress = counter(f"scoring ({name})", len(split), tell)
     seconds = evaluation.score(classifier, split, folder / PREDICTIONS, recipe, verb, progress)
     predictions = read_predictions(folder / PREDICTIONS)
