@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from lensmith import models
+from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions, QuestionOptions, TrainOptions, TuneOptions
 from lensmith.models.lora import attach, trainable
-from lensmith.question import answer_ids, make_prompt
+from lensmith.question import make_prompt
 from lensmith.runs import provenance
 from lensmith.training import batch_loss
 
@@ -41,7 +42,7 @@ def main() -> None:
         question.system = (question.system or "") + rules
     prompt = make_prompt(model, question, labels)
     images = list(torch.randint(0, 256, (BATCH, 3, 64, 64), dtype=torch.uint8))
-    answers = [answer_ids(model, labels[i % len(labels)]) for i in range(BATCH)]
+    answers = [prompt.answers[i % len(labels)][0] for i in range(BATCH)]
     longest = max(map(len, answers))
 
     network: Any = model.network
@@ -52,6 +53,7 @@ def main() -> None:
     target = torch.tensor([[*a, *[-100] * (longest - len(a))] for a in answers])
 
     def plain() -> torch.Tensor:
+        network.model.language_model.set_attn_implementation("eager")
         out = network(
             input_ids=ids,
             pixel_values=patches,
@@ -62,6 +64,7 @@ def main() -> None:
         return F.cross_entropy(out.logits[:, :-1].flatten(0, 1), target.flatten(), reduction="sum") / BATCH
 
     def branches() -> torch.Tensor:
+        network.model.language_model.set_attn_implementation(ATTENTION)
         return batch_loss(model, prompt, images, answers, TrainOptions())
 
     seconds: dict[str, list[float]] = {"branches": [], "plain": []}
@@ -71,7 +74,7 @@ def main() -> None:
         for name, step in sides:
             start = time.perf_counter()
             loss = step()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if turn:  # the first turn warms up
                 seconds[name].append(time.perf_counter() - start)
             losses[name] = loss.item()
