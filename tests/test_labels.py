@@ -170,3 +170,19 @@ def test_label_sets_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(UserError, match="'a' is the beginning of the one for 'b'"):
         LabelTrie(["a", "b"], [[[5]], [[5, 6]]])
     assert math.isfinite(LabelTrie(["a"], [[[5, END], [5, END]]]).length.sum().item())  # one answer, given twice
+
+
+def test_a_model_that_gives_no_numbers_is_one_sentence(tiny: Model) -> None:
+    tiny.network.lm_head.weight.data = tiny.network.lm_head.weight.data * math.nan
+    for top in (1, None):
+        with pytest.raises(UserError, match="are not numbers"):
+            by_search(tiny, [[[10, END]], [[11, END]]], top)
+
+
+def test_equal_bounds_end_the_search(tiny: Model) -> None:
+    # With no weights at all every token is as probable as any other.
+    tiny.network.lm_head.weight.data = torch.zeros_like(tiny.network.lm_head.weight.data)
+    answers = [[[i, END]] for i in range(10, 30)] + [[[40, 41, END]]]
+    found = by_search(tiny, answers, 1)
+    assert (found.bound.argmax(1) != 20).all()
+    assert found.exact.gather(1, found.bound.argmax(1, keepdim=True)).all()

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "lensmith"
 # Downwards only. A module may import from layers below its own, and from its own layer where marked.
 LAYERS = [
     {"cli", "__main__"},
-    {"quickstart"},
+    {"quickstart", "comparing"},
     {"verbs"},
     {"training", "evaluation", "probe", "report", "checkpoint", "runs"},
     {"inference", "calibrate", "comparison"},
@@ -29,7 +29,7 @@ SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "recor
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
-LIGHT += ["comparison", "sureness", "runs", "predictions"]
+LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions"]
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic"}
 
 
@@ -91,3 +91,15 @@ def test_no_pickle_and_no_remote_code() -> None:
         text = path.read_text()
         assert "trust_remote_code=True" not in text, path
         assert "torch.load" not in text, path
+
+
+def test_verbs_stay_functions_whatever_has_been_imported() -> None:
+    # A module takes the place of a function of its name in the package as soon as it is imported.
+    code = (
+        "import importlib, pkgutil, types, lensmith\n"
+        "for m in pkgutil.iter_modules(lensmith.__path__):\n"
+        "    importlib.import_module(f'lensmith.{m.name}') if m.name != '__main__' else None\n"
+        "print(*[n for n in lensmith.__all__ if isinstance(getattr(lensmith, n), types.ModuleType)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

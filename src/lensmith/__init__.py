@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lensmith.comparing import compare
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
     from lensmith.quickstart import demo
-    from lensmith.verbs import compare, evaluate, predict, resume, resume_evaluation, train
+    from lensmith.verbs import evaluate, predict, resume, resume_evaluation, train
 
 __all__ = [
     "Recipe",
@@ -32,7 +33,13 @@ __all__ = [
     "train",
 ]
 
-_HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors", "demo": "quickstart"}
+_HOME = {
+    "Recipe": "config",
+    "load_recipe": "config",
+    "UserError": "errors",
+    "demo": "quickstart",
+    "compare": "comparing",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -142,9 +142,9 @@ def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 
 def run_compare(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
-    from lensmith import verbs
+    from lensmith.comparing import compare
 
-    record = verbs.compare(args.runs, args.run, show)
+    record = compare(args.runs, args.run)
     width = max(map(len, record["accuracies"])) + 2
     lines = [f"{name:<{width}}{_rate(rate)}" for name, rate in record["accuracies"].items()]
     lines += ["", *(c["sentence"] for c in record["comparisons"])]

@@ -27,7 +27,7 @@ from lensmith.question import make_prompt
 from lensmith.records import Calibration, Prediction
 
 MOST = 256
-"""The largest batch that is chosen by itself: more are no faster, on a CPU and on a GPU."""
+"""The largest batch that is chosen by itself: on two CPU cores, more were no faster."""
 TOLERANCE = 0.01
 """How closely the best label's share is known, by default, where not all labels are scored."""
 

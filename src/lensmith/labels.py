@@ -166,6 +166,9 @@ def search(
 
     Returns:
         The scores; the `top` largest bounds of each row are exact.
+
+    Raises:
+        UserError: the model gives no numbers.
     """
     state = _Search(model, trie.to(hidden.device), len(hidden))
     going = torch.arange(len(hidden), device=hidden.device)
@@ -236,6 +239,10 @@ class _Search:
         # What the paths' log-probabilities were up to each step.
         before = (own.cumsum(1) - own)[new] + self.bound[image, answer][row]
         reached = before[pair] + known
+        if reached.isnan().any():
+            raise UserError(
+                "The model's scores are not numbers.", "Its weights may be damaged; or try model.dtype=float32."
+            )
         # The path's own inner nodes are gone through; all else that leaves it, and its end, is new knowledge.
         passed = (child == trie.path[answer[row], step + 1][pair]) & (trie.count[child] > 0) & (step[pair] < steps[-1])
         pair, child, reached = pair[~passed], child[~passed], reached[~passed]
@@ -264,7 +271,7 @@ class _Search:
         promise = self.bound[rows].masked_fill(~ahead, float("-inf"))
         if enough and trie.plain:
             known = self.bound[rows].masked_fill(~self.exact(rows), float("-inf"))
-            ahead &= promise > known.topk(min(enough, known.shape[1]), 1).values[:, -1:]
+            ahead &= promise >= known.topk(min(enough, known.shape[1]), 1).values[:, -1:]
         ahead &= promise >= promise.max(1, keepdim=True).values - band
         row, answer = ahead.nonzero(as_tuple=True)
         # Rows are padded to the longest, so answers of like length go together.

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.comparison import compare_all, power_hint
-from lensmith.config import Recipe, flat, load_recipe
-from lensmith.errors import ImageError, Stopped, UserError
-from lensmith.records import Calibration, Comparison, Evaluation, Prediction, write_json
+from lensmith.comparison import power_hint
+from lensmith.config import Recipe, load_recipe
+from lensmith.errors import Stopped, UserError
+from lensmith.records import Calibration, Evaluation, Prediction, write_json
 from lensmith.runs import (
     PREDICTIONS,
     default_folder,
     facts,
     new_run_folder,
-    read_evaluation,
     read_json,
     read_run,
     start_run,
@@ -314,86 +312,6 @@ def worst(split: Split, predictions: Sequence[Prediction], most: int = 40) -> li
         p = predictions[i]
         out.append(Mistake(split.image(i), str(p.label), str(p.predicted), share))
     return out
-
-
-def compare(runs: Sequence[Path], folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
-    """Compare finished runs on the same images, each with the first, and write a report with what changed.
-
-    Returns:
-        `comparisons`, one for each run after the first, `accuracies` by run, `run` and `report`.
-
-    Raises:
-        UserError: fewer than two runs; one isn't finished or is damaged; they scored different images.
-    """
-    from lensmith.predictions import read_predictions
-    from lensmith.report import ComparisonData, write_comparison
-
-    if len(set(map(Path.resolve, runs))) < 2:
-        raise UserError("A comparison takes two runs or more.", "Give their folders: lensmith compare RUN RUN.")
-    names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [str(run) for run in runs]
-    recipes, evaluations = [], []
-    for run, name in zip(runs, names, strict=True):
-        recipes.append(read_run(run))
-        evaluations.append(replace(read_evaluation(run), name=name, notes=[]))
-    predictions = [read_predictions(run / PREDICTIONS) for run in runs]
-    found = compare_all(names, predictions)
-    folder = new_run_folder(folder or default_folder(Recipe(name=names[-1]), "compare"))
-    record = {
-        "comparisons": [asdict(comparison) for comparison in found],
-        "accuracies": {name: asdict(e.accuracy) for name, e in zip(names, evaluations, strict=True)},
-        "run": str(folder),
-        "report": str(folder / "report.html"),
-    }
-    write_json(folder / "comparison.json", record)
-    pictures, note = changes(runs[0], found[0], predictions[0], predictions[1])
-    second = {c.label: c for c in evaluations[1].classes}
-    data = ComparisonData(
-        title=f"{', '.join(names[1:])} compared with {names[0]}",
-        evaluations=evaluations,
-        comparisons=found,
-        lost=[pictures[name] for name in found[0].lost if name in pictures],
-        gained=[pictures[name] for name in found[0].gained if name in pictures],
-        settings=differing(recipes),
-        classes=[
-            (c.label, c.recall.accuracy, second[c.label].recall.accuracy, c.recall.n)
-            for c in evaluations[0].classes
-            if c.label in second
-        ],
-        facts=[(key, value) for key, value in facts(runs[0]) if key in ("Data", "Commit", "Versions", "Machine")],
-        notes=[],
-        picture_note=note,
-    )
-    write_comparison(folder / "report.html", data)
-    return record
-
-
-def changes(
-    run: Path, found: Comparison, before: Sequence[Prediction], after: Sequence[Prediction], most: int = 40
-) -> tuple[dict[str, Any], str]:
-    """Pictures of what one run had right and the other wrong, by id, and a sentence if there can be none."""
-    from lensmith.report import Change
-
-    try:
-        split: Split = getattr(open_data(read_run(run)), str(read_json(run / "record.json")["split"]))
-    except UserError as error:
-        return {}, f"There are no pictures, because the images can't be opened any more: {error}"
-    place = {name: i for i, name in enumerate(split.ids)}
-    first, second = ({p.id: p.predicted for p in answers} for answers in (before, after))
-    shown, out = [*found.lost[:most], *found.gained[:most]], {}
-    for name in shown:
-        if name in place:
-            with suppress(ImageError):  # one of the runs had read it, but files change
-                image = split.image(place[name])
-                out[name] = Change(image, split.labels[place[name]], first[name], second[name])
-    missing = len(shown) - len(out)
-    return out, f"{missing} of the pictures can't be shown: the images have changed since." if missing else ""
-
-
-def differing(recipes: Sequence[Recipe]) -> list[tuple[str, list[str]]]:
-    """The options in which recipes differ, with the value of each."""
-    values = [flat(recipe) for recipe in recipes]
-    rows = [(key, [str(value[key]) for value in values]) for key in values[0]]
-    return [(key, row) for key, row in rows if len(set(row)) > 1]
 
 
 def describe(dataset: ImageDataset) -> str:
