@@ -22,12 +22,13 @@ SIZES = (500, 50_000)
 
 def one(count: int) -> None:
     from lensmith import models, verbs
+    from lensmith.evaluation import classifier_for
 
     recipe = load_recipe("fashion-idx", [f"data.train_limit={count}", "data.validation=0"])
     dataset = verbs.open_data(recipe)
     with tempfile.TemporaryDirectory() as folder:
         found, _ = verbs.score(
-            models.load(recipe.model),
+            classifier_for(models.load(recipe.model), recipe, dataset),
             recipe,
             dataset,
             dataset.train,

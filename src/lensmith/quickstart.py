@@ -34,6 +34,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         UserError: there is no such demo, or the run folder exists.
     """
     from lensmith import models
+    from lensmith.evaluation import classifier_for
     from lensmith.evaluation import evaluate as summarize
     from lensmith.models.lora import attach, coverage_table
     from lensmith.probe import pixel_probe
@@ -52,9 +53,8 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     tell(Note(power_hint(len(dataset.test))))
 
     model = models.load(recipe.model)
-    zero_shot, before = verbs.score(
-        model, recipe, dataset, dataset.test, "zero-shot", folder / "zero-shot", tell, "evaluate"
-    )
+    bare, inner = classifier_for(model, recipe, dataset), folder / "zero-shot"
+    zero_shot, before = verbs.score(bare, recipe, dataset, dataset.test, "zero-shot", inner, tell, "evaluate")
     tell(Note(f"As it is, the base model gets {verbs.percent(zero_shot.accuracy)} right."))
 
     clock = time.perf_counter()
@@ -68,7 +68,8 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
 
     clock = time.perf_counter()
     training = train(model, dataset, recipe, folder, verbs.training_progress(tell))
-    tuned, after = verbs.score(model, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
+    taught = classifier_for(model, recipe, dataset)
+    tuned, after = verbs.score(taught, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
     verbs.keep_calibration(folder)
     tuned = replace(tuned, seconds=round(time.perf_counter() - clock, 2))
 

@@ -28,6 +28,7 @@ from lensmith.runs import (
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset, Split
+    from lensmith.inference import Classifier
     from lensmith.training import Progress
 
 
@@ -111,7 +112,8 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     tell(Note(coverage_table(rows)))
 
     training = loop(model, dataset, recipe, folder, training_progress(tell), resume)
-    evaluation, predictions = score(model, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
+    tuned = classifier_for(model, recipe, dataset)
+    evaluation, predictions = score(tuned, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
     keep_calibration(folder)
     report = finish(folder, dataset.test, [evaluation], predictions, training.unreadable)
     record = {
@@ -160,14 +162,14 @@ def evaluate(
     if not len(part):
         raise UserError(f"{recipe.data.uri} has no {split} images.")
     model = models.load(recipe.model)
-    classifier_for(model, recipe, dataset)  # what can't be scored is refused before anything is written
+    classifier = classifier_for(model, recipe, dataset)  # what can't be scored is refused before anything is written
     folder = folder or default_folder(recipe, "evaluate")
     if not resume:
         start_run(new_run_folder(folder), recipe, dataset, split)
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(part))))
     name = "tuned" if recipe.model.adapter else "zero-shot"
-    evaluation, predictions = score(model, recipe, dataset, part, name, folder, tell, "evaluate")
+    evaluation, predictions = score(classifier, recipe, dataset, part, name, folder, tell, "evaluate")
     report = finish(folder, part, [evaluation], predictions)
     return evaluation.to_dict() | {"run": str(folder), "report": str(report)}
 
@@ -229,7 +231,7 @@ def predict(
 
 
 def score(
-    model: Any,
+    classifier: Classifier,
     recipe: Recipe,
     dataset: ImageDataset,
     split: Split,
@@ -248,7 +250,6 @@ def score(
     from lensmith.calibrate import ENOUGH
     from lensmith.predictions import read_predictions
 
-    classifier = evaluation.classifier_for(model, recipe, dataset)
     write_json(folder / "question.json", {"text": classifier.prompt.text})
     checked = counter("calibrating", min(len(dataset.validation), ENOUGH), tell)
     try:
