@@ -22,11 +22,11 @@ import torch.nn.functional as F
 
 from lensmith import models
 from lensmith.branches import ATTENTION
-from lensmith.config import ModelOptions, QuestionOptions, TrainOptions, TuneOptions
-from lensmith.models.lora import attach, trainable
+from lensmith.config import ModelOptions, QuestionOptions, Recipe, TuneOptions
+from lensmith.models.tuning import attach, trainable
 from lensmith.question import make_prompt
 from lensmith.runs import provenance
-from lensmith.training import batch_loss
+from lensmith.step import Step
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600
 
@@ -34,8 +34,8 @@ BATCH, ROUNDS, PREFIX = 16, 7, 600
 def main() -> None:
     torch.manual_seed(0)
     model = models.load(ModelOptions(dtype="float32"))
-    attach(model, TuneOptions())
     labels = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+    attach(model, TuneOptions(), labels)
     rules = "Look at the shape first, then at the collar, then at the sleeves. "
     question = QuestionOptions(system=rules)
     while len(make_prompt(model, question, labels).before) < PREFIX:
@@ -52,7 +52,7 @@ def main() -> None:
     ids = torch.tensor([[*before, *a, *[0] * (longest - len(a))] for a in answers])
     target = torch.tensor([[*a, *[-100] * (longest - len(a))] for a in answers])
 
-    def plain() -> torch.Tensor:
+    def plain() -> float:
         network.model.language_model.set_attn_implementation("eager")
         out = network(
             input_ids=ids,
@@ -61,23 +61,26 @@ def main() -> None:
             pixel_attention_mask=torch.ones(BATCH, 16, dtype=torch.long),
             logits_to_keep=longest + 1,
         )
-        return F.cross_entropy(out.logits[:, :-1].flatten(0, 1), target.flatten(), reduction="sum") / BATCH
+        loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), target.flatten(), reduction="sum") / BATCH
+        loss.backward()
+        return loss.item()
 
-    def branches() -> torch.Tensor:
+    step = Step(model, prompt, Recipe(), model.look, print)
+    parts = [[(i % len(labels), 1.0)] for i in range(BATCH)]
+
+    def branches() -> float:
         network.model.language_model.set_attn_implementation(ATTENTION)
-        return batch_loss(model, prompt, images, answers, TrainOptions())
+        return step.gradients(images, parts, torch.zeros(BATCH, len(labels)), seed=0).mean().item()
 
     seconds: dict[str, list[float]] = {"branches": [], "plain": []}
     losses: dict[str, float] = {}
     for turn in range(ROUNDS + 1):
-        sides: list[tuple[str, Callable[[], torch.Tensor]]] = [("branches", branches), ("plain", plain)]
-        for name, step in sides:
+        sides: list[tuple[str, Callable[[], float]]] = [("branches", branches), ("plain", plain)]
+        for name, run in sides:
             start = time.perf_counter()
-            loss = step()
-            loss.backward()
+            losses[name] = run()
             if turn:  # the first turn warms up
                 seconds[name].append(time.perf_counter() - start)
-            losses[name] = loss.item()
             for weight in trainable(model).values():
                 weight.grad = None
     medians = {name: statistics.median(times) for name, times in seconds.items()}

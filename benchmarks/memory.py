@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from lensmith.config import load_recipe
+from lensmith.progress import silent
 
 SIZES = (500, 50_000)
 
@@ -34,7 +35,7 @@ def one(count: int) -> None:
             dataset.train,
             "zero-shot",
             Path(folder),
-            verbs.silent,
+            silent,
             "evaluate",
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

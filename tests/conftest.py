@@ -23,6 +23,12 @@ settings.load_profile("lensmith")
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are cached beside the test's files, and not in the user's folder."""
+    monkeypatch.setenv("LENSMITH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     # The models here are too small to gain from a second core, and results stay the same to the bit.
     torch.set_num_threads(1)

@@ -33,7 +33,7 @@ def test_a_resolved_recipe_reads_back_the_same() -> None:
         ({"tune": {"rank": 0}}, r"tune\.rank.*greater than 0"),
         ({"tune": 3}, "Option tune "),
         ({"data": {"unreadable": "ignore"}}, "'skip' or 'stop'"),
-        ({"train": {"flip": "perhaps"}}, r"train\.flip"),
+        ({"augment": {"flip": "perhaps"}}, r"augment\.flip"),
     ],
 )
 def test_mistakes_are_named(values: dict[str, object], says: str) -> None:

@@ -18,9 +18,10 @@ LAYERS = [
     {"quickstart", "comparing"},
     {"verbs"},
     {"training", "evaluation", "probe", "report", "checkpoint", "runs"},
-    {"inference", "calibrate", "comparison"},
-    {"data", "models", "question", "labels", "branches", "augment", "metrics", "sureness"},
-    {"config", "records", "errors", "predictions", "interrupts"},
+    {"step", "samples"},
+    {"inference", "calibrate", "comparison", "objective", "features", "trackers"},
+    {"data", "models", "question", "labels", "branches", "augment", "mix", "metrics", "sureness"},
+    {"config", "records", "errors", "predictions", "interrupts", "progress", "processes"},
 ]
 # Within a layer: training needs checkpoints, and the label search branches.
 SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("models", "branches")}
@@ -29,7 +30,7 @@ SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "recor
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
-LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions"]
+LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions", "progress"]
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic"}
 
 

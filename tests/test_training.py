@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from lensmith.branches import ATTENTION
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
-from lensmith.models.lora import attach, coverage
-from lensmith.training import Progress, batches, schedule, train
+from lensmith.models.tuning import attach, coverage
+from lensmith.progress import Advance, Note
+from lensmith.samples import batches
+from lensmith.training import schedule, train
 from tests.conftest import Shapes
 
 
@@ -36,8 +39,18 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 def prepared(recipe: Recipe) -> Any:
     model = models.load(recipe.model)
-    attach(model, recipe.tune, recipe.seed)
+    attach(model, recipe.tune, verbs.open_data(recipe).labels if recipe.tune.head else [], recipe.seed)
     return model
+
+
+def stop_at(step: int) -> Callable[[Note | Advance], None]:
+    """Ctrl-C after a step."""
+
+    def stop(event: Note | Advance) -> None:
+        if isinstance(event, Advance) and event.task == "training" and event.done == step:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def test_training_learns_and_the_run_folder_is_enough_to_predict(
@@ -83,24 +96,20 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
     assert (bare - mine).abs().max() > 0.1, "the adapter changes nothing, so its loading proves nothing"
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 8])
+@pytest.mark.parametrize("step", [1, 5, 8])
 def test_a_stopped_training_resumes_to_the_same_weights(
-    shapes: Shapes, tiny_folder: Path, tmp_path: Path, stop_at: int
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, step: int
 ) -> None:
     recipe = recipe_for(
-        shapes(circle=20, square=20), tiny_folder, "tune.dropout=0.1", "train.shift=0.1", "train.flip=true"
+        shapes(circle=20, square=20), tiny_folder, "tune.dropout=0.1", "augment.shift=0.1", "augment.flip=true"
     )
     dataset = verbs.open_data(recipe)
-
-    def stop(p: Progress) -> None:
-        if p.step == stop_at:
-            raise KeyboardInterrupt
 
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = train(prepared(recipe), dataset, recipe, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(prepared(recipe), dataset, recipe, tmp_path / "parts", stop)
+        train(prepared(recipe), dataset, recipe, tmp_path / "parts", stop_at(step))
     assert (tmp_path / "parts" / "checkpoint").is_dir()
     torch.manual_seed(99)  # resuming must not depend on the process's own random state
     parts = train(prepared(recipe), dataset, recipe, tmp_path / "parts", resume=True)
@@ -116,12 +125,9 @@ def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Pat
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder)
     dataset = verbs.open_data(recipe)
 
-    def stop(_: Progress) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(prepared(recipe), dataset, recipe, tmp_path, stop)
-    damaged = tmp_path / "checkpoint" / part
+        train(prepared(recipe), dataset, recipe, tmp_path, stop_at(1))
+    damaged = next((tmp_path / "checkpoint").iterdir()) / part
     damaged.write_bytes(damaged.read_bytes()[:20])
     with pytest.raises(UserError, match="can't be read"):
         train(prepared(recipe), dataset, recipe, tmp_path, resume=True)
@@ -156,7 +162,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(
     recipe = recipe_for(shapes(circle=12, square=12), tiny_folder, "train.epochs=2")
     found = []
     for name, room in (("all", 1 << 30), ("some", 5 * 3 * 64 * 64)):
-        monkeypatch.setattr("lensmith.training.CACHE_BYTES", room)
+        monkeypatch.setattr("lensmith.samples.CACHE_BYTES", room)
         (tmp_path / name).mkdir()
         train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path / name)
         found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))

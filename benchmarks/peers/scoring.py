@@ -29,18 +29,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from common import Job, expanded, messages
 from PIL import Image
 
-# PyPI's torchvision is built for CUDA: beside a CPU torch its operators don't load, and its import fails on these two.
-operators = torch.library.Library("torchvision", "DEF")
-operators.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-operators.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+# isort: split
+import outlines
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers.decision import DecisionConfig
 
-import outlines  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline  # noqa: E402
-from transformers.decision import DecisionConfig  # noqa: E402
-
-Job = dict[str, Any]
 Peer = Callable[[str], tuple[str | None, list[float] | None]]
 """The path of an image -> its label (None: no label came out), and a score for every label."""
 
@@ -50,21 +46,6 @@ def read(path: str) -> Image.Image:
         picture = image.convert("RGB")
         picture.format = image.format  # Outlines insists on one
     return picture
-
-
-def messages(job: Job, **image: Any) -> list[dict[str, Any]]:
-    system = [{"role": "system", "content": job["system"]}] if job["system"] else []
-    content = [{"type": "text", "text": job["text"]}, {"type": "image", **image}]
-    return [*system, {"role": "user", "content": content}]
-
-
-def expanded(job: Job, processor: Any, inputs: Any) -> list[int]:
-    """What the model should be fed: the chat template's text with the image's tokens written out, in tokens."""
-    text = processor.tokenizer.apply_chat_template(messages(job), tokenize=False, add_generation_prompt=True)
-    count = int(inputs["spatial_shapes"].prod()) // processor.image_processor.downsample_factor**2
-    image = processor.image_start_token + processor.image_token * count + processor.image_end_token
-    ids: list[int] = processor.tokenizer.encode(text.replace(processor.image_token, image), add_special_tokens=False)
-    return ids
 
 
 def check(job: Job, processor: Any, inputs: Any, peer: str) -> None:

@@ -6,8 +6,10 @@ A classifier's prompts are almost all the same, so a forward pass is a tree and 
 
 `grow` runs one segment on top of a branch, `fork` makes one row's past the past of several. Gradients flow through
 both, so a loss computed this way is the loss of the plain forward pass, and so are its gradients; only the shared work
-is done once. All rows of a segment have one length. A row may end in padding if nothing grows on it afterwards: a
-causal model's earlier positions never see later ones, so no padding mask is needed anywhere.
+is done once. `cut` and `hand_on` let what grows on a branch go backwards in parts, and the branch itself once.
+
+All rows of a segment have one length. A row may end in padding if nothing grows on it afterwards: a causal model's
+earlier positions never see later ones, so no padding mask is needed anywhere.
 
 The past that all rows have in common is kept once and never copied to the rows: `attend` looks at it with the queries
 of all rows in one matrix product and at each row's own past in another, and joins the two softmaxes (as Juravsky et
@@ -17,6 +19,7 @@ al., Hydragen, 2402.05099, do). Conv layers keep a state of a few tokens, which 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -108,6 +111,26 @@ def fork_all(branch: Branch, rows: int) -> Branch:
     return fork(Branch(own, 1, branch.length, shared), same)
 
 
+def cut(branch: Branch) -> Branch:
+    """A branch of the same values at which gradients stop: its tensors are leaves that gather them.
+
+    What grows on it can be run and sent backwards in parts; `hand_on` then sends the sum through the branch's own
+    graph, once.
+    """
+    leaves = {id(t): t.detach().requires_grad_() for t in _held(branch) if t.is_floating_point()}
+    shared = {i: (leaves.get(id(k), k), leaves.get(id(v), v)) for i, (k, v) in branch.shared.items()}
+    cache = copy.copy(branch.cache)
+    cache.layers = [_copy_layer(layer, lambda t: leaves.get(id(t), t)) for layer in branch.cache.layers]
+    return Branch(cache, branch.rows, branch.length, shared)
+
+
+def hand_on(leaves: Branch, branch: Branch) -> None:
+    """Send the gradients that a cut branch has gathered through the branch it was cut from, or one run anew."""
+    pairs = zip(_held(leaves), _held(branch), strict=True)
+    sent = [(t, leaf.grad) for leaf, t in pairs if leaf.grad is not None and t.requires_grad]
+    torch.autograd.backward([t for t, _ in sent], [grad for _, grad in sent])
+
+
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: None = None, scaling: float = 1.0, **_: Any
 ) -> tuple[Tensor, None]:
@@ -160,12 +183,33 @@ AttentionInterface.register(ATTENTION, attend)
 
 
 def _fork_layer(layer: Any, index: Tensor) -> Any:
-    new = copy.copy(layer)
-    for name, value in vars(layer).items():
-        if isinstance(value, (dict, list)):  # conv states live in containers, which a shallow copy would share
-            setattr(new, name, copy.copy(value))
+    new = _copy_layer(layer, lambda t: t)
     new.reorder_cache(index)
     return new
+
+
+def _copy_layer(layer: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of one layer's cache, its tensors changed; conv states live in containers, which are copied too."""
+
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor) else value
+
+    new = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            setattr(new, name, {key: changed(item) for key, item in value.items()})
+        elif isinstance(value, list):
+            setattr(new, name, [changed(item) for item in value])
+        else:
+            setattr(new, name, changed(value))
+    return new
+
+
+def _held(branch: Branch) -> list[Tensor]:
+    """All tensors of a branch, in an order that depends on its shape alone."""
+    return [t for pair in branch.shared.values() for t in pair] + [
+        t for layer in branch.cache.layers for t in _tensors(layer)
+    ]
 
 
 def _tensors(layer: Any) -> list[Tensor]:

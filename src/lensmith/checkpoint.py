@@ -1,11 +1,18 @@
-"""State of an unfinished training on disk: written beside the old one and swapped in whole, in safetensors and JSON."""
+"""State of an unfinished training on disk, so that it survives being killed at any moment.
+
+Each checkpoint is a folder of its own, written under another name and renamed when it is whole; the one before is kept
+until the next. A checkpoint holds a digest of its tensors, so that one that a power cut has left half-written is
+noticed, and the one before is used. What is random needs no state of its own: it follows from seed and step.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +20,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from lensmith.config import Recipe, flat, recipe_from
 from lensmith.errors import UserError
-from lensmith.models.family import Model
-from lensmith.models.lora import trainable
 from lensmith.records import Rate, disk_error
 
 if TYPE_CHECKING:
     from lensmith.training import Training
+
+KEPT = 2
+TENSORS, STATE = "state.safetensors", "state.json"
+FREE = {
+    *("name", "model.device", "train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
+    *("evaluate.batch_size", "evaluate.top", "evaluate.calibration"),
+}
+"""Options that may be others when a training goes on."""
 
 
 @contextmanager
@@ -30,6 +44,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         UserError: the disk is full or can't be written; the old folder is kept.
     """
     new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    recover(folder)
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
@@ -50,38 +65,86 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def save(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Training) -> None:
-    """Write a checkpoint."""
-    tensors: dict[str, torch.Tensor] = {"rng.cpu": torch.get_rng_state()}
-    if model.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(model.device)
-    for name, weight in trainable(model).items():
+def recover(folder: Path) -> None:
+    """Undo a replacement that was cut off between its two renames."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.replace(folder)
+
+
+def save(
+    folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, state: Training, recipe: Recipe
+) -> None:
+    """Write a checkpoint, and remove those before the last.
+
+    Args:
+        weights: what learns, by name.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
         tensors[f"weight.{name}"] = weight.detach()
         for key, value in optimizer.state[weight].items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    with replacing(folder) as new:
-        save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, new / "state.safetensors")
-        (new / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
+    with replacing(folder / f"{state.steps:08d}") as new:
+        save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, new / TENSORS)
+        about = {"state": asdict(state), "recipe": recipe.to_dict(), "digest": _digest(new / TENSORS)}
+        (new / STATE).write_text(json.dumps(about), encoding="utf-8")
+        for path in (new / TENSORS, new / STATE):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for other in _found(folder)[KEPT:]:
+        shutil.rmtree(other, ignore_errors=True)
 
 
-def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Training) -> None:
-    """Bring model, optimizer, random state and `state` back to where the checkpoint was.
+def load(
+    folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, state: Training, recipe: Recipe
+) -> str | None:
+    """Bring weights, optimizer and `state` back to where the newest whole checkpoint was.
+
+    Returns:
+        A sentence if a newer one was damaged. Where there is none yet, nothing happens: the training begins anew.
 
     Raises:
-        UserError: there is none, or it doesn't fit the recipe.
+        UserError: all are damaged, or the recipe has changed.
     """
-    try:
-        tensors = load_file(folder / "state.safetensors")
-        read_state(folder / "state.json", state)
-    except FileNotFoundError:
+    broken: list[Path] = []
+    for path in _found(folder):
+        try:
+            about = json.loads((path / STATE).read_text(encoding="utf-8"))
+            if about["digest"] != _digest(path / TENSORS):
+                raise ValueError("its digest is another")
+            tensors = load_file(path / TENSORS)
+            _set(state, about["state"])
+        except Exception:  # whatever half of a file makes its reader trip over
+            broken.append(path)
+            continue
+        same_recipe(folder.parent, recipe_from(about["recipe"]), recipe)
+        _restore(path, weights, optimizer, tensors)
+        return f"The checkpoint {broken[0]} is damaged; the one before it is used." if broken else None
+    if broken:
+        raise UserError(f"The checkpoint in {broken[0]} can't be read: it is damaged.", "Start a new run.")
+    return None
+
+
+def same_recipe(run: Path, then: Recipe, now: Recipe) -> None:
+    """Raises UserError if a run was begun with other options than these, and says which."""
+    old, new = flat(then), flat(now)
+    changed = [f"{key} was {old[key]!r} and is {new[key]!r}" for key in old if old[key] != new[key] and key not in FREE]
+    if changed:
         raise UserError(
-            f"There is no checkpoint in {folder.parent}.", "Start a new run with `lensmith train`."
-        ) from None
-    except Exception as error:
-        raise UserError(f"The checkpoint in {folder} can't be read: {error}.", "Start a new run.") from error
-    weights = trainable(model)
+            f"The run {run} was begun with another recipe: {'; '.join(changed)}.",
+            "Change it back, or start a new run.",
+        )
+
+
+def _restore(
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
     if {key.removeprefix("weight.") for key in tensors if key.startswith("weight.")} != set(weights):
-        raise UserError(f"The checkpoint in {folder} doesn't fit the recipe's tune options.")
+        raise UserError(f"The checkpoint in {path} doesn't fit the recipe's tune options.")
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(tensors[f"weight.{name}"])
@@ -91,29 +154,36 @@ def load(folder: Path, model: Model, optimizer: torch.optim.Optimizer, state: Tr
                 for key, value in tensors.items()
                 if key.startswith(prefix) and key.endswith(suffix)
             }
-            # The step counter stays on the CPU, as AdamW keeps it.
-            optimizer.state[weight] = {k: v if k == "step" else v.to(weight.device) for k, v in kept.items()}
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], model.device)
+            # Only a fused optimizer has its step counter on the device.
+            fused = optimizer.param_groups[0].get("fused")
+            optimizer.state[weight] = {k: v.to(weight.device) if fused or k != "step" else v for k, v in kept.items()}
 
 
-def read_state(path: Path, state: Training) -> Training:
-    """`state`, with the values that were written to a file."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _found(folder: Path) -> list[Path]:
+    """The checkpoints, newest first."""
+    for old in folder.glob(".*.old"):
+        recover(folder / old.name[1:-4])
+    return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _set(state: Training, values: dict[str, Any]) -> Training:
     values["validation"] = Rate(**values["validation"]) if values["validation"] else None
     for key, value in values.items():
         setattr(state, key, value)
     return state
 
 
+def read_state(path: Path, state: Training) -> Training:
+    """`state`, with the values that were written to a file."""
+    return _set(state, json.loads(path.read_text(encoding="utf-8")))
+
+
 def remove(folder: Path) -> None:
-    """Remove a checkpoint that is no longer needed."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def load_adapter_weights(folder: Path, model: Model) -> None:
-    """Put a saved adapter's weights on the adapter that the model carries."""
-    from peft import set_peft_model_state_dict
-
-    set_peft_model_state_dict(model.peft, load_file(folder / "adapter_model.safetensors"))
+    """Remove checkpoints that are no longer needed."""
+    with suppress(OSError):
+        shutil.rmtree(folder)

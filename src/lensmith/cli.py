@@ -22,7 +22,7 @@ from lensmith import __version__
 from lensmith.errors import Stopped, UserError
 
 if TYPE_CHECKING:
-    from lensmith.verbs import Advance, Note
+    from lensmith.progress import Advance, Note
 
 RECIPE_HELP = "a YAML recipe, the name of a shipped one, or a run folder; then options as section.key=value"
 
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     show.end_line()
-    print(json.dumps(record, ensure_ascii=False) if args.json else text)
+    if record:
+        print(json.dumps(record, ensure_ascii=False) if args.json else text)
     return 0
 
 
@@ -114,14 +115,19 @@ def run_demo(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith import verbs
+    from lensmith.runs import read_run
 
     if args.resume:
-        if args.recipe or args.run:
-            raise UserError("A resumed training keeps its recipe and folder.", "Give --resume RUN alone.")
-        record = verbs.resume(args.resume, show)
+        if args.run:
+            raise UserError("A resumed training keeps its folder.", "Give --resume RUN without --run.")
+        words = _recipe_words(args.recipe)
+        recipe = verbs.recipe_for(*words, read_run(args.resume)) if args.recipe else None
+        record = verbs.resume(args.resume, show, recipe)
     else:
         recipe = verbs.recipe_for(*_recipe_words(args.recipe))
         record = verbs.train(recipe, args.run, show)
+    if not record:  # another of the processes speaks
+        return record, ""
     lines = [f"{'tuned':<12}{_rate(record['accuracy'])}"]
     lines += _unreadable(record["training"]["unreadable"], "left out of training, or counted as wrong in validation")
     lines += _unreadable(record["evaluation"]["unreadable"], "counted as wrong")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from lensmith.errors import UserError, nearest
 
@@ -79,24 +79,44 @@ class ModelOptions:
     """`auto` takes the GPU if there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the matrix products; `auto` is bfloat16 where the processor has it."""
+    quantize: Literal["none", "4bit"] = "none"
+    """`4bit` holds the decoder's weights in four bits (bitsandbytes, on a CUDA GPU): a third of the memory."""
 
 
 @dataclass
 class TuneOptions:
-    """Which weights learn (LoRA)."""
+    """Which weights learn."""
 
+    method: Literal["lora", "full", "projector", "head"] = "lora"
+    """`lora` adds small matrices to the linear layers of the components below; `full` trains these components' own
+    weights; `projector` only the projector's own, `head` only a class head, whatever is said below."""
+    head: bool = False
+    """Answer by a class head on the last hidden state, trained with the rest, instead of by the class's name."""
+    language_model: bool = True
+    """The decoder."""
+    projector: bool = False
+    """The layers between vision tower and decoder."""
+    vision_tower: bool = False
+    """The vision tower."""
+    targets: list[str] | None = None
+    """LoRA only on linear layers whose names end so, `*` standing for anything: [q_proj, language_model.*.w1]; if not
+    given, on all of the components."""
+    rates: dict[Literal["language_model", "projector", "vision_tower", "head"], Annotated[float, Gt(0)]] = field(
+        default_factory=dict
+    )
+    """Learning rates of single components, where not train.learning_rate: {vision_tower: 1e-4}."""
     rank: Positive = 16
     """Rank of the two LoRA matrices."""
     alpha: Annotated[float, Gt(0)] = 32.0
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
     """Share of a LoRA layer's inputs dropped while training."""
-    language_model: bool = True
-    """All linear layers of the decoder."""
-    projector: bool = False
-    """The layers between vision tower and decoder."""
-    vision_tower: bool = False
-    """All linear layers of the vision tower."""
+    rslora: bool = False
+    """Multiply the update by alpha / sqrt(rank) instead, so that a high rank does not weaken it."""
+    dora: bool = False
+    """Learn each layer's magnitudes apart from its directions (DoRA); slower."""
+    lora_plus: Annotated[float, Ge(1)] = 1.0
+    """Learning rate of LoRA's second matrix over that of the first (LoRA+)."""
 
 
 @dataclass
@@ -106,7 +126,10 @@ class TrainOptions:
     epochs: Annotated[float, Gt(0)] = 4.0
     """Passes over the training images."""
     batch_size: Positive = 32
-    """Images a step."""
+    """Images a step, over all processes."""
+    micro_batch: Positive | None = None
+    """Images that go through the model at once; if not given, the batch, halved whenever memory runs out. The step is
+    the same."""
     learning_rate: Annotated[float, Gt(0)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup: Fraction = 0.05
@@ -115,18 +138,58 @@ class TrainOptions:
     """AdamW's weight decay."""
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
     """Gradients are clipped to this norm."""
-    shift: Fraction = 0.0
-    """Images are moved by up to this share of their size, at random."""
-    zoom: Fraction = 0.0
-    """Images are scaled by up to this share, at random."""
-    rotate: Annotated[float, Ge(0), Le(180)] = 0.0
-    """Images are turned by up to so many degrees, at random."""
-    flip: bool = False
-    """Images are mirrored left to right, at random."""
+    objective: Literal["tokens", "labels"] = "tokens"
+    """What is made likely: `tokens` the label's answer among all that the model could say; `labels` the label among the
+    labels, as it is scored. A class head always learns by `labels`."""
+    negatives: Positive | None = None
+    """With `labels`: compare with only so many wrong labels of each image, drawn by how probable the model thinks them
+    to begin; if not given, with all."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the target that is spread evenly, over the labels or over the vocabulary."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: each class counts the same, however many images it has."""
     validate_every: Annotated[float, Gt(0)] = 1.0
     """Epochs between two validations; the weights that did best there are kept."""
-    checkpoint_minutes: Annotated[float, Gt(0)] = 5.0
-    """Minutes between two checkpoints, from which a stopped training goes on."""
+    patience: Positive | None = None
+    """End early after so many validations without a better one."""
+    checkpoint_minutes: Annotated[float, Ge(0)] = 5.0
+    """Minutes between two checkpoints, from which a stopped training goes on; 0 writes one after every step."""
+    cache_features: bool = True
+    """Keep what the vision tower sees on disk, where it is the same in every epoch: tower not tuned, images not
+    changed at random."""
+    tracker: Literal["local", "tensorboard", "wandb"] = "local"
+    """Where the curves are shown, besides metrics.jsonl and the report, which always have them."""
+
+
+@dataclass
+class AugmentOptions:
+    """How training images are changed at random, each time anew."""
+
+    shift: Fraction = 0.0
+    """Moved by up to this share of their size."""
+    zoom: Fraction = 0.0
+    """Scaled by up to this share."""
+    rotate: Annotated[float, Ge(0), Le(180)] = 0.0
+    """Turned by up to so many degrees."""
+    flip: bool = False
+    """Mirrored left to right, every other one."""
+    crop: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Cropped by up to this share of their area, at a random place and aspect ratio, and scaled up again."""
+    colour: Fraction = 0.0
+    """Brightness, contrast and saturation changed by up to this share."""
+    randaugment: Annotated[int, Ge(0), Le(10)] = 0
+    """So many operations of RandAugment, drawn for each image."""
+    magnitude: Annotated[float, Ge(0), Le(10)] = 5.0
+    """How strong they are."""
+    erase: Fraction = 0.0
+    """Share of the images in which a random rectangle is covered with noise."""
+    mix: Literal["none", "mixup", "cutmix", "both"] = "none"
+    """Two images in one, each with its share of the target: laid over each other (MixUp), or one cut into the other
+    (CutMix)."""
+    mix_alpha: Annotated[float, Gt(0)] = 1.0
+    """Shares are drawn from Beta(alpha, alpha): small values leave one of the two nearly alone."""
+    mix_share: Fraction = 1.0
+    """Share of the images that are mixed."""
 
 
 @dataclass
@@ -156,6 +219,7 @@ class Recipe:
     model: ModelOptions = field(default_factory=ModelOptions)
     tune: TuneOptions = field(default_factory=TuneOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,7 +304,8 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    for options in (Recipe, DataOptions, QuestionOptions, ModelOptions, TuneOptions, TrainOptions, EvaluateOptions):
+    sections = [f.default_factory for f in dataclasses.fields(Recipe) if dataclasses.is_dataclass(f.default_factory)]
+    for options in (Recipe, *sections):
         setattr(options, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 (no such attribute to mypy)
     try:
         return TypeAdapter(Recipe).validate_python(values)

@@ -22,7 +22,7 @@ from lensmith.branches import fork_all, grow
 from lensmith.config import QuestionOptions
 from lensmith.errors import ImageError, UserError
 from lensmith.labels import LabelTrie, Scores, search
-from lensmith.models.family import Model
+from lensmith.models.family import Model, grouped, out_of_memory
 from lensmith.question import make_prompt
 from lensmith.records import Calibration, Prediction
 
@@ -66,6 +66,11 @@ class Classifier:
         self.batch_size = batch_size
         self.prompt = make_prompt(model, question, labels)
         self.trie = LabelTrie(labels, self.prompt.answers)
+        if model.head is not None and model.head.labels != self.labels:
+            raise UserError(
+                "The model answers by a class head, which knows the classes it was taught and no others.",
+                f"They are: {', '.join(model.head.labels)}.",
+            )
         with torch.inference_mode(), model.autocast():
             self._before = grow(model.decoder, model.embed(self._ids(self.prompt.before)))[1]
             self._after = model.embed(self._ids(self.prompt.after))
@@ -93,6 +98,8 @@ class Classifier:
             seen = model.look(pixels)
             segment = torch.cat([seen, self._after.expand(len(seen), -1, -1).to(seen.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(seen)))
+            if model.head is not None:
+                return Scores.of_all(model.head(hidden[:, -1]).log_softmax(1))
             return search(model, self.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
     def score_all(self, pixels: Tensor) -> Iterator[Scores]:
@@ -153,12 +160,6 @@ class Classifier:
                 samples, *(column.tolist() for column in columns), strict=True
             )
         ]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU's or the machine's memory is used up."""
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
 
 
 def windows(
@@ -251,16 +252,17 @@ class _Reader:
 
 def _score_window(classifier: Classifier, window: Sequence[Ready]) -> list[Prediction]:
     found: dict[int, Prediction] = {}
-    sizes: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    read: dict[int, Tensor] = {}
     for place, ((name, label, _), pixels) in enumerate(window):
         if isinstance(pixels, ImageError):
             found[place] = Prediction(name, label, error=str(pixels))
         else:
-            sizes.setdefault(tuple(pixels.shape), []).append((place, pixels))
-    for group in sizes.values():
-        places = iter(place for place, _ in group)
-        for scores in classifier.score_all(torch.stack([pixels for _, pixels in group])):
-            batch = list(islice(places, len(scores.low)))
+            read[place] = pixels
+    places = list(read)
+    for group in grouped(pixels.shape for pixels in read.values()):
+        rest = iter([places[k] for k in group])
+        for scores in classifier.score_all(torch.stack([read[places[k]] for k in group])):
+            batch = list(islice(rest, len(scores.low)))
             samples = [window[place][0][:2] for place in batch]
             found |= zip(batch, classifier.predictions(samples, scores), strict=True)
     return [found[place] for place in range(len(window))]

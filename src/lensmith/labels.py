@@ -37,6 +37,8 @@ BAND = math.log(10)
 model runs one or two, and an unsure one takes few steps all the same."""
 PADDING = 256
 """Tokens of padding that are worth another decoder call to save."""
+NO_NUMBERS = "The model's scores are not numbers."
+NO_NUMBERS_HINT = "Its weights may be damaged; or try model.dtype=float32."
 
 
 class LabelTrie:
@@ -133,6 +135,18 @@ class Scores:
     """(rows,) log of what all labels' probabilities add up to, at least."""
     high: Tensor
     """(rows,) the same, at most."""
+
+    @classmethod
+    def of_all(cls, scores: Tensor) -> Scores:
+        """From all labels' (rows, labels) log-probabilities.
+
+        Raises:
+            UserError: they are no numbers.
+        """
+        if scores.isnan().any():
+            raise UserError(NO_NUMBERS, NO_NUMBERS_HINT)
+        total = scores.logsumexp(1)
+        return cls(scores, torch.ones_like(scores, dtype=torch.bool), total, total)
 
     def share(self) -> tuple[Tensor, Tensor]:
         """(rows, labels) bounds, lower and upper, on each label's probability among the labels."""
@@ -240,9 +254,7 @@ class _Search:
         before = (own.cumsum(1) - own)[new] + self.bound[image, answer][row]
         reached = before[pair] + known
         if reached.isnan().any():
-            raise UserError(
-                "The model's scores are not numbers.", "Its weights may be damaged; or try model.dtype=float32."
-            )
+            raise UserError(NO_NUMBERS, NO_NUMBERS_HINT)
         # The path's own inner nodes are gone through; all else that leaves it, and its end, is new knowledge.
         passed = (child == trie.path[answer[row], step + 1][pair]) & (trie.count[child] > 0) & (step[pair] < steps[-1])
         pair, child, reached = pair[~passed], child[~passed], reached[~passed]

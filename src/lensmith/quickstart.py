@@ -12,9 +12,9 @@ from lensmith.comparison import compare, power_hint
 from lensmith.config import SHIPPED, load_recipe
 from lensmith.errors import UserError, nearest
 from lensmith.predictions import write_predictions
-from lensmith.records import write_json
+from lensmith.progress import Note, Tell, silent
+from lensmith.records import percent, write_json
 from lensmith.runs import PREDICTIONS, default_folder, new_run_folder, start_run
-from lensmith.verbs import Note, Tell, silent
 
 
 def demos() -> list[str]:
@@ -36,7 +36,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     from lensmith import models
     from lensmith.evaluation import classifier_for
     from lensmith.evaluation import evaluate as summarize
-    from lensmith.models.lora import attach, coverage_table
+    from lensmith.models.tuning import attach, coverage_table
     from lensmith.probe import pixel_probe
     from lensmith.training import train
 
@@ -55,19 +55,19 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     model = models.load(recipe.model)
     bare, inner = classifier_for(model, recipe, dataset), folder / "zero-shot"
     zero_shot, before = verbs.score(bare, recipe, dataset, dataset.test, "zero-shot", inner, tell, "evaluate")
-    tell(Note(f"As it is, the base model gets {verbs.percent(zero_shot.accuracy)} right."))
+    tell(Note(f"As it is, the base model gets {percent(zero_shot.accuracy)} right."))
 
     clock = time.perf_counter()
     simple = pixel_probe(dataset, recipe.data.max_pixels)
     pixels = summarize("pixels", simple, dataset, dataset.test, time.perf_counter() - clock, seed=recipe.seed)
     write_predictions(folder / "pixels" / PREDICTIONS, simple, dataset.labels)
     write_json(folder / "pixels" / "evaluation.json", pixels.to_dict())
-    tell(Note(f"Logistic regression on raw pixels: {verbs.percent(pixels.accuracy)}."))
+    tell(Note(f"Logistic regression on raw pixels: {percent(pixels.accuracy)}."))
 
-    tell(Note(coverage_table(attach(model, recipe.tune, recipe.seed))))
+    tell(Note(coverage_table(attach(model, recipe.tune, dataset.labels, recipe.seed))))
 
     clock = time.perf_counter()
-    training = train(model, dataset, recipe, folder, verbs.training_progress(tell))
+    training = train(model, dataset, recipe, folder, tell)
     taught = classifier_for(model, recipe, dataset)
     tuned, after = verbs.score(taught, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
     verbs.keep_calibration(folder)

@@ -23,6 +23,11 @@ class Rate:
     n: int
 
 
+def percent(rate: Rate) -> str:
+    """`81.4 % (79.6 to 83.1)`"""
+    return f"{rate.accuracy:.1%} ({rate.low * 100:.1f} to {rate.high * 100:.1f})".replace("%", " %", 1)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A figure with its 95 % interval."""
@@ -193,6 +198,11 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             continue
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSONL file anew; see `write`."""
+    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

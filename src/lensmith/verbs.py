@@ -6,8 +6,8 @@ Long work reports through `tell`, which is called with a `Note` (a sentence) or 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lensmith.comparison import power_hint
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import Stopped, UserError
-from lensmith.records import Calibration, Evaluation, Prediction, write_json
+from lensmith.progress import Note, Tell, counter, silent
+from lensmith.records import Calibration, Evaluation, Prediction, percent, write_json
 from lensmith.runs import (
     PREDICTIONS,
     default_folder,
@@ -29,36 +30,9 @@ from lensmith.runs import (
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset, Split
     from lensmith.inference import Classifier
-    from lensmith.training import Progress
-
-
-@dataclass(frozen=True)
-class Note:
-    """One sentence on what is going on."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Advance:
-    """How far a long piece of work is."""
-
-    task: str
-    done: int
-    total: int
-    rate: float
-    """Images a second."""
-    seconds_left: float
-    detail: str = ""
 
 
 CALIBRATION = "calibration.json"
-
-Tell = Callable[[Note | Advance], Any]
-
-
-def silent(_: Note | Advance) -> None:
-    """Reports to nobody."""
 
 
 def open_data(recipe: Recipe) -> ImageDataset:
@@ -90,28 +64,38 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     Raises:
         UserError: see `config`, `data`, `models` and `train`.
         Stopped: Ctrl-C; the run folder then holds a checkpoint to resume from.
+
+    Of several processes (torchrun), those that are not the main one return nothing.
     """
-    from lensmith import models
+    from lensmith import checkpoint, models
     from lensmith.evaluation import classifier_for
-    from lensmith.models.lora import attach, coverage_table
+    from lensmith.models.tuning import attach, coverage_table
+    from lensmith.processes import Processes
     from lensmith.training import train as loop
 
-    started = time.perf_counter()
+    started, processes = time.perf_counter(), Processes()
+    tell = tell if processes.main else silent
     dataset = open_data(recipe)
     for split in (dataset.train, dataset.test):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images.", "Training needs both train and test.")
     model = models.load(replace(recipe.model, adapter=None))
-    rows = attach(model, recipe.tune, recipe.seed)
+    rows = attach(model, recipe.tune, dataset.labels, recipe.seed)
     classifier_for(model, recipe, dataset)  # what can't be scored is refused before hours are spent
-    folder = folder or default_folder(recipe, "train")
-    if not resume:
-        start_run(new_run_folder(folder), recipe, dataset)
+    folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
+    if resume:
+        checkpoint.recover(folder / "adapter")
+    if processes.main and not (resume and (folder / "record.json").exists()):
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset)
+    processes.agree(None)  # that the folder is there
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(rows)))
 
-    training = loop(model, dataset, recipe, folder, training_progress(tell), resume)
+    training = loop(model, dataset, recipe, folder, tell, resume, processes)
+    processes.close()
+    if not processes.main:
+        return {}
     tuned = classifier_for(model, recipe, dataset)
     evaluation, predictions = score(tuned, recipe, dataset, dataset.test, "tuned", folder, tell, "train")
     keep_calibration(folder)
@@ -130,16 +114,22 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     return record
 
 
-def resume(folder: Path, tell: Tell = silent) -> dict[str, Any]:
-    """Go on with a training that was stopped.
+def resume(folder: Path, tell: Tell = silent, recipe: Recipe | None = None) -> dict[str, Any]:
+    """Go on with a training that was stopped or killed.
+
+    Args:
+        recipe: the run's own if None; another may differ only in what does not change the result.
 
     Raises:
-        UserError: the folder holds no run, or the run is finished.
+        UserError: the folder holds no run, the run is finished, or the recipe differs.
     """
-    recipe = read_run(folder)
+    from lensmith.checkpoint import same_recipe
+
+    own = read_run(folder)
+    same_recipe(folder, own, recipe or own)
     if (folder / "result.json").exists():
         raise UserError(f"The run {folder} is finished: there is nothing to resume.")
-    return train(recipe, folder, tell, resume=True)
+    return train(recipe or own, folder, tell, resume=True)
 
 
 def evaluate(
@@ -321,40 +311,10 @@ def describe(dataset: ImageDataset) -> str:
     return "\n".join([f"{dataset.uri}: {len(dataset.labels)} classes; {', '.join(parts)} images.", *dataset.notes])
 
 
-def percent(rate: Any) -> str:
-    """`81.4 % (79.6 to 83.1)`"""
-    return f"{rate.accuracy:.1%} ({rate.low * 100:.1f} to {rate.high * 100:.1f})".replace("%", " %", 1)
-
-
-def counter(task: str, total: int, tell: Tell) -> Callable[[int], None]:
-    """A progress callback that turns a count into an `Advance`; one that begins above 0 goes on with earlier work."""
-    start, first = time.perf_counter(), -1
-
-    def progress(done: int) -> None:
-        nonlocal first
-        first = done if first < 0 else first
-        rate = (done - first) / max(1e-9, time.perf_counter() - start)
-        if rate:
-            tell(Advance(task, done, total, rate, (total - done) / rate))
-
-    return progress
-
-
-def training_progress(tell: Tell) -> Callable[[Progress], None]:
-    """A training's callback that turns its progress into an `Advance`, and its validations into notes."""
-
-    def progress(p: Progress) -> None:
-        if p.validation:
-            tell(Note(f"Step {p.step}: {percent(p.validation)} of the validation images right."))
-        tell(Advance("training", p.step, p.steps, p.samples_per_s, p.seconds_left, f"loss {p.loss:.3f}"))
-
-    return progress
-
-
-def recipe_for(source: str | None, overrides: Sequence[str]) -> Recipe:
-    """A recipe from a file, the name of a shipped one, or a run folder (then with the run's adapter)."""
+def recipe_for(source: str | None, overrides: Sequence[str], base: Recipe | None = None) -> Recipe:
+    """A recipe from a file, the name of a shipped one, or a run folder (then with the run's adapter); else `base`."""
     if source and Path(source).is_dir():
         recipe = read_run(Path(source))
         recipe.model.adapter = source if (Path(source) / "adapter").is_dir() else None
         return load_recipe(None, overrides, base=recipe)
-    return load_recipe(source, overrides)
+    return load_recipe(source, overrides, base)

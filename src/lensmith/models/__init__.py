@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lensmith.models.family import Model
 
 NANO = Path(__file__).parent / "nano"
-NOT_FAMILIES = {"family", "lora"}
+NOT_FAMILIES = {"family", "tuning"}
 
 
 def families() -> list[str]:
@@ -32,7 +32,7 @@ def load(options: ModelOptions) -> Model:
     Raises:
         UserError: no such folder or name, not a model, or a family that Lensmith doesn't know.
     """
-    from lensmith.models.lora import load_adapter
+    from lensmith.models.tuning import load_tuned
 
     folder = find(options.base)
     config = read_config(folder, options.base)
@@ -45,7 +45,7 @@ def load(options: ModelOptions) -> Model:
     module = importlib.import_module(f"lensmith.models.{family}")
     model: Model = module.Model.from_folder(folder, options)
     if options.adapter:
-        load_adapter(model, Path(options.adapter))
+        load_tuned(model, Path(options.adapter))
     return model
 
 

@@ -7,23 +7,58 @@ is the same for all families. Sizes, token ids and templates are read from the c
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensmith.config import ModelOptions
 from lensmith.errors import UserError
 
 
+class ClassHead(nn.Linear):
+    """Scores classes by the hidden state that would begin the answer: (..., hidden) -> (..., labels) logits.
+
+    It starts at zero, where all classes are equally probable.
+    """
+
+    def __init__(self, size: int, labels: Sequence[str]) -> None:
+        super().__init__(size, len(labels))
+        self.labels = tuple(labels)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """In float32; not under autocast, so that close classes don't tie."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float())
+
+    def save(self, path: Path) -> None:
+        """Write weights and labels as one safetensors file."""
+        save_file(self.state_dict(), path, {"labels": json.dumps(self.labels)})
+
+    @classmethod
+    def load(cls, path: Path) -> ClassHead:
+        """Read what `save` wrote. Raises ValueError, KeyError or RuntimeError if it is something else."""
+        with safe_open(path, "pt") as file:
+            labels = json.loads(file.metadata()["labels"])
+        state = load_file(path)
+        head = cls(state["weight"].shape[1], labels)
+        head.load_state_dict(state)
+        return head.requires_grad_(False)
+
+
 class Model(ABC):
-    """A loaded model. `network` is the transformers model; `peft` wraps it once an adapter is on."""
+    """A loaded model: `network` is transformers', `peft` wraps it once LoRA is on, `head` may answer for it."""
 
     # Component -> prefix of its modules' names; the keys are the switches of TuneOptions.
     components: ClassVar[dict[str, str]]
@@ -34,6 +69,7 @@ class Model(ABC):
         self.options = options
         self.folder = folder
         self.peft: Any = None
+        self.head: ClassHead | None = None
         self.device = torch.device(next(network.parameters()).device)
         self.compute = compute_dtype(options.dtype, self.device)
 
@@ -61,8 +97,16 @@ class Model(ABC):
         """RGB image -> (3, H, W) bytes, resized as the model was trained."""
 
     @abstractmethod
+    def see(self, pixels: Tensor) -> Tensor:
+        """(n, 3, H, W) values in 0..255, images of one size -> (n, ..., size) what the vision tower makes of them."""
+
+    @abstractmethod
+    def project(self, seen: Tensor) -> Tensor:
+        """What `see` gives -> (n, image tokens, hidden) embeddings."""
+
     def look(self, pixels: Tensor) -> Tensor:
         """(n, 3, H, W) values in 0..255, images of one size -> (n, image tokens, hidden) embeddings."""
+        return self.project(self.see(pixels))
 
     @abstractmethod
     def memory(self, shape: Sequence[int], past: int) -> int:
@@ -98,7 +142,9 @@ def pick_device(name: str) -> torch.device:
         UserError: the machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Of several processes on one machine, each has its own GPU.
+        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        return torch.device(own if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -142,3 +188,17 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
         probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         fast = bool(probe and probe()) and device.type == "cpu"
     return torch.bfloat16 if fast else torch.float32
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU's or the machine's memory is used up."""
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+
+
+def grouped(keys: Iterable[Any]) -> list[list[int]]:
+    """Positions with equal keys together, in the order of their first."""
+    found: dict[Any, list[int]] = {}
+    for i, key in enumerate(keys):
+        found.setdefault(key, []).append(i)
+    return list(found.values())

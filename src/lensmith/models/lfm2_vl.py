@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -120,13 +120,13 @@ class Model(family.Model):
         decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
         return int(4 * max(tower, decoder) + 4 * text.vocab_size)
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def see(self, pixels: Tensor) -> Tensor:
         n, channels, height, width = pixels.shape
         p = self.patch
         rows, columns = height // p, width // p
         patches = pixels.to(self.device).view(n, channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
         values = (patches.reshape(n, rows * columns, -1).float() - self.mean).div_(self.std)
-        tower, projector = self.network.model.vision_tower, self.network.model.multi_modal_projector
+        tower = self.network.model.vision_tower
         embeddings = tower.embeddings
         grid = embeddings.position_embedding.weight.view(*[embeddings.position_embedding_size] * 2, -1)
         # All images here have one size, so positions are resized once, where the tower would do it once an image,
@@ -137,5 +137,8 @@ class Model(family.Model):
         weight = embeddings.patch_embedding.weight
         embedded = embeddings.patch_embedding(values.to(weight.dtype)) + positions
         seen = tower.post_layernorm(tower.encoder(inputs_embeds=embedded).last_hidden_state)
-        projected: Tensor = projector(seen.view(n, rows, columns, -1))
+        return cast(Tensor, seen.view(n, rows, columns, -1))
+
+    def project(self, seen: Tensor) -> Tensor:
+        projected: Tensor = self.network.model.multi_modal_projector(seen)
         return projected.flatten(1, 2)

@@ -1,0 +1,162 @@
+"""What a frozen vision tower makes of images, kept on disk: it is the same in every epoch and in every run.
+
+A store belongs to one way of making features: the tower's weights and settings, and the number format. It holds one
+tensor for each image, under the image's content id, so that it can't go stale: another image, another tower or other
+settings have other names. Files are written whole or not at all; one that is damaged is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensmith.models.family import Model, grouped
+from lensmith.processes import Processes
+from lensmith.progress import Note, Tell, counter
+
+WINDOW, BATCH = 256, 32
+"""Images of one file, and images that go through the tower at once."""
+SPARE = 2 << 30
+"""Bytes that are left free on the disk."""
+
+
+def cache_folder() -> Path:
+    """$LENSMITH_CACHE, or lensmith in the user's cache folder."""
+    if own := os.environ.get("LENSMITH_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lensmith"
+
+
+def fingerprint(model: Model, parts: Sequence[str]) -> str:
+    """32 hex digits for how features are made: weights of these components, settings, number format, versions."""
+    digest = hashlib.blake2b(digest_size=16)
+    settings = model.folder / "preprocessor_config.json"
+    about = {
+        "parts": list(parts),
+        "type": type(model).__module__,
+        "compute": str(model.compute),
+        "device": model.device.type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "settings": json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else None,
+        "config": model.network.config.to_dict(),
+    }
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, weight in model.network.named_parameters():
+        if any(name.startswith(model.components[part] + ".") for part in parts):
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Store:
+    """Tensors by name in a folder of safetensors files; names are only ever added."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[Path, Any] = {}
+        self._where: dict[str, Path] = {}
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Find what has been added since, by whomever."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path in self._files:
+                continue
+            try:
+                # Mapped, not read: only what is asked for comes into memory.
+                self._files[path] = safe_open(path, "pt")
+                self._where |= dict.fromkeys(self._files[path].keys(), path)
+            except (SafetensorError, OSError):
+                path.unlink(missing_ok=True)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def get(self, name: str) -> Tensor | None:
+        """The tensor of a name, or None."""
+        path = self._where.get(name)
+        return self._files[path].get_tensor(name) if path else None
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        """Write some under new names.
+
+        Raises:
+            OSError: the disk is full or can't be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256("\n".join(tensors).encode()).hexdigest()[:16]
+        path = self.folder / f"{name}.safetensors"
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            save_file(tensors, part)
+            part.replace(path)
+        except SafetensorError as error:  # it has the system's words in it
+            raise OSError(str(error)) from None
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def fill(
+    store: Store,
+    images: Any,
+    ids: Sequence[str],
+    model: Model,
+    project: bool,
+    processes: Processes,
+    tell: Tell,
+) -> bool:
+    """Put the features of all readable images into the store, as far as they are not there.
+
+    Args:
+        images: prepared (3, H, W) bytes by index, or None for one that can't be read.
+        ids: the name of each.
+        project: what the projector makes of them, and not the tower alone.
+
+    Returns:
+        Whether they are all there; False if the disk has no room for them.
+    """
+    missing = [i for i in range(len(images)) if ids[i] not in store]
+    share = missing[processes.rank :: processes.count]
+    progress = counter("looking once at each image", len(share), tell if processes.main else lambda _: None)
+    room = True
+    for first in range(0, len(share), WINDOW):
+        window = share[first : first + WINDOW]
+        made = {ids[i]: features for i, features in _made(images, window, model, project)}
+        needed = sum(t.nbytes for t in made.values()) * (len(share) - first) / max(1, len(window)) * processes.count
+        try:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            if needed > shutil.disk_usage(store.folder).free - SPARE:
+                raise OSError(f"they need {needed / 1e9:.1f} GB and {SPARE / 1e9:.0f} GB to spare")
+            if made:
+                store.add(made)
+        except OSError as error:
+            tell(Note(f"Features are not kept in {store.folder}: {error}. Training looks anew at every image."))
+            room = False
+            break
+        progress(first + len(window))
+    room = all(processes.all([room]))
+    store.reopen()
+    return room
+
+
+def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> Iterator[tuple[int, Tensor]]:
+    read = [(i, pixels) for i in window if (pixels := images[i]) is not None]
+    for places in grouped(pixels.shape for _, pixels in read):
+        for first in range(0, len(places), BATCH):
+            some = places[first : first + BATCH]
+            with torch.no_grad(), model.autocast():
+                seen = model.see(torch.stack([read[k][1] for k in some]))
+                made = (model.project(seen) if project else seen).to("cpu", model.compute)
+            yield from ((read[k][0], features.clone()) for k, features in zip(some, made, strict=True))

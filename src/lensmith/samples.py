@@ -1,0 +1,138 @@
+"""Training images by index, as pixels or as what a frozen vision tower makes of them, and the order they come in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lensmith.config import AugmentOptions, Recipe
+from lensmith.data import ImageDataset, Split
+from lensmith.errors import ImageError, UserError
+from lensmith.features import Store, cache_folder, fill, fingerprint
+from lensmith.models.family import Model
+from lensmith.models.tuning import component_of, trainable
+from lensmith.processes import Processes
+from lensmith.progress import Tell
+
+CACHE_BYTES = 1 << 30
+"""Prepared images kept in memory; the others are read again in every epoch."""
+
+
+class Images(Protocol):
+    """Training images by index; None for one that can't be read, of which `errors` has a sentence."""
+
+    errors: dict[int, str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Tensor | None: ...
+
+
+class Samples:
+    """Prepared images, read when first asked for and kept while they fit into `CACHE_BYTES`: (3, H, W) bytes.
+
+    One that can't be read is listed once and gives None from then on; with `unreadable="stop"` all are read at once
+    and the first such image raises.
+    """
+
+    def __init__(self, model: Model, split: Split, max_pixels: int, unreadable: str) -> None:
+        self.model, self.split, self.max_pixels = model, split, max_pixels
+        self.errors: dict[int, str] = {}
+        self._kept: dict[int, Tensor] = {}
+        self._room = CACHE_BYTES
+        if unreadable == "stop":
+            for i in range(len(split)):
+                if self[i] is None:
+                    raise ImageError(self.errors[i], "Remove it, or set data.unreadable=skip to leave it out.")
+        elif all(self[i] is None for i in range(len(split))):  # ends at the first one that can be read
+            raise UserError("There is no readable training image.", *list(self.errors.values())[:1])
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, i: int) -> Tensor | None:
+        if i in self._kept or i in self.errors:
+            return self._kept.get(i)
+        try:
+            pixels = self.model.prepare(self.split.image(i, self.max_pixels))
+        except ImageError as error:
+            self.errors[i] = str(error)
+            return None
+        if pixels.nbytes <= self._room:
+            self._room -= pixels.nbytes
+            self._kept[i] = pixels
+        return pixels
+
+
+class Seen:
+    """The same as the frozen tower, or tower and projector, see them."""
+
+    def __init__(self, samples: Samples, names: list[str], store: Store) -> None:
+        self.names, self.store, self.errors = names, store, samples.errors
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Tensor | None:
+        return self.store.get(self.names[i])
+
+
+def open_images(
+    model: Model, dataset: ImageDataset, recipe: Recipe, processes: Processes, tell: Tell
+) -> tuple[Images, Callable[[Tensor], Tensor]]:
+    """The training images, and what turns a stack of them into (n, tokens, hidden) embeddings.
+
+    Where the tower sees the same in every epoch, it looks at each image once and its features are kept on disk.
+
+    Raises:
+        UserError: no image can be read, or one can't and the recipe says to stop.
+    """
+    samples = Samples(model, dataset.train, recipe.data.max_pixels, recipe.data.unreadable)
+    tuned = {component_of(model, name) for name in trainable(model)}
+    if not recipe.train.cache_features or "vision_tower" in tuned or recipe.augment != AugmentOptions():
+        return samples, model.look
+    project = "projector" not in tuned
+    parts = ["vision_tower", "projector"] if project else ["vision_tower"]
+    store = Store(cache_folder() / "features" / fingerprint(model, parts))
+    names = [name.partition("-")[0] for name in dataset.train.ids]  # exact copies have one name
+    if not fill(store, samples, names, model, project, processes, tell):
+        return samples, model.look
+    return Seen(samples, names, store), (lambda seen: seen) if project else model.project
+
+
+def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[float]:
+    """What an image of each class counts: 1, or, `balanced`, n / (classes x images of the class), which is 1 on
+    average.
+
+    Raises:
+        UserError: a class has no training image.
+    """
+    counts = Counter(split.labels)
+    if lost := [label for label in labels if not counts[label]]:
+        raise UserError(
+            f"There is no training image of the class{'es' if len(lost) > 1 else ''} {', '.join(lost[:5])}.",
+            "Add some, or raise data.train_limit.",
+        )
+    return [len(split) / (len(labels) * counts[c]) if method == "balanced" else 1.0 for c in labels]
+
+
+def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:
+    """Indices of the batches of steps `first`..`last`: each epoch is a permutation that follows from seed and epoch.
+
+    The order is one endless stream of epochs cut into batches of exactly `size`, which is at most n.
+    """
+    orders: dict[int, list[int]] = {}
+    for step in range(first, last):
+        batch = []
+        for place in range(step * size, (step + 1) * size):
+            epoch = place // n
+            if epoch not in orders:
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+                orders = {e: o for e, o in orders.items() if e >= epoch - 1}
+                orders[epoch] = torch.randperm(n, generator=generator).tolist()
+            batch.append(orders[epoch][place % n])
+        yield batch

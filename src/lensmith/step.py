@@ -1,0 +1,189 @@
+"""One training step up to its gradients: the question once, images in micro-batches on it, backwards, the question's
+gradients at the end.
+
+Losses and gradients are sums over the batch, not means, so that micro-batches and processes just add up; whoever takes
+the step divides by the batch's weight. What is random follows from seed and step alone, whichever process draws it and
+however often: a step that is tried again, resumed or divided is the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensmith import augment, mix
+from lensmith.branches import Branch, cut, grow, hand_on
+from lensmith.config import AugmentOptions, Recipe
+from lensmith.errors import UserError
+from lensmith.models.family import Model, grouped, out_of_memory
+from lensmith.models.tuning import trainable
+from lensmith.objective import Objective, Parts
+from lensmith.question import Prompt
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What is random about a batch: a row for each image."""
+
+    augment: augment.Draws
+    mix: mix.Mixing
+    negatives: Tensor
+    """(images, labels) uniform numbers in 0..1."""
+
+    @classmethod
+    def draw(cls, n: int, labels: int, options: AugmentOptions, seed: int) -> Chance:
+        """For n images, from a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(
+            augment.draw(n, options, generator),
+            mix.draw(n, options, generator),
+            torch.rand(n, labels, generator=generator).clamp(1e-7, 1 - 1e-7),
+        )
+
+    def of(self, index: Sequence[int]) -> Chance:
+        """That of some of the images."""
+        return Chance(self.augment.of(index), self.mix.of(index), self.negatives[list(index)])
+
+
+def vary(
+    images: Sequence[Tensor], parts: Sequence[Parts], options: AugmentOptions, chance: Chance
+) -> tuple[list[Tensor], list[Parts]]:
+    """Augment and mix images, and share their labels out accordingly.
+
+    Args:
+        images: (3, H, W) bytes each.
+        parts: the labels of each with their shares.
+
+    Returns:
+        (3, H, W) values in 0..255 each, and the labels of each with their new shares.
+    """
+    if options == AugmentOptions():
+        return list(images), list(parts)
+    changed: dict[int, Tensor] = {}
+    for places in grouped(image.shape for image in images):
+        pixels = augment.augment(torch.stack([images[i] for i in places]), options, chance.augment.of(places))
+        changed |= zip(places, pixels, strict=True)
+    if options.mix == "none":
+        return [changed[i] for i in range(len(images))], list(parts)
+    partner = mix.partners([tuple(image.shape) for image in images])
+    mixed: dict[int, Tensor] = {}
+    shared: dict[int, Parts] = {}
+    for places in grouped(image.shape for image in images):
+        inner = {place: k for k, place in enumerate(places)}
+        pixels, kept = mix.mix(
+            torch.stack([changed[i] for i in places]),
+            torch.tensor([inner[partner[i]] for i in places]),
+            chance.mix.of(places),
+        )
+        mixed |= zip(places, pixels, strict=True)
+        for i, share in zip(places, kept.tolist(), strict=True):
+            of_both: dict[int, float] = {}
+            for label, part in [(c, p * share) for c, p in parts[i]] + [
+                (c, p * (1 - share)) for c, p in parts[partner[i]]
+            ]:
+                of_both[label] = of_both.get(label, 0.0) + part
+            shared[i] = [(label, part) for label, part in of_both.items() if part > 0]
+    return [mixed[i] for i in range(len(images))], [shared[i] for i in range(len(images))]
+
+
+class Step:
+    """Makes the gradients of one batch after another.
+
+    Args:
+        look: (n, ...) images of one size, as they are given -> (n, tokens, hidden) embeddings.
+        note: is told what is changed when memory runs out.
+    """
+
+    def __init__(
+        self, model: Model, prompt: Prompt, recipe: Recipe, look: Callable[[Tensor], Tensor], note: Callable[[str], Any]
+    ) -> None:
+        self.model, self.look, self.note = model, look, note
+        self.objective = Objective(model, prompt, recipe.train)
+        self.micro_batch = recipe.train.micro_batch or recipe.train.batch_size
+        self.recompute = False
+        """Whether the question is run twice, so that its activations need not be kept beside those of the images."""
+        self._before = torch.tensor([prompt.before], device=model.device)
+        prefix = model.components["language_model"]
+        self._learns = any(name.startswith(prefix) for name in trainable(model))
+        self._kept: Branch | None = None
+
+    def gradients(self, images: Sequence[Tensor], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
+        """Add the gradients of the batch's summed loss to the weights that learn.
+
+        When memory runs out, the micro-batch is halved, down to one image, and then the question is run twice; the
+        step is tried again and is the same.
+
+        Args:
+            images: what `look` takes, one by one.
+            parts: the labels of each with their shares.
+            noise: (images, labels) uniform numbers, by which negatives are drawn.
+            seed: of dropout.
+
+        Returns:
+            (images,) the loss of each times its weight.
+
+        Raises:
+            UserError: there is not enough memory for one image.
+        """
+        while True:
+            try:
+                return self._run(images, parts, noise, seed)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Here, and not in the handler, where the failed batch is still held by the traceback.
+            for weight in trainable(self.model).values():
+                weight.grad = None
+            torch.cuda.empty_cache()
+            now = min(self.micro_batch, max(1, len(images)))
+            if now > 1:
+                self.micro_batch = (now + 1) // 2
+                what = f"{self.micro_batch} images go through the model at once"
+            elif self._learns and not self.recompute:
+                self.recompute = True
+                what = "the question runs twice a step"
+            else:
+                raise UserError(
+                    "There is not enough memory to train on one image.",
+                    "Use a smaller model, model.quantize=4bit, or a smaller tune.rank.",
+                )
+            self.note(f"Memory ran out: from now on {what}. The step is the same.")
+
+    def _run(self, images: Sequence[Tensor], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        whole = self._prefix(self._learns and not self.recompute)
+        before = cut(whole) if self._learns else whole
+        losses = []
+        for first in range(0, len(images), self.micro_batch):
+            part = slice(first, first + self.micro_batch)
+            with self.model.autocast():
+                found = self.objective.losses(before, self._look(images[part]), parts[part], noise[part])
+            found.sum().backward()
+            losses.append(found.detach())
+        if self._learns:
+            if self.recompute:
+                torch.manual_seed(seed)  # the same dropout
+                whole = self._prefix(True)
+            hand_on(before, whole)
+        return torch.cat(losses) if losses else torch.zeros(0, device=self.model.device)
+
+    def _prefix(self, learn: bool) -> Branch:
+        """The question up to the image; where nothing of the decoder learns, it is run once and for all."""
+        if self._kept is not None:
+            return self._kept
+        with self.model.autocast(), torch.set_grad_enabled(learn):
+            _, branch = grow(self.model.decoder, self.model.embed(self._before))
+        if not self._learns:
+            self._kept = branch
+        return branch
+
+    def _look(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """(tokens, hidden) embeddings of each; one pass for each size."""
+        out: dict[int, Tensor] = {}
+        for places in grouped(image.shape for image in images):
+            out |= zip(places, self.look(torch.stack([images[i] for i in places]).to(self.model.device)), strict=True)
+        return [out[i] for i in range(len(images))]
