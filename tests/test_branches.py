@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lensmith.branches import ATTENTION, fork, fork_all, grow
+from lensmith.branches import fork, fork_all, grow
 from lensmith.config import QuestionOptions, TuneOptions, load_recipe
 from lensmith.models.family import Model
 from lensmith.models.tuning import attach, trainable
 from lensmith.question import make_prompt
 from lensmith.step import Step
+from tests.plain import log_probability
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
 SAID = ["can opener", "can", "ankle boot", "t-shirt", "can"]
 
 
-def plain_loss(model: Model, pixels: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
-    """The loss by transformers' own forward pass and attention, one sample at a time, its own code for the image."""
+def plain_loss(model: Model, pixels: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
     prompt = make_prompt(model, QuestionOptions(), LABELS)
-    network: Any = model.network
-    text = network.model.language_model
-    text.set_attn_implementation("eager")
-    p = 16
-    total = torch.zeros(())
-    for image, answer in zip(pixels, answers, strict=True):
-        height, width = image.shape[1] // p, image.shape[2] // p
-        image_ids = [network.config.image_token_id] * (height * width // 4)
-        ids = torch.tensor([[*prompt.before, *image_ids, *prompt.after, *answer]])
-        values = (image.float() / 255 - 0.5) / 0.5
-        patches = values.view(3, height, p, width, p).permute(1, 3, 2, 4, 0).reshape(1, height * width, -1)
-        logits = network(
-            input_ids=ids,
-            pixel_values=patches,
-            spatial_shapes=torch.tensor([[height, width]]),
-            pixel_attention_mask=torch.ones(1, height * width, dtype=torch.long),
-        ).logits
-        n = len(answer)
-        total = total + torch.nn.functional.cross_entropy(logits[0, -n - 1 : -1], ids[0, -n:], reduction="sum")
-    text.set_attn_implementation(ATTENTION)
-    return total / len(answers)
+    found = [log_probability(model, prompt, image, answer) for image, answer in zip(pixels, answers, strict=True)]
+    return -torch.stack(found).mean()
 
 
 def step_loss(model: Model, images: Sequence[Tensor], said: Sequence[str], *options: str) -> float:
@@ -76,7 +56,7 @@ def test_loss_and_gradients_equal_the_plain_forward_pass(tuned: Model, options: 
     answers = [prompt.answers[LABELS.index(label)][0] for label in SAID]
     assert len({len(a) for a in answers}) > 1, "answers of one length would not test the padding"
 
-    expected = plain_loss(tuned, pixels, answers)
+    expected = plain_loss(tuned, list(pixels), answers)
     expected.backward()
     want = {name: weight.grad.clone() for name, weight in trainable(tuned).items() if weight.grad is not None}
     tuned.network.zero_grad()
@@ -101,7 +81,7 @@ def test_images_of_different_sizes_share_a_batch(tuned: Model) -> None:
     prompt = make_prompt(tuned, QuestionOptions(), LABELS)
     answers = [prompt.answers[LABELS.index(label)][0] for label in SAID[:3]]
     together = step_loss(tuned, images, SAID[:3])
-    alone = sum(plain_loss(tuned, image[None], [a]).item() for image, a in zip(images, answers, strict=True)) / 3
+    alone = sum(plain_loss(tuned, [image], [a]).item() for image, a in zip(images, answers, strict=True)) / 3
     assert together == pytest.approx(alone, rel=1e-6)
 
 

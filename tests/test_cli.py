@@ -173,7 +173,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
 
     other = again("tune.rank=3")
     assert other.returncode == 2
-    assert "tune.rank was 4 and is 3" in other.stderr
+    assert "tune.rank was 2 and is 3" in other.stderr
     done = again("train.micro_batch=3")  # what does not change the result may be changed
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["training"]["finished"]

@@ -130,6 +130,7 @@ def fill(
     missing = [i for i in range(len(images)) if ids[i] not in store]
     share = missing[processes.rank :: processes.count]
     progress = counter("looking once at each image", len(share), tell if processes.main else lambda _: None)
+    progress(0)
     room = True
     for first in range(0, len(share), WINDOW):
         window = share[first : first + WINDOW]

@@ -1,0 +1,150 @@
+"""What a recipe tunes is what learns, and nothing else; it is saved, reloaded, and refused where it makes no sense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lensmith import models, verbs
+from lensmith.config import Recipe, load_recipe
+from lensmith.errors import UserError
+from lensmith.inference import Classifier
+from lensmith.models.family import Model
+from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
+from tests.conftest import Shapes
+
+LABELS = ["circle", "square"]
+
+
+def attached(tiny_folder: Path, *options: str) -> tuple[Model, Recipe]:
+    recipe = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu", *options])
+    model = models.load(recipe.model)
+    attach(model, recipe.tune, LABELS, recipe.seed)
+    return model, recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "components"),
+    [
+        (
+            ["tune.method=lora", "tune.projector=true", "tune.vision_tower=true"],
+            "language_model projector vision_tower",
+        ),
+        (["tune.method=lora", "tune.head=true"], "head language_model"),
+        (["tune.method=full"], "language_model"),
+        (["tune.method=full", "tune.language_model=false", "tune.vision_tower=true"], "vision_tower"),
+        (["tune.method=projector"], "projector"),
+        (["tune.method=head"], "head"),
+        (["tune.dora=true"], "language_model"),
+    ],
+    ids=str,
+)
+def test_what_was_chosen_learns_is_counted_and_comes_back(
+    tiny_folder: Path, tmp_path: Path, options: list[str], components: str
+) -> None:
+    torch.manual_seed(0)
+    model, _ = attached(tiny_folder, *options)
+    rows = coverage(model)
+    assert sorted({row.component for row in rows}) == components.split()
+    assert sum(row.parameters for row in rows) == sum(w.numel() for w in trainable(model).values())
+    table = coverage_table(rows)
+    assert all(name in table for name in [*components.split(), "total"])
+
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    for weight in trainable(model).values():
+        torch.nn.init.normal_(weight, std=0.05)
+    question = load_recipe(None, []).question
+    expected = Classifier(model, question, LABELS).score(pixels).bound
+    save_tuned(model, tmp_path)
+    other = models.load(model.options)
+    bare = Classifier(other, question, LABELS).score(pixels).bound
+    load_tuned(other, tmp_path)
+    found = Classifier(other, question, LABELS).score(pixels).bound
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (bare - expected).abs().max() > 0.01, "nothing changed, so its loading proves nothing"
+    assert not trainable(other)
+
+
+@pytest.mark.parametrize("method", ["full", "projector", "head", "lora"])
+def test_every_method_learns_and_predicts_from_its_run_folder(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, method: str
+) -> None:
+    folder = shapes(circle=30, square=30)
+    options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", f"tune.method={method}"]
+    rate = {"full": 0.003, "head": 0.1, "projector": 0.03}.get(method, 0.01)
+    options += ["train.epochs=8", "train.batch_size=8", f"train.learning_rate={rate}", "data.validation=0.2"]
+    recipe = load_recipe(None, [*options, "tune.rank=4"])
+    record = verbs.train(recipe, tmp_path / "run")
+    assert record["accuracy"]["accuracy"] >= 0.9
+    again = verbs.evaluate(verbs.recipe_for(str(tmp_path / "run"), []), tmp_path / "again")
+    assert again["accuracy"] == record["accuracy"]
+    found = verbs.predict([str(folder / "square")], tmp_path / "run")
+    assert sum(p.predicted == "square" for p in found) >= 27
+    assert json.loads((tmp_path / "run" / "adapter" / "lensmith.json").read_text())["labels"] == LABELS
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["tune.targets=[o_proj]"], r"'o_proj' hits no linear layer.*self_attn\.out_proj.*vision.*|self_attn\.q_proj"),
+        (["tune.targets=[q_proj]"], r"'q_proj' also hits 3 layers of the vision_tower.*'language_model\.\*\.q_proj'"),
+        (["tune.targets=[conv.conv]"], "hits no linear layer"),
+        (["tune.language_model=false"], "Nothing is tuned"),
+        (["tune.rates={vision_tower: 1e-4}"], "rate for vision_tower, which is not tuned"),
+        (["tune.rates={head: 1e-4}"], "rate for head, which is not tuned"),
+    ],
+    ids=str,
+)
+def test_targets_and_rates_that_make_no_sense_are_refused(tiny_folder: Path, options: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        attached(tiny_folder, *options)
+
+
+def test_a_target_names_the_real_layers_when_it_hits_nothing(tiny_folder: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        attached(tiny_folder, "tune.targets=[gate_proj]")
+    for name in ("feed_forward.w1", "conv.in_proj", "self_attn.out_proj", "mlp.fc1", "linear_1"):
+        assert name in str(caught.value)
+
+
+def test_targets_hit_what_they_name(tiny_folder: Path) -> None:
+    model, _ = attached(tiny_folder, "tune.targets=[language_model.*.q_proj, 'feed_forward.w*']")
+    rows = {(row.component, row.layer): row.count for row in coverage(model)}
+    assert rows == {("language_model", "self_attn.q_proj"): 2} | {
+        ("language_model", f"feed_forward.w{i}"): 4 for i in (1, 2, 3)
+    }
+    both, _ = attached(tiny_folder, "tune.targets=[q_proj]", "tune.vision_tower=true")
+    assert {(row.component, row.count) for row in coverage(both)} == {("language_model", 2), ("vision_tower", 3)}
+
+
+def test_rates_are_each_components_own_and_loras_second_matrix_is_faster(tiny_folder: Path) -> None:
+    options = ["tune.vision_tower=true", "tune.head=true", "tune.lora_plus=4", "train.learning_rate=0.01"]
+    model, recipe = attached(
+        tiny_folder, *options, "tune.rates={vision_tower: 0.001, head: 0.5}", "train.weight_decay=0.1"
+    )
+    names = {id(weight): name for name, weight in trainable(model).items()}
+    groups = weight_groups(model, recipe.tune, recipe.train)
+    peak = {names[id(w)]: (g["peak"], g["weight_decay"]) for g in groups for w in g["params"]}
+    assert peak.keys() == trainable(model).keys()
+    for name, (rate, decay) in peak.items():
+        expected = 0.001 if "vision_tower" in name else 0.5 if name.startswith("head") else 0.01
+        assert rate == pytest.approx(expected * (4 if "lora_B" in name else 1)), name
+        assert decay == (0 if name.startswith("head") else 0.1), name
+
+
+def test_rank_stabilised_lora_scales_by_the_root_of_the_rank(tiny_folder: Path) -> None:
+    def scale(*options: str) -> float:
+        model, _ = attached(tiny_folder, "tune.rank=16", "tune.alpha=32", *options)
+        layer = next(m for m in model.network.modules() if hasattr(m, "scaling"))
+        return float(layer.scaling["default"])
+
+    assert scale() == 2
+    assert scale("tune.rslora=true") == 8
+
+
+def test_full_training_learns_in_float32_whatever_the_products_run_in(tiny_folder: Path) -> None:
+    model, _ = attached(tiny_folder, "tune.method=full", "model.dtype=bfloat16")
+    assert {w.dtype for w in trainable(model).values()} == {torch.float32}
