@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,8 @@ def test_cached_features_train_as_images_do(shapes: Shapes, tiny_folder: Path, t
     Image.new("RGB", (90, 30), "red").save(folder / "circle" / "wide.png")  # another number of tokens
     options = [f"tune.projector={projector}", "train.learning_rate=0.01"]
     cached, told, _ = trained(recipe_for(folder, tiny_folder, *options), tmp_path / "cached")
-    plain, silent, _ = trained(
-        recipe_for(folder, tiny_folder, *options, "train.cache_features=false"), tmp_path / "plain"
-    )
+    uncached = [*options, "train.cache_features=false"]
+    plain, silent, _ = trained(recipe_for(folder, tiny_folder, *uncached), tmp_path / "plain")
     assert looked(told) == len(verbs.open_data(recipe_for(folder, tiny_folder)).train)
     assert looked(silent) == 0
     for name, weight in cached.items():
@@ -102,11 +102,9 @@ def test_another_tower_or_other_settings_have_another_store(tiny_folder: Path, t
     other = tmp_path / "other"
     shutil.copytree(tiny_folder, other)
     settings = other / "preprocessor_config.json"
-    settings.write_text(
-        settings.read_text().replace('"image_std": [', '"image_std": [0.4, ').replace("0.4, 0.5,", "0.4,", 1)
-    )
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps(values | {"image_std": [0.4, 0.5, 0.5]}))
     changed = models.load(load_recipe(None, [f"model.base={other}", "model.dtype=float32"]).model)
-    assert settings.read_text() != (tiny_folder / settings.name).read_text()
     assert fingerprint(changed, ["vision_tower"]) != mine
 
 

@@ -66,8 +66,7 @@ class _Careful(Tracker):
     """A tracker whose first trouble is told and goes no further."""
 
     def __init__(self, name: str, kept: str, tell: Tell, start: Callable[[Tell], Ways]) -> None:
-        self._name, self._kept, self._tell = name, kept, tell
-        self._told = self._broken = False
+        self._name, self._kept, self._tell, self._told, self._broken = name, kept, tell, False, False
         self._ways: Ways | None = self._try("opened", partial(start, self._say))
 
     def log(self, row: dict[str, float], step: int) -> None:
@@ -132,11 +131,12 @@ def _wandb(folder: Path, options: dict[str, Any], step: int, say: Tell) -> Ways:
     run |= {"project": os.environ.get("WANDB_PROJECT") or "lensmith", "name": folder.resolve().name}
     run |= {"dir": str(folder), "config": options, "settings": WANDB, "reinit": "create_new"}
     try:
-        wandb.setup(wandb.Settings(silent=True))  # then it never asks for a key
+        wandb.setup(wandb.Settings(silent=True))  # so it never asks for a key
         begun = wandb.init(**run)
     except Exception as error:
         say(f"works offline now ({_reason(error)})")
         wandb.teardown()  # its service would keep the run's id for itself
+        wandb.setup(wandb.Settings(silent=True))
         begun = wandb.init(**run, mode="offline")
     return lambda row, step: begun.log(row, step=step), begun.finish
 
