@@ -19,8 +19,10 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
 from lensmith.models.tuning import attach, coverage
+from lensmith.objective import Objective
 from lensmith.progress import Advance, Note
-from lensmith.samples import batches
+from lensmith.samples import batches, class_weights
+from lensmith.trackers import Tracker
 from lensmith.training import schedule, train
 from tests.conftest import Shapes
 
@@ -225,3 +227,91 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.01
+
+
+def test_it_ends_early_when_validation_no_longer_gets_better(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(
+        shapes(circle=20, square=20), tiny_folder, "train.epochs=40", "train.patience=2", "train.validate_every=0.5"
+    )
+    told: list[Note | Advance] = []
+    done = train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path, told.append)
+    planned = next(e.total for e in told if isinstance(e, Advance) and e.task == "training")
+    assert done.finished
+    assert done.worse == 2
+    assert done.best_step < done.checked_step <= done.steps < planned
+    assert any(isinstance(e, Note) and "2 validations without a better one" in e.text for e in told)
+    assert (tmp_path / "adapter" / "lensmith.json").exists()
+
+
+def test_a_loss_that_is_no_number_names_the_images_at_fault(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
+    dataset = verbs.open_data(recipe)
+    plain, seen = Objective.losses, [0]
+
+    def losses(self: Objective, prefix: Any, images: Any, parts: Any, noise: Any) -> torch.Tensor:
+        seen[0] += 1
+        found = plain(self, prefix, images, parts, noise)
+        return found * torch.tensor([1.0, float("nan"), *[1.0] * (len(found) - 2)]) if seen[0] == 2 else found
+
+    monkeypatch.setattr(Objective, "losses", losses)
+    order = next(batches(len(dataset.train), 8, recipe.seed, 1, 2))
+    with pytest.raises(UserError) as caught:
+        train(prepared(recipe), dataset, recipe, tmp_path)
+    said = str(caught.value)
+    assert "at step 2" in said
+    assert dataset.train.ids[order[1]] in said
+    assert not any(dataset.train.ids[i] in said for i in order if i != order[1])
+
+
+def test_balanced_weights_let_a_rare_class_count_as_much(shapes: Shapes, tiny_folder: Path) -> None:
+    recipe = recipe_for(shapes(circle=50, square=10), tiny_folder, "data.test=0.1", "data.validation=0")
+    split, labels = verbs.open_data(recipe).train, verbs.open_data(recipe).labels
+    worth = dict(zip(labels, class_weights(split, labels, "balanced"), strict=True))
+    counts = {label: list(split.labels).count(label) for label in labels}
+    assert counts["circle"] * worth["circle"] == pytest.approx(counts["square"] * worth["square"])
+    assert sum(worth[label] for label in split.labels) == pytest.approx(len(split))
+    assert class_weights(split, labels, "none") == [1, 1]
+
+
+def test_the_weighted_mean_does_not_depend_on_how_a_batch_is_cut(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    options = ["train.class_weights=balanced", "train.epochs=1", "train.validate_every=9", "augment.mix=cutmix"]
+    folder, found = shapes(circle=30, square=10), []
+    for size in ("8", "3"):
+        recipe = recipe_for(folder, tiny_folder, *options, f"train.micro_batch={size}")
+        (tmp_path / size).mkdir()
+        train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path / size)
+        found.append([json.loads(line).get("loss") for line in (tmp_path / size / "metrics.jsonl").open()])
+    assert found[0][:3] == pytest.approx(found[1][:3], rel=1e-4)
+
+
+def test_a_run_folder_that_can_not_be_written_is_a_sentence(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
+
+    def read_only(_: Path, *args: Any, **kwargs: Any) -> Any:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(UserError, match=r"can't be created: Read-only file system"):
+        verbs.train(recipe, tmp_path / "run")
+
+
+def test_a_tracker_shows_what_the_log_has(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[tuple[int, dict[str, float]]] = []
+
+    class Fake(Tracker):
+        def log(self, row: dict[str, float], step: int) -> None:
+            rows.append((step, row))
+
+    monkeypatch.setattr("lensmith.training.open_tracker", lambda *_: Fake())
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=2")
+    done = train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path)
+    assert [step for step, row in rows if "loss" in row] == list(range(1, done.steps + 1))
+    assert any("validation_accuracy" in row for _, row in rows)
