@@ -134,7 +134,7 @@ def _wandb(folder: Path, options: dict[str, Any], step: int, say: Tell) -> Ways:
         wandb.setup(wandb.Settings(silent=True))  # so it never asks for a key
         begun = wandb.init(**run)
     except Exception as error:
-        say(f"works offline now ({_reason(error)})")
+        say(f"can't upload now ({_reason(error)})")
         wandb.teardown()  # its service would keep the run's id for itself
         wandb.setup(wandb.Settings(silent=True))
         begun = wandb.init(**run, mode="offline")

@@ -12,6 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -152,6 +153,36 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise UserError(f"model.device {name!r} can't be used here: {reason}.", "Use auto or cpu.") from None
     return device
+
+
+def quantisation(
+    options: ModelOptions, device: torch.device, dtype: torch.dtype, components: dict[str, str]
+) -> dict[str, Any]:
+    """What `from_pretrained` must be told to hold the decoder's weights in four bits (NF4, its scales in eight;
+    Dettmers et al., QLoRA, 2305.14314); nothing if the options don't ask for it.
+
+    Raises:
+        UserError: there is no CUDA GPU, or bitsandbytes isn't installed.
+    """
+    if options.quantize == "none":
+        return {}
+    if device.type != "cuda":
+        raise UserError(
+            f"model.quantize=4bit needs a CUDA GPU; the device is {device.type}.", "Use model.quantize=none."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UserError("model.quantize=4bit needs the package bitsandbytes.", "pip install 'lensmith[quantized]'")
+    from transformers import BitsAndBytesConfig
+
+    others = [prefix for name, prefix in components.items() if name != "language_model"]
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*others, "lm_head"],
+    )
+    return {"quantization_config": config, "device_map": {"": device}, "dtype": dtype}
 
 
 def hold_products(network: Any, dtype: torch.dtype) -> None:

@@ -56,16 +56,20 @@ class Model(family.Model):
         device = family.pick_device(options.device)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            dtype = family.compute_dtype(options.dtype, device)
             network: Any = Lfm2VlForConditionalGeneration.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                **family.quantisation(options, device, dtype, cls.components),
             )
             # Fused attention's backward is slow on a CPU for short segments: 18 times the forward at 16 tokens.
             network.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
             network.model.language_model.set_attn_implementation(ATTENTION)
-            dtype = family.compute_dtype(options.dtype, device)
-            network.to(device, torch.float32 if network.num_parameters() < SMALL else dtype).eval()
-            family.hold_products(network, dtype)
-            return cls(network.requires_grad_(False), tokenizer, options, folder)
+            if options.quantize == "none":
+                network.to(device, torch.float32 if network.num_parameters() < SMALL else dtype)
+                family.hold_products(network, dtype)
+            return cls(network.eval().requires_grad_(False), tokenizer, options, folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"The model in {folder} can't be loaded: {reason}") from error

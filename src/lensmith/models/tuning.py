@@ -164,7 +164,9 @@ def coverage(model: Model) -> list[Coverage]:
         counts[key] += weight.numel()
     if not counts:
         raise UserError("Nothing of the model learns.")
-    total = sum(p.numel() for name, p in model.network.named_parameters() if ".lora_" not in name)
+    # Counted by transformers, because two four-bit weights are one number to torch.
+    lora = sum(p.numel() for name, p in model.network.named_parameters() if ".lora_" in name)
+    total = int(model.network.num_parameters()) - lora
     return [Coverage(*key, len(layers[key]), n, n / total) for key, n in sorted(counts.items())]
 
 

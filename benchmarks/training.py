@@ -1,0 +1,222 @@
+"""Claim: the same photographs teach more, in a small part of the time and memory, than by the usual recipe.
+
+The peer is the reference recipe in TRL's SFTTrainer (`peers/training.py`, an environment of its own): loss over the
+full prompt, gradient checkpointing, LoRA on Llama's names, learning rate 2e-4, batches of 4 gathered 4 times. Lensmith
+has its own LoRA recipe (below). Both start from nano, see the same photographs as often (batches of 16, three epochs),
+with the same question of about 600 tokens, compute in bfloat16 with float32 weights, and run in processes of their own.
+
+- Speed and memory: short runs in turns; the ratio of the medians over the steps, and of the medians of what training
+  adds to a process's memory above what it held when model and data were loaded.
+- Accuracy: a full run of each for three seeds. Both adapters are scored by Lensmith (the exact best label) on the
+  10,000 test photographs, and compared image by image. Time to accuracy is the wall time, validations included, until
+  Lensmith's validation accuracy first reaches the peer's final one, over all of the peer's training time.
+
+Run: python benchmarks/training.py [--quick]   (half an hour, the first time more; the last line is JSON)
+Needs Debian's `dataset-fashion-mnist`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from lensmith import models, verbs
+from lensmith.comparison import compare
+from lensmith.config import Recipe, load_recipe
+from lensmith.data import ImageDataset, Split
+from lensmith.inference import Classifier, predict
+from lensmith.metrics import accuracy, is_right
+from lensmith.models.tuning import attach
+from lensmith.progress import Advance, Note
+from lensmith.records import Prediction, percent
+from lensmith.runs import provenance
+from lensmith.training import train
+
+PEERS = Path(__file__).parent / "peers"
+IMAGES, VALIDATION, EPOCHS, BATCH, SEEDS, ROUNDS = 1000, 2000, 3, 16, (0, 1, 2), 5
+OURS = [
+    *("tune.rank=32", "tune.alpha=64", "tune.projector=true", "tune.vision_tower=true", "train.learning_rate=0.002"),
+    *("augment.shift=0.06", "augment.zoom=0.08", "augment.flip=true"),
+]
+
+
+@dataclass
+class Run:
+    """What one side's process told."""
+
+    first: dict[str, Any]
+    steps: list[dict[str, Any]]
+    validations: list[dict[str, Any]]
+    last: dict[str, Any]
+
+    def speeds(self) -> list[float]:
+        """Samples a second of each step but the first two, which warm up."""
+        times = [step["seconds"] for step in self.steps]
+        return [BATCH / (b - a) for a, b in pairwise(times[1:])]
+
+    def memory(self) -> float:
+        """MB that training adds at its peak."""
+        return float(self.last["rss_peak"] - self.first["rss_before"]) / 1e6
+
+
+def recipe_for(job: dict[str, Any]) -> Recipe:
+    options = [f"data.train_limit={len(job['train'])}", f"train.epochs={job['epochs']}", f"train.batch_size={BATCH}"]
+    options += [f"seed={job['seed']}", f"model.dtype={job['dtype']}", f"train.validate_every={job['validate_every']}"]
+    recipe = load_recipe("fashion-idx", [*OURS, *options])
+    recipe.question.text, recipe.question.system = job["question"], job["system"]
+    return recipe
+
+
+def ours(job: dict[str, Any]) -> None:
+    """Lensmith's side, in a process of its own, by the peer's protocol and with its validations."""
+    torch.set_num_threads(job["threads"])
+    recipe, (dataset, _) = recipe_for(job), datasets(job)
+    model = models.load(recipe.model)
+    attach(model, recipe.tune, dataset.labels, recipe.seed)
+    print(json.dumps({"versions": provenance()["packages"], "rss_before": psutil.Process().memory_info().rss}))
+    start = time.perf_counter()
+
+    def tell(event: Note | Advance) -> None:
+        now = time.perf_counter() - start
+        if isinstance(event, Advance) and event.task == "training":
+            print(json.dumps({"step": event.done, "seconds": now}))
+            if event.done == job["max_steps"]:
+                raise KeyboardInterrupt
+        elif isinstance(event, Note) and "validation images right" in event.text:
+            print(json.dumps({"validation": float(event.text.split(": ")[1].split(" %")[0]) / 100, "seconds": now}))
+
+    samples = job["epochs"] * len(job["train"])
+    try:
+        train(model, dataset, recipe, Path(job["out"]), tell)
+    except KeyboardInterrupt:
+        samples = job["max_steps"] * BATCH
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = time.perf_counter() - start
+    print(json.dumps({"done": True, "seconds": seconds, "samples": samples, "rss_peak": peak, "out": job["out"]}))
+
+
+def datasets(job: dict[str, Any]) -> tuple[ImageDataset, Split]:
+    """Training and validation photographs, and the test part."""
+    dataset = verbs.open_data(load_recipe("fashion-idx", [f"data.train_limit={job['images']}"]))
+    return ImageDataset(
+        dataset.uri, dataset.labels, dataset.train, dataset.validation.take(VALIDATION), dataset.test, dataset.notes
+    ), dataset.test
+
+
+def run(side: str, job: dict[str, Any], folder: Path, **changes: Any) -> Run:
+    """One side's process, to its end."""
+    out = Path(tempfile.mkdtemp(prefix=side, dir=folder))
+    path = out / "job.json"
+    path.write_text(json.dumps(job | changes | {"out": str(out / "run")}))
+    (out / "run").mkdir()
+    mine = [sys.executable, __file__, "--ours", str(path)]
+    theirs = [str(PEERS / ".venv" / "bin" / "python"), str(PEERS / "training.py"), str(path)]
+    done = subprocess.run(mine if side == "lensmith" else theirs, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
+    first, *rest, last = map(json.loads, done.stdout.splitlines())
+    return Run(first, [r for r in rest if "step" in r], [r for r in rest if "validation" in r], last)
+
+
+def scored(adapter: str, job: dict[str, Any], part: Split) -> list[Prediction]:
+    """Lensmith's exact answers of a tuned model."""
+    recipe = recipe_for(job)
+    recipe.model.adapter = adapter
+    model = models.load(recipe.model)
+    labels = job["labels"]
+    return list(predict(Classifier(model, recipe.question, labels, top=1, tolerance=1), part.items()))
+
+
+def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """A full run of each side for each seed."""
+    dataset, test = datasets(job)
+    for seed in seeds:
+        peer, mine = run("trl", job, folder, seed=seed), run("lensmith", job, folder, seed=seed)
+        goal = accuracy(scored(peer.last["out"], job, dataset.validation)).accuracy
+        reached = next((v["seconds"] for v in mine.validations if v["validation"] >= goal), None)
+        theirs, own = scored(peer.last["out"], job, test), scored(mine.last["out"], job, test)
+        row = {"seed": seed, "peer_seconds": peer.last["seconds"], "seconds": mine.last["seconds"], "goal": goal}
+        row |= {"reached": reached, "peer": theirs, "own": own, "comparison": compare("trl", theirs, "lensmith", own)}
+        print(
+            f"seed {seed}: trl {percent(accuracy(theirs))} in {row['peer_seconds']:.0f} s, lensmith "
+            f"{percent(accuracy(own))} in {row['seconds']:.0f} s, p {row['comparison'].p:.1e}; "
+            f"trl's validation accuracy {goal:.1%} reached after {reached or float('nan'):.1f} s",
+            flush=True,
+        )
+        yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--ours", metavar="JOB", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.ours:
+        return ours(json.loads(Path(args.ours).read_text()))
+    images, rounds, seeds = (64, 1, SEEDS[:1]) if args.quick else (IMAGES, ROUNDS, SEEDS)
+    subprocess.run([PEERS / "setup.sh"], check=True)
+    system, _, text = (PEERS / "question.txt").read_text().strip().partition("\n---\n")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset, _ = datasets({"images": images})
+        files = []
+        for i, label in enumerate(dataset.train.labels):
+            dataset.train.image(i).save(folder / f"{i}.png")
+            files.append([str(folder / f"{i}.png"), label])
+        labels = list(dataset.labels)
+        job: dict[str, Any] = {"model": str(models.NANO), "labels": labels, "train": files, "images": images}
+        job |= {"system": system, "text": text.replace("{labels}", "\n".join(labels)), "question": text}
+        job |= {"epochs": EPOCHS, "max_steps": None, "seed": 0, "threads": torch.get_num_threads()}
+        job |= {"dtype": "bfloat16", "validate_every": 0.125}
+
+        shorts: dict[str, list[Run]] = {"trl": [], "lensmith": []}
+        for _ in range(rounds):
+            shorts["trl"].append(run("trl", job, folder, max_steps=8))
+            # Longer, because its steps are so much shorter; and no validation in between.
+            shorts["lensmith"].append(run("lensmith", job, folder, max_steps=40, epochs=99, validate_every=99))
+        speed = {side: statistics.median(s for r in done for s in r.speeds()) for side, done in shorts.items()}
+        memory = {side: statistics.median(r.memory() for r in done) for side, done in shorts.items()}
+        peak = {side: statistics.median(r.last["rss_peak"] for r in done) / 1e6 for side, done in shorts.items()}
+        tokens = shorts["trl"][0].first["tokens"]
+        print(f"nano, {images} photographs, {EPOCHS} epochs, batches of {BATCH}, {tokens} tokens with the image")
+        print(f"{provenance()['machine']}, {shorts['trl'][0].first['versions']}")
+        for side in shorts:
+            print(f"{side:<10}{speed[side]:>8.1f} samples/s{memory[side]:>8.0f} MB added, {peak[side]:.0f} MB in all")
+        rows = list(accuracies(job, folder, seeds))
+
+    own, theirs = ([p for row in rows for p in row[side]] for side in ("own", "peer"))
+    slower = [row["reached"] is None for row in rows]
+    print(
+        json.dumps(
+            {
+                "ratio_samples_per_s": round(speed["lensmith"] / speed["trl"], 2),
+                "ratio_peak_memory": round(memory["lensmith"] / memory["trl"], 3),
+                "ratio_peak_memory_in_all": round(peak["lensmith"] / peak["trl"], 3),
+                "ratio_time_to_accuracy": None
+                if any(slower)
+                else round(statistics.median(row["reached"] / row["peer_seconds"] for row in rows), 4),
+                "ratio_time_to_end": round(statistics.median(row["seconds"] / row["peer_seconds"] for row in rows), 4),
+                "accuracy": round(sum(map(is_right, own)) / len(own), 4),
+                "accuracy_peer": round(sum(map(is_right, theirs)) / len(theirs), 4),
+                "p_largest": max(row["comparison"].p for row in rows),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
