@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, DynamicCache
 
@@ -148,35 +149,77 @@ def attend(
     """
     rows, heads, tokens, size = query.shape
     groups, own = key.shape[1], key.shape[2]
+    shared = _shared.get({}).get(module.layer_idx)
+    if shared is None and tokens == own > 1:  # nothing lies before, so PyTorch's own kernel has it all
+        key, value = (x.to(query.dtype).repeat_interleave(heads // groups, 1) for x in (key, value))
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+        return out.transpose(1, 2).contiguous(), None
     query = query.reshape(rows, groups, heads // groups * tokens, size)
     near = (query @ key.transpose(-1, -2) * scaling).float()
     if tokens > 1:
         later = torch.ones(tokens, own, dtype=torch.bool, device=near.device).triu(own - tokens + 1)
         near = near.masked_fill(later.repeat(heads // groups, 1), float("-inf"))
-    shared = _shared.get({}).get(module.layer_idx)
     if shared is None:
         out = near.softmax(-1).to(value.dtype) @ value
     else:
         keys, values = shared
         flat = query.transpose(0, 1).reshape(1, groups, -1, size)
-        seen, weight = _look_far(flat, keys.to(flat.dtype), values.to(flat.dtype), scaling)
+        seen, weight = cast(
+            tuple[Tensor, Tensor], _Far.apply(flat, keys.to(flat.dtype), values.to(flat.dtype), scaling)
+        )
         seen, weight = (x.view(groups, rows, -1, x.shape[-1]).transpose(0, 1) for x in (seen, weight[..., None]))
         share = torch.sigmoid(weight - near.logsumexp(-1, keepdim=True)).to(value.dtype)
         out = share * seen + (1 - share) * (near.softmax(-1).to(value.dtype) @ value)
     return out.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 
-def _look_far(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+class _Far(torch.autograd.Function):
     """Attention of all queries to all keys: (1, heads, queries, size), and each softmax's (1, heads, queries) log-sum.
 
-    PyTorch's fused kernel gives both without writing the scores down, 2.7 times as fast for 616 keys; but it passes no
-    gradient through the log-sums.
+    Scores are never kept: what the backward pass needs of them it makes again, a block of queries at a time (Dao et
+    al., FlashAttention, 2205.14135), where PyTorch's own kernels pass no gradient through the log-sums.
     """
-    if query.device.type == "cpu" and not (torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)):
-        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+        if query.device.type == "cpu":
+            out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
+        else:
+            blocks = [(q @ key.transpose(-1, -2) * scaling).float() for q in query.split(_block(query, key), 2)]
+            out = torch.cat([scores.softmax(-1).to(value.dtype) @ value for scores in blocks], 2)
+            total = torch.cat([scores.logsumexp(-1) for scores in blocks], 2)
+        ctx.save_for_backward(query, key, value, out, total)
+        ctx.scaling = scaling
         return out, total
-    scores = (query @ key.transpose(-1, -2) * scaling).float()
-    return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, out, total = ctx.saved_tensors
+        to_out, to_total = grads
+        to_query, to_key, to_value = (
+            [],
+            torch.zeros_like(key, dtype=torch.float32),
+            torch.zeros_like(value, dtype=torch.float32),
+        )
+        # A softmax's gradient less its mean, and that of its log-sum, which is the softmax.
+        offset = to_total - (to_out * out).sum(-1, dtype=torch.float32)
+        parts = (x.split(_block(query, key), 2) for x in (query, to_out, total, offset))
+        for q, g, t, o in zip(*parts, strict=True):
+            share = ((q @ key.transpose(-1, -2)).float() * ctx.scaling - t[..., None]).exp_()
+            to_value += share.to(g.dtype).transpose(-1, -2) @ g
+            to_scores = share.mul_((g @ value.transpose(-1, -2)).float().add_(o[..., None])).to(q.dtype)
+            to_query.append(to_scores @ key * ctx.scaling)
+            to_key += to_scores.transpose(-1, -2) @ q * ctx.scaling
+        return torch.cat(to_query, 2), to_key.to(key.dtype), to_value.to(value.dtype), None
+
+
+BLOCK = 1 << 20
+"""Scores made at once in the backward pass: 4 MB, which a processor keeps in its cache."""
+
+
+def _block(query: Tensor, key: Tensor) -> int:
+    """Queries whose scores are made at once."""
+    return max(1, BLOCK // (query.shape[1] * key.shape[2]))
 
 
 AttentionInterface.register(ATTENTION, attend)
