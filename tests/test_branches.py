@@ -135,3 +135,20 @@ def test_a_branch_of_other_rows_is_refused(tiny: Model) -> None:
         grow(tiny.decoder, tiny.embed(torch.zeros(3, 1, dtype=torch.long)), branch)
     with pytest.raises(ValueError, match="one row"):
         fork_all(branch, 4)
+
+
+@pytest.mark.parametrize("blocks", [1, 5])
+def test_gradients_flow_through_attention_to_the_shared_past_whatever_its_blocks(
+    blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, n, 8, requires_grad=True) for n in (11, 7, 7))
+    monkeypatch.setattr("lensmith.branches._block", lambda *_: -(-11 // blocks))
+    out, total = _Far.apply(query, key, value, 0.3)  # type: ignore[no-untyped-call]
+    scores = query @ key.transpose(-1, -2) * 0.3
+    plain, plain_total = scores.softmax(-1) @ value, scores.logsumexp(-1)
+    torch.testing.assert_close((out, total), (plain, plain_total))
+    weights = torch.randn_like(out), torch.randn_like(total)
+    found = torch.autograd.grad((out * weights[0]).sum() + (total * weights[1]).sum(), (query, key, value))
+    want = torch.autograd.grad((plain * weights[0]).sum() + (plain_total * weights[1]).sum(), (query, key, value))
+    torch.testing.assert_close(found, want)

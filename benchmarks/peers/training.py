@@ -8,10 +8,11 @@ names), gradient checkpointing, batches of 4 gathered 4 times. In an environment
 
 JOB.json: {"model": folder, "labels": [...], "system": text or null, "text": user text with the labels filled in,
            "train": [[PNG path, label], ...], "epochs": n, "max_steps": n or null, "seed": n, "threads": n,
-           "dtype": "float32" or "bfloat16" (autocast; weights are float32 either way), "out": folder for the adapter}
+           "dtype": "float32" or "bfloat16" (autocast; weights are float32 either way), "out": folder for the adapter,
+           "tensors": true to count the memory of tensors as well, which is slow}
 stdout:   {"versions": {...}, "trainable": n, "tokens": of the question with the image, "rss_before": bytes}
           {"step": n, "seconds": since training started, "loss": mean over tokens}, after each optimizer step
-          {"done": true, "seconds": s, "samples": seen, "rss_peak": bytes, "out": folder}
+          {"done": true, "seconds": s, "samples": seen, "rss_peak": bytes, "tensor_peak": bytes or null, "out": folder}
 
 Seconds include reading the images and exclude loading. It refuses to start if a batch has other tokens than the chat
 template's with the image written out, or if any of them is left out of the loss.
@@ -31,6 +32,7 @@ from typing import Any
 import psutil
 import torch
 from common import Job, expanded, messages
+from tensors import tensor_peak
 
 # isort: split
 from datasets import Dataset, Image, List
@@ -124,13 +126,14 @@ def main() -> None:
     }
     print(json.dumps(first), file=lines)
     writer.start = time.perf_counter()
-    trainer.train()
+    tensors = tensor_peak(trainer.train) if job["tensors"] else trainer.train() and None
     seconds = time.perf_counter() - writer.start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trainer.save_model(job["out"])
     epochs, steps = divmod(trainer.state.global_step, math.ceil(len(job["train"]) / BATCH))
     samples = epochs * len(job["train"]) + steps * BATCH
     last = {"done": True, "seconds": seconds, "samples": samples, "rss_peak": peak, "out": job["out"]}
+    last["tensor_peak"] = tensors
     print(json.dumps(last), file=lines)
 
 

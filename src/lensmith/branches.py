@@ -164,9 +164,8 @@ def attend(
     else:
         keys, values = shared
         flat = query.transpose(0, 1).reshape(1, groups, -1, size)
-        seen, weight = cast(
-            tuple[Tensor, Tensor], _Far.apply(flat, keys.to(flat.dtype), values.to(flat.dtype), scaling)
-        )
+        far = _Far.apply(flat, keys.to(flat.dtype), values.to(flat.dtype), scaling)  # type: ignore[no-untyped-call]
+        seen, weight = cast(tuple[Tensor, Tensor], far)
         seen, weight = (x.view(groups, rows, -1, x.shape[-1]).transpose(0, 1) for x in (seen, weight[..., None]))
         share = torch.sigmoid(weight - near.logsumexp(-1, keepdim=True)).to(value.dtype)
         out = share * seen + (1 - share) * (near.softmax(-1).to(value.dtype) @ value)
@@ -185,9 +184,12 @@ class _Far(torch.autograd.Function):
         if query.device.type == "cpu":
             out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
         else:
-            blocks = [(q @ key.transpose(-1, -2) * scaling).float() for q in query.split(_block(query, key), 2)]
-            out = torch.cat([scores.softmax(-1).to(value.dtype) @ value for scores in blocks], 2)
-            total = torch.cat([scores.logsumexp(-1) for scores in blocks], 2)
+            outs, totals = [], []
+            for q in query.split(_block(query, key), 2):
+                scores = (q @ key.transpose(-1, -2) * scaling).float()
+                outs.append(scores.softmax(-1).to(value.dtype) @ value)
+                totals.append(scores.logsumexp(-1))
+            out, total = torch.cat(outs, 2), torch.cat(totals, 2)
         ctx.save_for_backward(query, key, value, out, total)
         ctx.scaling = scaling
         return out, total
@@ -196,30 +198,24 @@ class _Far(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, out, total = ctx.saved_tensors
         to_out, to_total = grads
-        to_query, to_key, to_value = (
-            [],
-            torch.zeros_like(key, dtype=torch.float32),
-            torch.zeros_like(value, dtype=torch.float32),
-        )
+        to_query = torch.empty_like(query)
+        to_key, to_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))
         # A softmax's gradient less its mean, and that of its log-sum, which is the softmax.
         offset = to_total - (to_out * out).sum(-1, dtype=torch.float32)
-        parts = (x.split(_block(query, key), 2) for x in (query, to_out, total, offset))
-        for q, g, t, o in zip(*parts, strict=True):
+        parts = (x.split(_block(query, key), 2) for x in (query, to_query, to_out, total, offset))
+        for q, to_q, g, t, o in zip(*parts, strict=True):
             share = ((q @ key.transpose(-1, -2)).float() * ctx.scaling - t[..., None]).exp_()
             to_value += share.to(g.dtype).transpose(-1, -2) @ g
             to_scores = share.mul_((g @ value.transpose(-1, -2)).float().add_(o[..., None])).to(q.dtype)
-            to_query.append(to_scores @ key * ctx.scaling)
+            to_q.copy_(to_scores @ key * ctx.scaling)
             to_key += to_scores.transpose(-1, -2) @ q * ctx.scaling
-        return torch.cat(to_query, 2), to_key.to(key.dtype), to_value.to(value.dtype), None
-
-
-BLOCK = 1 << 20
-"""Scores made at once in the backward pass: 4 MB, which a processor keeps in its cache."""
+        return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None
 
 
 def _block(query: Tensor, key: Tensor) -> int:
-    """Queries whose scores are made at once."""
-    return max(1, BLOCK // (query.shape[1] * key.shape[2]))
+    """Queries whose scores are made at once: 4 MB of them, which a processor keeps in its cache, or 256 on a GPU."""
+    most = 1 << (20 if query.device.type == "cpu" else 26)
+    return max(1, most // (query.shape[1] * key.shape[2]))
 
 
 AttentionInterface.register(ATTENTION, attend)
