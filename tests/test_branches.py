@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lensmith.branches import fork, fork_all, grow
+from lensmith.branches import _Far, fork, fork_all, grow
 from lensmith.config import QuestionOptions, TuneOptions, load_recipe
 from lensmith.models.family import Model
 from lensmith.models.tuning import attach, trainable
