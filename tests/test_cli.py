@@ -174,6 +174,11 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
     other = again("tune.rank=3")
     assert other.returncode == 2
     assert "tune.rank was 2 and is 3" in other.stderr
+    extra = tmp_path / "my shapes" / "circle" / "one more.jpg"
+    extra.write_bytes(next((tmp_path / "my shapes" / "circle").glob("*.jpg")).read_bytes() + b"\0")
+    assert "images of" in (changed := again()).stderr
+    assert "have changed since the run a run was begun" in changed.stderr
+    extra.unlink()
     done = again("train.micro_batch=3")  # what does not change the result may be changed
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["training"]["finished"]

@@ -149,6 +149,9 @@ def fill(
         progress(first + len(window))
     room = all(processes.all([room]))
     store.reopen()
+    if missing and room:
+        size = sum(path.stat().st_size for path in store.folder.iterdir())
+        tell(Note(f"What the vision tower sees is kept in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
     return room
 
 

@@ -60,6 +60,18 @@ def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = 
     write_json(folder / "record.json", provenance() | {"split": split, "data": data})
 
 
+def same_data(folder: Path, dataset: ImageDataset) -> None:
+    """Raises UserError if a run was begun with other images or labels than these."""
+    then = read_json(folder / "record.json")["data"]
+    for part in (dataset.train, dataset.validation, dataset.test):
+        if then[part.name]["hash"] != part.hash:
+            raise UserError(
+                f"The {part.name} images of {dataset.uri} have changed since the run {folder} was begun: "
+                f"{then[part.name]['n']:,} then, {len(part):,} now.",
+                "Bring them back, or start a new run.",
+            )
+
+
 def read_run(folder: Path) -> Recipe:
     """The recipe of a run folder.
 

@@ -91,7 +91,10 @@ def train(
         restore(model, folder / "adapter")
         return checkpoint.read_state(folder / "training.json", state)
     worth = class_weights(dataset.train, dataset.labels, options.class_weights)
-    images, look = open_images(model, dataset, recipe, processes, tell)
+    try:
+        images, look = open_images(model, dataset, recipe, processes, tell)
+    except KeyboardInterrupt:
+        raise Stopped(folder, "train") from None
     step = Step(model, make_prompt(model, recipe.question, dataset.labels), recipe, look, lambda text: tell(Note(text)))
     weights = trainable(model)
     groups = weight_groups(model, recipe.tune, options)

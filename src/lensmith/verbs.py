@@ -24,6 +24,7 @@ from lensmith.runs import (
     new_run_folder,
     read_json,
     read_run,
+    same_data,
     start_run,
 )
 
@@ -83,9 +84,11 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     rows = attach(model, recipe.tune, dataset.labels, recipe.seed)
     classifier_for(model, recipe, dataset)  # what can't be scored is refused before hours are spent
     folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
-    if resume:
+    begun = resume and (folder / "record.json").exists()
+    if begun:
+        same_data(folder, dataset)
         checkpoint.recover(folder / "adapter")
-    if processes.main and not (resume and (folder / "record.json").exists()):
+    elif processes.main:
         start_run(folder if resume else new_run_folder(folder), recipe, dataset)
     processes.agree(None)  # that the folder is there
     tell(Note(describe(dataset)))

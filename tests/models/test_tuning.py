@@ -12,7 +12,7 @@ from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.family import Model, quantisation
 from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
 from lensmith.records import read_lines
 from tests.conftest import Shapes
@@ -152,3 +152,26 @@ def test_rank_stabilised_lora_scales_by_the_root_of_the_rank(tiny_folder: Path) 
 def test_full_training_learns_in_float32_whatever_the_products_run_in(tiny_folder: Path) -> None:
     model, _ = attached(tiny_folder, "tune.method=full", "model.dtype=bfloat16")
     assert {w.dtype for w in trainable(model).values()} == {torch.float32}
+
+
+def test_four_bits_need_a_gpu_and_learn_by_lora_only(tiny_folder: Path) -> None:
+    with pytest.raises(UserError, match="needs a CUDA GPU; the device is cpu"):
+        attached(tiny_folder, "model.quantize=4bit")
+    recipe = load_recipe(None, [f"model.base={tiny_folder}", "tune.method=full"])
+    model = models.load(recipe.model)
+    model.options.quantize = "4bit"
+    with pytest.raises(UserError, match="Four-bit weights can't learn"):
+        attach(model, recipe.tune, LABELS)
+
+
+def test_four_bits_are_for_the_decoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    components = {"language_model": "model.text", "projector": "model.bridge", "vision_tower": "model.eye"}
+    options = load_recipe(None, ["model.quantize=4bit"]).model
+    with pytest.raises(UserError, match=r"pip install 'lensmith\[quantized\]'"):
+        quantisation(options, torch.device("cuda"), torch.bfloat16, components)
+    monkeypatch.setattr("lensmith.models.family.find_spec", lambda _: True)
+    config = quantisation(options, torch.device("cuda"), torch.bfloat16, components)["quantization_config"]
+    assert config.load_in_4bit
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+    assert sorted(config.llm_int8_skip_modules) == ["lm_head", "model.bridge", "model.eye"]
+    assert quantisation(load_recipe(None).model, torch.device("cpu"), torch.float32, components) == {}
