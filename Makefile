@@ -33,6 +33,8 @@ bench: setup
 	$(BIN)/python benchmarks/branches.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/mixing.py
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """A run folder: what it holds, how it begins, and reading it back.
 
 It holds recipe.yaml (resolved), record.json (commit, versions, machine, data), predictions.parquet, evaluation.json,
-calibration.json and report.html; of a training also metrics.jsonl (a line per step), adapter/, training.json and
-result.json; while unfinished, checkpoint/ or predictions.unfinished/.
+calibration.json and report.html; of a training also metrics.jsonl (a line per step), adapter/ (what was tuned),
+training.json and result.json; while unfinished, checkpoint/ or predictions.unfinished/.
 """
 
 from __future__ import annotations

@@ -162,6 +162,7 @@ def train(
     finally:
         book.close()
     state.finished = True
+    state.note(processes.all(images.errors.values()))
     if processes.main:
         write_json(folder / "training.json", asdict(state))
         checkpoint.remove(folder / "checkpoint")
