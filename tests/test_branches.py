@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lensmith import models
 from lensmith.branches import _Far, fork, fork_all, grow
-from lensmith.config import QuestionOptions, TuneOptions, load_recipe
+from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
 from lensmith.models.family import Model
 from lensmith.models.tuning import attach, trainable
 from lensmith.question import make_prompt
@@ -152,3 +153,16 @@ def test_gradients_flow_through_attention_to_the_shared_past_whatever_its_blocks
     found = torch.autograd.grad((out * weights[0]).sum() + (total * weights[1]).sum(), (query, key, value))
     want = torch.autograd.grad((plain * weights[0]).sum() + (plain_total * weights[1]).sum(), (query, key, value))
     torch.testing.assert_close(found, want)
+
+
+def test_a_device_without_the_fused_kernel_takes_the_same_step_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    images = list(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+    losses = []
+    for fused in ({"cpu"}, set[str]()):
+        monkeypatch.setattr("lensmith.branches.FUSED", fused)
+        model = models.load(ModelOptions(dtype="bfloat16", device="cpu"))  # nano: norms in float32, products not
+        attach(model, TuneOptions(rank=2), LABELS)
+        losses.append(step_loss(model, images, ["can", "t-shirt", "can", "ankle boot"]))
+        assert all(w.grad is not None and w.grad.isfinite().all() for w in trainable(model).values())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lensmith import checkpoint, models, verbs
-from lensmith.checkpoint import STATE, TENSORS, recover, replacing
+from lensmith.checkpoint import STATE, TENSORS, recover, replacing, same_recipe
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.models.tuning import attach
@@ -120,17 +120,20 @@ def test_a_half_written_checkpoint_is_noticed_and_the_one_before_it_used(
 
 def test_a_changed_recipe_is_refused_by_what_changed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     folder = shapes(circle=20, square=20)
+    begun = recipe_for(folder, tiny_folder, "tune.dropout=0")
     with pytest.raises(KeyboardInterrupt):
-        run(recipe_for(folder, tiny_folder), tmp_path / "run", False, stopped_after(2))
-    other = recipe_for(folder, tiny_folder, "train.learning_rate=0.02", "augment.mix=none", "train.micro_batch=2")
+        run(begun, tmp_path / "run", False, stopped_after(2))
+    changed = ["train.learning_rate=0.02", "augment.mix=none", "train.micro_batch=2"]
     with pytest.raises(UserError) as caught:
-        run(other, tmp_path / "run", resume=True)
+        run(recipe_for(folder, tiny_folder, "tune.dropout=0", *changed), tmp_path / "run", resume=True)
     said = str(caught.value)
     assert "train.learning_rate was 0.01 and is 0.02" in said
     assert "augment.mix was 'both' and is 'none'" in said
     assert "micro_batch" not in said, "it does not change the result"
-    finished = run(recipe_for(folder, tiny_folder, "train.micro_batch=2"), tmp_path / "run", resume=True)
-    assert finished.finished
+    smaller = recipe_for(folder, tiny_folder, "tune.dropout=0", "train.micro_batch=2")
+    assert run(smaller, tmp_path / "run", resume=True).finished
+    with pytest.raises(UserError, match="micro_batch"):  # dropout's masks do depend on what runs at once
+        same_recipe(tmp_path, recipe_for(folder, tiny_folder), recipe_for(folder, tiny_folder, "train.micro_batch=2"))
 
 
 def test_a_disk_that_fills_up_stops_it_cleanly_and_it_goes_on(

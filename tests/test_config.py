@@ -34,6 +34,10 @@ def test_a_resolved_recipe_reads_back_the_same() -> None:
         ({"tune": 3}, "Option tune "),
         ({"data": {"unreadable": "ignore"}}, "'skip' or 'stop'"),
         ({"augment": {"flip": "perhaps"}}, r"augment\.flip"),
+        ({"seed": -3}, "greater than or equal to 0"),
+        ({"tune": {"targets": []}}, r"tune\.targets.*at least 1 item"),
+        ({"tune": {"rates": {"eye": 0.1}}}, "'language_model'"),
+        ({"train": {"epochs": float("inf")}}, r"train\.epochs.*finite"),
     ],
 )
 def test_mistakes_are_named(values: dict[str, object], says: str) -> None:

@@ -118,7 +118,10 @@ def cut(branch: Branch) -> Branch:
     What grows on it can be run and sent backwards in parts; `hand_on` then sends the sum through the branch's own
     graph, once.
     """
-    leaves = {id(t): t.detach().requires_grad_() for t in _held(branch) if t.is_floating_point()}
+    floats = [t for t in _held(branch) if t.is_floating_point()]
+    # Of a branch without gradients, all tensors gather them: it is run anew to send them on.
+    anew = not any(t.requires_grad for t in floats)
+    leaves = {id(t): t.detach().requires_grad_(anew or t.requires_grad) for t in floats}
     shared = {i: (leaves.get(id(k), k), leaves.get(id(v), v)) for i, (k, v) in branch.shared.items()}
     cache = copy.copy(branch.cache)
     cache.layers = [_copy_layer(layer, lambda t: leaves.get(id(t), t)) for layer in branch.cache.layers]
@@ -164,12 +167,19 @@ def attend(
     else:
         keys, values = shared
         flat = query.transpose(0, 1).reshape(1, groups, -1, size)
-        far = _Far.apply(flat, keys.to(flat.dtype), values.to(flat.dtype), scaling)  # type: ignore[no-untyped-call]
+        # Autocast does not reach the backward pass, so what meets there is of one type from the beginning.
+        kind = flat.device.type
+        dtype = torch.get_autocast_dtype(kind) if kind not in FUSED and torch.is_autocast_enabled(kind) else flat.dtype
+        far = _Far.apply(flat.to(dtype), keys.to(dtype), values.to(dtype), scaling)  # type: ignore[no-untyped-call]
         seen, weight = cast(tuple[Tensor, Tensor], far)
         seen, weight = (x.view(groups, rows, -1, x.shape[-1]).transpose(0, 1) for x in (seen, weight[..., None]))
         share = torch.sigmoid(weight - near.logsumexp(-1, keepdim=True)).to(value.dtype)
         out = share * seen + (1 - share) * (near.softmax(-1).to(value.dtype) @ value)
     return out.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+
+
+FUSED = {"cpu"}
+"""Devices whose fused attention gives the log-sums."""
 
 
 class _Far(torch.autograd.Function):
@@ -181,13 +191,14 @@ class _Far(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-        if query.device.type == "cpu":
+        if query.device.type in FUSED:
             out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
         else:
             outs, totals = [], []
             for q in query.split(_block(query, key), 2):
-                scores = (q @ key.transpose(-1, -2) * scaling).float()
-                outs.append(scores.softmax(-1).to(value.dtype) @ value)
+                with torch.autocast(query.device.type, enabled=False):
+                    scores = (q @ key.transpose(-1, -2)).float() * scaling
+                    outs.append(scores.softmax(-1).to(value.dtype) @ value)
                 totals.append(scores.logsumexp(-1))
             out, total = torch.cat(outs, 2), torch.cat(totals, 2)
         ctx.save_for_backward(query, key, value, out, total)
@@ -205,10 +216,12 @@ class _Far(torch.autograd.Function):
         parts = (x.split(_block(query, key), 2) for x in (query, to_query, to_out, total, offset))
         for q, to_q, g, t, o in zip(*parts, strict=True):
             share = ((q @ key.transpose(-1, -2)).float() * ctx.scaling - t[..., None]).exp_()
-            to_value += share.to(g.dtype).transpose(-1, -2) @ g
+            if ctx.needs_input_grad[2]:
+                to_value += share.to(g.dtype).transpose(-1, -2) @ g
             to_scores = share.mul_((g @ value.transpose(-1, -2)).float().add_(o[..., None])).to(q.dtype)
             to_q.copy_(to_scores @ key * ctx.scaling)
-            to_key += to_scores.transpose(-1, -2) @ q * ctx.scaling
+            if ctx.needs_input_grad[1]:
+                to_key += to_scores.transpose(-1, -2) @ q * ctx.scaling
         return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None
 
 

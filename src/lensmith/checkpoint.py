@@ -49,6 +49,9 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
+        for path in new.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.replace(old)
@@ -69,7 +72,8 @@ def recover(folder: Path) -> None:
     """Undo a replacement that was cut off between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
-        old.replace(folder)
+        with suppress(FileNotFoundError):  # another process has done it
+            old.replace(folder)
 
 
 def save(
@@ -82,17 +86,14 @@ def save(
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, weight in weights.items():
-        tensors[f"weight.{name}"] = weight.detach()
+        tensors[f"weight.{name}"] = weight.detach().cpu().contiguous()
         for key, value in optimizer.state[weight].items():
-            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
     with replacing(folder / f"{state.steps:08d}") as new:
-        save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, new / TENSORS)
+        save_file(tensors, new / TENSORS)
         about = {"state": asdict(state), "recipe": recipe.to_dict(), "digest": _digest(new / TENSORS)}
         (new / STATE).write_text(json.dumps(about), encoding="utf-8")
-        for path in (new / TENSORS, new / STATE):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for other in _found(folder)[KEPT:]:
+    for other in [*_found(folder)[KEPT:], *folder.glob(".*.part")]:
         shutil.rmtree(other, ignore_errors=True)
 
 
@@ -120,6 +121,8 @@ def load(
             continue
         same_recipe(folder.parent, recipe_from(about["recipe"]), recipe)
         _restore(path, weights, optimizer, tensors)
+        for other in broken:
+            shutil.rmtree(other, ignore_errors=True)
         return f"The checkpoint {broken[0]} is damaged; the one before it is used." if broken else None
     if broken:
         raise UserError(f"The checkpoint in {broken[0]} can't be read: it is damaged.", "Start a new run.")
@@ -129,7 +132,8 @@ def load(
 def same_recipe(run: Path, then: Recipe, now: Recipe) -> None:
     """Raises UserError if a run was begun with other options than these, and says which."""
     old, new = flat(then), flat(now)
-    changed = [f"{key} was {old[key]!r} and is {new[key]!r}" for key in old if old[key] != new[key] and key not in FREE]
+    free = FREE - ({"train.micro_batch"} if now.tune.dropout else set())  # dropout depends on what runs at once
+    changed = [f"{key} was {old[key]!r} and is {new[key]!r}" for key in old if old[key] != new[key] and key not in free]
     if changed:
         raise UserError(
             f"The run {run} was begun with another recipe: {'; '.join(changed)}.",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from lensmith.errors import UserError, nearest
 
@@ -98,7 +98,7 @@ class TuneOptions:
     """The layers between vision tower and decoder."""
     vision_tower: bool = False
     """The vision tower."""
-    targets: list[str] | None = None
+    targets: Annotated[list[str], MinLen(1)] | None = None
     """LoRA only on linear layers whose names end so, `*` standing for anything: [q_proj, language_model.*.w1]; if not
     given, on all of the components."""
     rates: dict[Literal["language_model", "projector", "vision_tower", "head"], Annotated[float, Gt(0)]] = field(
@@ -129,7 +129,7 @@ class TrainOptions:
     """Images a step, over all processes."""
     micro_batch: Positive | None = None
     """Images that go through the model at once; if not given, the batch, halved whenever memory runs out. The step is
-    the same."""
+    the same, tune.dropout aside."""
     learning_rate: Annotated[float, Gt(0)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup: Fraction = 0.05
@@ -212,7 +212,7 @@ class Recipe:
 
     name: str = "run"
     """Names the run folder (runs/NAME) where no folder is given."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Seed of everything random."""
     data: DataOptions = field(default_factory=DataOptions)
     question: QuestionOptions = field(default_factory=QuestionOptions)
@@ -306,7 +306,7 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
 
     sections = [f.default_factory for f in dataclasses.fields(Recipe) if dataclasses.is_dataclass(f.default_factory)]
     for options in (Recipe, *sections):
-        setattr(options, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 (no such attribute to mypy)
+        setattr(options, "__pydantic_config__", ConfigDict(extra="forbid", allow_inf_nan=False))  # noqa: B010 (no such attribute to mypy)
     try:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:

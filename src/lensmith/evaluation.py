@@ -6,7 +6,6 @@ all, so the file of a stopped run is the file of one that wasn't.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -60,8 +59,7 @@ def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb
     """
     if path.exists():
         return 0.0
-    order = hashlib.sha256("\n".join(split.ids).encode()).hexdigest()[:16]
-    about = {"images": order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
+    about = {"images": split.order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
     unfinished = Unfinished(path, classifier.labels, about)
     items = islice(split.items(recipe.data.max_pixels), unfinished.done, None)
     clock = time.perf_counter()

@@ -11,17 +11,21 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensmith.models.family import Model, grouped
+from lensmith.errors import UserError
+from lensmith.models.family import Model, grouped, out_of_memory
 from lensmith.processes import Processes
 from lensmith.progress import Note, Tell, counter
 
@@ -47,6 +51,8 @@ def fingerprint(model: Model, parts: Sequence[str]) -> str:
         "type": type(model).__module__,
         "compute": str(model.compute),
         "device": model.device.type,
+        "code": hashlib.sha256(Path(str(sys.modules[type(model).__module__].__file__)).read_bytes()).hexdigest(),
+        "pillow": PIL.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "settings": json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else None,
@@ -78,8 +84,9 @@ class Store:
                 # Mapped, not read: only what is asked for comes into memory.
                 self._files[path] = safe_open(path, "pt")
                 self._where |= dict.fromkeys(self._files[path].keys(), path)
-            except (SafetensorError, OSError):
-                path.unlink(missing_ok=True)
+            except SafetensorError:  # cut short
+                with suppress(OSError):
+                    path.unlink()
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -101,6 +108,8 @@ class Store:
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             save_file(tensors, part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
             part.replace(path)
         except SafetensorError as error:  # it has the system's words in it
             raise OSError(str(error)) from None
@@ -127,7 +136,8 @@ def fill(
     Returns:
         Whether they are all there; False if the disk has no room for them.
     """
-    missing = [i for i in range(len(images)) if ids[i] not in store]
+    # One list for all, since others may add to the store meanwhile.
+    missing = processes.agree([i for i in range(len(images)) if ids[i] not in store])
     share = missing[processes.rank :: processes.count]
     progress = counter("looking once at each image", len(share), tell if processes.main else lambda _: None)
     progress(0)
@@ -150,7 +160,7 @@ def fill(
     room = all(processes.all([room]))
     store.reopen()
     if missing and room:
-        size = sum(path.stat().st_size for path in store.folder.iterdir())
+        size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
         tell(Note(f"What the vision tower sees is kept in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
     return room
 
@@ -160,7 +170,20 @@ def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> It
     for places in grouped(pixels.shape for _, pixels in read):
         for first in range(0, len(places), BATCH):
             some = places[first : first + BATCH]
-            with torch.no_grad(), model.autocast():
-                seen = model.see(torch.stack([read[k][1] for k in some]))
-                made = (model.project(seen) if project else seen).to("cpu", model.compute)
+            made = _seen(model, torch.stack([read[k][1] for k in some]), project)
             yield from ((read[k][0], features.clone()) for k, features in zip(some, made, strict=True))
+
+
+def _seen(model: Model, pixels: Tensor, project: bool) -> Tensor:
+    """Features of images of one size; when memory runs out, of one half after the other."""
+    try:
+        with torch.no_grad(), model.autocast():
+            seen = model.see(pixels)
+            return (model.project(seen) if project else seen).to("cpu", model.compute)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    if len(pixels) == 1:
+        raise UserError("There is not enough memory to look at one image.", "Use a smaller model.")
+    torch.cuda.empty_cache()
+    return torch.cat([_seen(model, half, project) for half in pixels.split((len(pixels) + 1) // 2)])

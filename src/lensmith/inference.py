@@ -71,6 +71,8 @@ class Classifier:
                 "The model answers by a class head, which knows the classes it was taught and no others.",
                 f"They are: {', '.join(model.head.labels)}.",
             )
+        if model.head is not None:
+            self.top = None  # it scores all of them at once
         with torch.inference_mode(), model.autocast():
             self._before = grow(model.decoder, model.embed(self._ids(self.prompt.before)))[1]
             self._after = model.embed(self._ids(self.prompt.after))

@@ -157,6 +157,7 @@ class Objective:
         longest = max(map(len, answers)) - 1
         if not longest:
             return first
+        longest = max(2, longest)  # the kernel of conv layers for single tokens passes no gradient
         padded = torch.tensor([[*a[:-1], *[0] * (longest - len(a) + 1)] for a in answers], device=last.device)
         out, _ = grow(self.model.decoder, self.model.embed(padded), fork(branch, row))
         owner, tokens = self._flat([answer[1:] for answer in answers])

@@ -55,16 +55,19 @@ def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = 
     import yaml
 
     write(folder / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
-    parts = {s.name: {"n": len(s), "hash": s.hash} for s in (dataset.train, dataset.validation, dataset.test)}
+    parts = {
+        s.name: {"n": len(s), "hash": s.hash, "order": s.order}
+        for s in (dataset.train, dataset.validation, dataset.test)
+    }
     data = {"uri": dataset.uri, "labels": list(dataset.labels), "notes": list(dataset.notes)} | parts
     write_json(folder / "record.json", provenance() | {"split": split, "data": data})
 
 
 def same_data(folder: Path, dataset: ImageDataset) -> None:
-    """Raises UserError if a run was begun with other images or labels than these."""
+    """Raises UserError if a run was begun with other images or labels than these, or in another order."""
     then = read_json(folder / "record.json")["data"]
     for part in (dataset.train, dataset.validation, dataset.test):
-        if then[part.name]["hash"] != part.hash:
+        if any(then[part.name].get(key) != now for key, now in (("hash", part.hash), ("order", part.order))):
             raise UserError(
                 f"The {part.name} images of {dataset.uri} have changed since the run {folder} was begun: "
                 f"{then[part.name]['n']:,} then, {len(part):,} now.",

@@ -72,13 +72,16 @@ class Seen:
     """The same as the frozen tower, or tower and projector, see them."""
 
     def __init__(self, samples: Samples, names: list[str], store: Store) -> None:
-        self.names, self.store, self.errors = names, store, samples.errors
+        self.samples, self.names, self.store, self.errors = samples, names, store, samples.errors
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Tensor | None:
-        return self.store.get(self.names[i])
+        found = self.store.get(self.names[i])
+        if found is None and self.samples[i] is not None:  # somebody has removed the store
+            raise UserError(f"The features in {self.store.folder} are gone.", "Go on with `lensmith train --resume`.")
+        return found
 
 
 def open_images(

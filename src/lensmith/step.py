@@ -3,7 +3,8 @@ gradients at the end.
 
 Losses and gradients are sums over the batch, not means, so that micro-batches and processes just add up; whoever takes
 the step divides by the batch's weight. What is random follows from seed and step alone, whichever process draws it and
-however often: a step that is tried again, resumed or divided is the same step.
+however often: a step that is tried again, resumed or divided is the same step (but for dropout, whose masks depend on
+what runs at once).
 """
 
 from __future__ import annotations
@@ -50,13 +51,18 @@ class Chance:
 
 
 def vary(
-    images: Sequence[Tensor], parts: Sequence[Parts], options: AugmentOptions, chance: Chance
+    images: Sequence[Tensor],
+    parts: Sequence[Parts],
+    options: AugmentOptions,
+    chance: Chance,
+    device: torch.device | str = "cpu",
 ) -> tuple[list[Tensor], list[Parts]]:
     """Augment and mix images, and share their labels out accordingly.
 
     Args:
         images: (3, H, W) bytes each.
         parts: the labels of each with their shares.
+        device: where it is done.
 
     Returns:
         (3, H, W) values in 0..255 each, and the labels of each with their new shares.
@@ -65,7 +71,8 @@ def vary(
         return list(images), list(parts)
     changed: dict[int, Tensor] = {}
     for places in grouped(image.shape for image in images):
-        pixels = augment.augment(torch.stack([images[i] for i in places]), options, chance.augment.of(places))
+        stack = torch.stack([images[i] for i in places]).to(device)
+        pixels = augment.augment(stack, options, chance.augment.of(places))
         changed |= zip(places, pixels, strict=True)
     if options.mix == "none":
         return [changed[i] for i in range(len(images))], list(parts)

@@ -47,7 +47,20 @@ def open_tracker(name: str, folder: Path, recipe: Recipe, tell: Tell, step: int 
     """
     if name == "local":
         return Tracker()
-    package, start = ("wandb", _wandb) if name == "wandb" else ("tensorboardX", _tensorboard)
+    require_tracker(name)
+    start = _wandb if name == "wandb" else _tensorboard
+    kept = f"the record is kept in {folder / 'metrics.jsonl'}"
+    if name == "wandb":
+        kept += "; `wandb login` logs in, WANDB_MODE=offline does without, and"
+        kept += f" `wandb sync --include-online {folder}/wandb/*run-*` uploads it later"
+    return _Careful(name, kept, tell, partial(start, folder, flat(recipe), step))
+
+
+def require_tracker(name: str) -> None:
+    """Raises UserError if the tracker's package isn't installed, or not in working order."""
+    if name == "local":
+        return
+    package = "wandb" if name == "wandb" else "tensorboardX"
     try:
         if not hasattr(import_module(package), "__version__"):
             raise ModuleNotFoundError  # only a folder of that name, which Python takes for a package
@@ -55,11 +68,6 @@ def open_tracker(name: str, folder: Path, recipe: Recipe, tell: Tell, step: int 
         broken = "" if isinstance(error, ModuleNotFoundError) else f", which can't be loaded ({_reason(error)})"
         what = f"train.tracker={name} needs the package {package}{broken}."
         raise UserError(what, f"pip install 'lensmith[{name}]'") from None
-    kept = f"the record is kept in {folder / 'metrics.jsonl'}"
-    if name == "wandb":
-        kept += "; `wandb login` logs in, WANDB_MODE=offline does without, and"
-        kept += f" `wandb sync --include-online {folder}/wandb/*run-*` uploads it later"
-    return _Careful(name, kept, tell, partial(start, folder, flat(recipe), step))
 
 
 class _Careful(Tracker):

@@ -136,7 +136,7 @@ def train(
             with uninterrupted():
                 chance = chance.of([k for k, _ in read])
                 whose: list[Parts] = [[(labels[batch[k]], worth[labels[batch[k]]])] for k, _ in read]
-                varied, parts = vary([image for _, image in read], whose, recipe.augment, chance)
+                varied, parts = vary([image for _, image in read], whose, recipe.augment, chance, model.device)
                 losses = step.gradients(varied, parts, chance.negatives, seed + processes.rank)
                 loss = average(list(weights.values()), losses, parts, processes)
                 norm = torch.nn.utils.clip_grad_norm_(weights.values(), options.max_grad_norm).item()
@@ -191,8 +191,8 @@ def average(weights: Sequence[nn.Parameter], losses: Tensor, parts: Sequence[Par
     weight = sum(share for labels in parts for _, share in labels)
     total, count = processes.sum_gradients(weights, torch.tensor([losses.sum().item(), weight])).tolist()
     for w in weights:
-        if w.grad is not None and count:
-            w.grad.div_(count)
+        if w.grad is not None:
+            w.grad = w.grad.div_(count) if count else None
     return total / count if count else 0.0
 
 
@@ -227,7 +227,9 @@ def validate(
     model.network.train(training)
     require_readable(found, recipe.data.unreadable)
     right = sum(processes.all([sum(map(metrics.is_right, found))]))
-    return metrics.wilson(right, len(split)), processes.all(p.error for p in found if p.error)
+    errors = processes.all(p.error for p in found if p.error)
+    # Of unreadable images alone, every accuracy is 0 and says nothing.
+    return metrics.wilson(right, len(split)) if len(errors) < len(split) else None, errors
 
 
 class Book:
@@ -249,7 +251,10 @@ class Book:
         self.optimizer, self.state, self.writes, self.tell = optimizer, state, processes.main, tell
         self.log = folder / "metrics.jsonl"
         if self.writes and self.log.exists():  # what came after the checkpoint comes again
-            write_lines(self.log, (row for row in read_lines(self.log) if row["step"] <= state.steps))
+            write_lines(
+                self.log,
+                (r for r in read_lines(self.log) if r["step"] <= (state.steps if "loss" in r else state.checked_step)),
+            )
         kind = recipe.train.tracker if self.writes else "local"
         self.tracker = open_tracker(kind, folder, recipe, lambda text: tell(Note(text)), state.steps)
         self._saved = time.perf_counter()

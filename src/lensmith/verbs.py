@@ -72,6 +72,8 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     from lensmith.evaluation import classifier_for
     from lensmith.models.tuning import attach, coverage_table
     from lensmith.processes import Processes
+    from lensmith.samples import class_weights
+    from lensmith.trackers import require_tracker
     from lensmith.training import train as loop
 
     started, processes = time.perf_counter(), Processes()
@@ -80,9 +82,12 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     for split in (dataset.train, dataset.test):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images.", "Training needs both train and test.")
+    # What can't go well is refused before hours are spent, and before there is a run folder.
+    require_tracker(recipe.train.tracker)
+    class_weights(dataset.train, dataset.labels, recipe.train.class_weights)
     model = models.load(replace(recipe.model, adapter=None))
     rows = attach(model, recipe.tune, dataset.labels, recipe.seed)
-    classifier_for(model, recipe, dataset)  # what can't be scored is refused before hours are spent
+    classifier_for(model, recipe, dataset)
     folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
     begun = resume and (folder / "record.json").exists()
     if begun:
@@ -94,6 +99,8 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(rows)))
+    if recipe.model.adapter:
+        tell(Note(f"The adapter {recipe.model.adapter} is left aside: training begins with the base model."))
 
     training = loop(model, dataset, recipe, folder, tell, resume, processes)
     processes.close()

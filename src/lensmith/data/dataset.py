@@ -101,6 +101,11 @@ class Split:
             digest.update(json.dumps(pair).encode())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def order(self) -> str:
+        """16 hex digits that tell these samples in this order from any other."""
+        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()[:16]
+
     def take(self, n: int | float | None) -> Split:
         """A stable subset: `n` images (int), a share of them (float, above 0 to 1), or all (`None`).
 

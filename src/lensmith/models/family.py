@@ -116,7 +116,9 @@ class Model(ABC):
     def free_memory(self) -> int:
         """Bytes that are free on the device, or on the machine."""
         if self.device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self.device)[0])
+            # What PyTorch has taken and not given back is free too.
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return int(torch.cuda.mem_get_info(self.device)[0]) + kept
         return available_memory()
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -224,7 +226,8 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the GPU's or the machine's memory is used up."""
     text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in said)
 
 
 def grouped(keys: Iterable[Any]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -127,7 +128,7 @@ def _targets(model: Model, targets: Sequence[str], parts: Sequence[str]) -> list
         for component in {layers[name]: None for name in hit}:
             frozen = [name for name in hit if layers[name] == component]
             if component not in parts:
-                anchored = f"{model.components[parts[0]].rpartition('.')[2]}.*.{target}" if parts else target
+                anchored = f"{model.components[parts[0]].rpartition('.')[2]}.*.{target}"
                 raise UserError(
                     f"tune.targets: {target!r} also hits {len(frozen)} layers of the {component}, which the recipe "
                     f"freezes, such as {frozen[0]}.",
@@ -237,7 +238,7 @@ def load_tuned(model: Model, folder: Path) -> None:
         _load_own(model, inner)
         if (inner / HEAD).exists():
             model.head = ClassHead.load(inner / HEAD).to(model.device)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
     model.network.requires_grad_(False).eval()
@@ -263,6 +264,9 @@ def _own(model: Model) -> dict[str, nn.Parameter]:
 def _load_own(model: Model, folder: Path) -> None:
     if not (folder / WEIGHTS).exists():
         return
-    weights = dict(model.network.named_parameters())
+    weights, modules = dict(model.network.named_parameters()), dict(model.network.named_modules())
     for name, value in load_file(folder / WEIGHTS).items():
-        weights[name].copy_(value)
+        if isinstance(modules[name.rpartition(".")[0]], nn.Linear):
+            weights[name].copy_(value)  # held in the type that products run in; see `family.hold_products`
+        else:  # as it was learned
+            weights[name].data = value.to(weights[name].device)
