@@ -52,7 +52,7 @@ from lensmith.runs import provenance
 from lensmith.training import train
 
 PEERS = Path(__file__).parent / "peers"
-IMAGES, VALIDATION, EPOCHS, BATCH, SEEDS, ROUNDS = 1000, 1000, 3, 16, (0, 1, 2), 5
+IMAGES, VALIDATION, EPOCHS, BATCH, SEEDS, ROUNDS = 800, 1000, 3, 16, (0, 1, 2), 5
 OURS = [
     *("tune.rank=32", "tune.alpha=64", "tune.projector=true", "tune.vision_tower=true", "train.learning_rate=0.002"),
     *("augment.shift=0.06", "augment.zoom=0.08", "augment.flip=true"),
