@@ -174,6 +174,7 @@ def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Itera
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--answer-only", action="store_true", help="let the peer's loss cover the answer alone")
     parser.add_argument("--ours", metavar="JOB", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.ours:
@@ -193,6 +194,7 @@ def main() -> None:
         job |= {"system": system, "text": text.replace("{labels}", "\n".join(labels)), "question": text}
         job |= {"epochs": EPOCHS, "max_steps": None, "seed": 0, "threads": torch.get_num_threads()}
         job |= {"dtype": "bfloat16", "validate_every": 0.25, "tensors": False}
+        job["answer_only"] = args.answer_only
 
         shorts: dict[str, list[Run]] = {"trl": [], "lensmith": []}
         for _ in range(rounds):

@@ -9,13 +9,14 @@ names), gradient checkpointing, batches of 4 gathered 4 times. In an environment
 JOB.json: {"model": folder, "labels": [...], "system": text or null, "text": user text with the labels filled in,
            "train": [[PNG path, label], ...], "epochs": n, "max_steps": n or null, "seed": n, "threads": n,
            "dtype": "float32" or "bfloat16" (autocast; weights are float32 either way), "out": folder for the adapter,
-           "tensors": true to count the memory of tensors as well, which is slow}
+           "tensors": true to count the memory of tensors as well, which is slow,
+           "answer_only": true for a loss over the answer alone, as the recipe does not have it}
 stdout:   {"versions": {...}, "trainable": n, "tokens": of the question with the image, "rss_before": bytes}
           {"step": n, "seconds": since training started, "loss": mean over tokens}, after each optimizer step
           {"done": true, "seconds": s, "samples": seen, "rss_peak": bytes, "tensor_peak": bytes or null, "out": folder}
 
 Seconds include reading the images and exclude loading. It refuses to start if a batch has other tokens than the chat
-template's with the image written out, or if any of them is left out of the loss.
+template's with the image written out, or if the loss covers others than it should.
 """
 
 from __future__ import annotations
@@ -82,10 +83,12 @@ def options(job: Job) -> SFTConfig:
 
 def examples(job: Job) -> Dataset:
     """Messages, and images that are read when a batch is made."""
-    rows = {
-        "images": [[path] for path, _ in job["train"]],
-        "messages": [messages(job, label) for _, label in job["train"]],
-    }
+    rows: dict[str, list[Any]] = {"images": [[path] for path, _ in job["train"]]}
+    if job["answer_only"]:
+        rows["prompt"] = [messages(job) for _ in job["train"]]
+        rows["completion"] = [messages(job, label)[-1:] for _, label in job["train"]]
+    else:
+        rows["messages"] = [messages(job, label) for _, label in job["train"]]
     return Dataset.from_dict(rows).cast_column("images", List(Image(mode="RGB")))
 
 
@@ -95,8 +98,11 @@ def check(job: Job, processor: Any, batch: Any) -> None:
     for ids, mask, targets in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         if ids[mask == 1].tolist() not in expected:
             raise SystemExit("TRL would feed other tokens than the question's and the answer's.")
-        if not torch.equal(targets, ids.where(mask == 1, -100)):
-            raise SystemExit("TRL would leave tokens out of the loss.")
+        learned, whole = targets != -100, mask == 1
+        if job["answer_only"]:
+            whole = whole & (torch.arange(len(ids)) >= len(ids[mask == 1]) - learned.sum())
+        if not learned.any() or not torch.equal(targets, ids.where(whole, -100)):
+            raise SystemExit("TRL would leave out of the loss what belongs there, or the other way round.")
 
 
 def main() -> None:
