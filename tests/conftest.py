@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneratio
 from lensmith import models
 from lensmith.config import ModelOptions
 from lensmith.models.family import Model
+
+# A shell that starts something in the background has it ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timings on a shared machine say nothing about correctness.
 settings.register_profile("lensmith", deadline=None)

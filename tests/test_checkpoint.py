@@ -62,21 +62,27 @@ def killable(recipe: Recipe, folder: Path) -> None:
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    start = time.perf_counter()
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=8")
     whole = run(recipe, tmp_path / "whole", resume=False)
-    lasts = time.perf_counter() - start
 
     # Forked from a process that has everything imported and has computed nothing.
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["lensmith.training", "lensmith.models.lfm2_vl", "peft", "datasets", __name__])
     dice, folder, kills = random.Random(0), tmp_path / "killed", 0
+    log = folder / "metrics.jsonl"
+
+    def done() -> int:
+        return log.read_text().count("\n") if log.exists() else 0
+
     reached: set[str] = set()
     for _ in range(10 * KILLS):
         child = forks.Process(target=killable, args=(recipe, folder))
         child.start()
-        # Until it has all it needs, and then for a part of what a training lasts.
-        time.sleep(dice.uniform(0.1, 1.0) * lasts * (0.3 if kills < KILLS else 10))
+        # At any moment from here on, and most often within the next steps: reading, in a step, in writing it down.
+        goal, patience = done() + dice.choice([0, 1, 1, 2, 3]), time.monotonic() + 60
+        while child.is_alive() and kills < KILLS and done() < goal and time.monotonic() < patience:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0, 0.03))
         if child.is_alive() and kills < KILLS:
             os.kill(child.pid or 0, signal.SIGKILL)
             kills += 1
@@ -93,8 +99,8 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_f
     assert (found["steps"], found["best_step"]) == (whole.steps, whole.best_step)
     first, second = tuned_weights(tmp_path / "whole"), tuned_weights(folder)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log if "loss" in row] == list(range(1, whole.steps + 1))
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, whole.steps + 1))
     assert not (folder / "checkpoint").exists()
 
 
