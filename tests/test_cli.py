@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
 
 
 def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=80")
+    words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=50")
     command = [sys.executable, "-m", "lensmith.cli", "train", *words, "--run", "a run"]
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
