@@ -1,6 +1,6 @@
 """This process among those that train together on one machine: `torchrun --nproc-per-node 2 -m lensmith train ...`.
 
-Accelerate makes the group and talks over it. Each process has its own share of every batch and all gradients are summed
+Accelerate makes the group and passes lists about. Each process has its own share of every batch and all gradients are summed
 once a step, so the step is that of one process (dropout aside, and mixing where images of several sizes are in a batch:
 partners are of one process). Without torchrun there is one process and nothing to do.
 """
