@@ -1,8 +1,8 @@
-"""This process among those that train together on one machine: `torchrun --nproc-per-node 2 -m lensmith train ...`.
+"""This process among those that train together on one machine: `torchrun --standalone -m -- lensmith train ...`.
 
-Accelerate makes the group and passes lists about. Each process has its own share of every batch and all gradients are summed
-once a step, so the step is that of one process (dropout aside, and mixing where images of several sizes are in a batch:
-partners are of one process). Without torchrun there is one process and nothing to do.
+Accelerate makes the group and passes lists about. Each process has its own share of every batch and all gradients are
+summed once a step, so the step is that of one process (dropout aside, and mixing where images of several sizes are in a
+batch: partners are of one process). Without torchrun there is one process and nothing to do.
 """
 
 from __future__ import annotations
