@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,60 @@ def test_every_published_shape(tmp_path: Path, make: Any, packed: bool) -> None:
     assert list(dataset.train.labels)[:12] == (NAMES * 2)[:12]
     planes = batch(20, 0)[0][0].reshape(3, 32, 32)
     assert (np.asarray(dataset.train.image(0)) == planes.transpose(1, 2, 0)).all()
+
+
+def fair(folder: Path, ten: bool) -> Path:
+    """ciFAIR's shape: CIFAR's, but that the test part, written by Python 3, names no files."""
+    (python_ten if ten else python_hundred)(folder)
+    return folder
+
+
+def published(folder: Path, ten: bool) -> Path:
+    """CIFAR's shape: each batch names the files that its images were."""
+    fair(folder, ten)
+    for name in ["test_batch", "data_batch_1"] if ten else ["test", "train"]:
+        batch = pickle.loads((folder / name).read_bytes())
+        (folder / name).write_bytes(pickle.dumps(batch | {b"filenames": [b"a.png"] * len(batch[b"data"])}, protocol=2))
+    return folder
+
+
+def zipped(folder: Path, name: str) -> Path:
+    path = folder.with_name(f"{name}.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}/", "")
+        for file in folder.iterdir():
+            archive.write(file, f"{name}/{file.name}")
+    return path
+
+
+@pytest.mark.parametrize(("ten", "share"), [(True, "About 3.3 % of CIFAR-10's"), (False, "About 10 % of CIFAR-100's")])
+def test_duplicates_are_named_for_cifar_and_not_for_cifair(tmp_path: Path, ten: bool, share: str) -> None:
+    (note,) = [n for n in open_dataset(str(published(tmp_path / "a", ten))).notes if "near-duplicate" in n]
+    assert note.startswith(share)
+    assert "1902.00423" in note
+    assert f"ciFAIR-{10 if ten else 100}" in note
+    folder = fair(tmp_path / "b", ten)
+    archive = zipped(folder, "ciFAIR-10" if ten else "ciFAIR-100")
+    for path in (folder, archive):
+        dataset = open_dataset(str(path), validation=0)
+        assert not any("near-duplicate" in n for n in dataset.notes)
+        assert dataset.labels == tuple(NAMES)
+        assert (len(dataset.train), len(dataset.test)) == (40, 20)
+    assert dataset.test.hash == open_dataset(str(folder), validation=0).test.hash
+    archive.write_bytes(archive.read_bytes()[:50_000])
+    with pytest.raises(UserError, match="damaged"):
+        open_dataset(str(archive))
+
+
+def test_the_binary_version_is_cifar_too(tmp_path: Path) -> None:
+    assert any("CIFAR-100's" in n for n in open_dataset(str(binary_hundred(tmp_path / "x"))).notes)
+
+
+def test_labels_as_an_array(tmp_path: Path) -> None:
+    folder = python_hundred(tmp_path / "x")
+    pixels, labels = batch(20, 1)
+    (folder / "test").write_bytes(as_published({"data": pixels, "fine_labels": np.array(labels)}))
+    assert len(open_dataset(str(folder), validation=0).test) == 20
 
 
 def test_missing_batches_are_noted(tmp_path: Path) -> None:

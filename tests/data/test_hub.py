@@ -74,13 +74,25 @@ def test_loaded_by_name_without_remote_code(monkeypatch: pytest.MonkeyPatch) -> 
     assert dataset.train.source(0) == "org/name train row 1"
 
 
-def test_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> None:
-        raise ConnectionError("no route\nand much more")
+def test_what_the_hub_refuses_is_one_sentence_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets.exceptions import DatasetNotFoundError
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(UserError, match=r"'org/name': no route Check.*beforehand.*org/name.*hub:FOLDER"):
-        open_dataset("hub:org/name")
+    for error, said in (
+        (ConnectionError("no route\nand much more"), r"can't be reached.*fetch hub:org/name --to.*hub:FOLDER/name"),
+        (DatasetNotFoundError("Dataset 'org/name' is a gated dataset on the Hub."), r"accepted its licence.*HF_TOKEN"),
+        (DatasetNotFoundError("Dataset 'org/name' doesn't exist on the Hub"), "has no dataset org/name, or it is"),
+        (
+            RuntimeError("Dataset scripts are no longer supported"),
+            "org/name can't be had from the hub: Dataset scripts",
+        ),
+    ):
+
+        def load(name: str, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        with pytest.raises(UserError, match=said):
+            open_dataset("hub:org/name")
 
 
 def test_no_usable_split_or_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

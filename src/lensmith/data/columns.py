@@ -17,7 +17,7 @@ _IMAGE = (
     *("image", "img", "bytes", "image_bytes"),
     *("path", "image_path", "filepath", "file_path", "file", "file_name", "filename"),
 )
-_LABEL = ("label", "labels", "class", "class_name", "category", "target")
+_LABEL = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 
 
 def pick(found: Sequence[str], columns: Columns, where: str) -> tuple[str, str]:

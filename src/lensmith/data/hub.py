@@ -17,6 +17,7 @@ from lensmith.data.columns import pick, to_row
 from lensmith.data.source import Columns, Row, Source, count, part_name
 from lensmith.data.table import parquet_names, parquet_rows
 from lensmith.errors import UserError
+from lensmith.hub_errors import explain
 
 
 def recognises(path: Path) -> bool:
@@ -56,12 +57,7 @@ def _download(name: str) -> Any:
         return load_dataset(name)
     # The client raises errors of many libraries: no network, no such name, a private or a scripted dataset.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"Can't load the hub dataset {name!r}: {reason}",
-            "Check the name. Without a network, fetch it beforehand with "
-            f"`hf download --repo-type dataset {name} --local-dir FOLDER` and open hub:FOLDER.",
-        ) from error
+        raise explain(error, name, "dataset") from error
 
 
 def _loaded(dataset: Any, columns: Columns, name: str) -> Source:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from lensmith.models.family import Model
 
 NANO = Path(__file__).parent / "nano"
-NOT_FAMILIES = {"family", "tuning"}
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+"""What of a model on the hub is needed to load it; no pickle among it."""
+NOT_FAMILIES = {"family", "loading", "tuning", "views"}
 
 
 def families() -> list[str]:
@@ -53,11 +55,11 @@ def find(base: str) -> Path:
     """The folder of a base model: `nano`, a folder, or a snapshot of a model on the hub.
 
     Raises:
-        UserError: no such folder, or the hub can't give the model.
+        UserError: no such folder, or the hub doesn't give the model (`hub_errors` says why).
     """
     if base == "nano":
         return NANO
-    if Path(base).exists() or base.startswith((".", "/", "~")) or base.count("/") != 1:
+    if not on_hub(base):
         folder = Path(base).expanduser()
         if not folder.is_dir():
             raise UserError(
@@ -65,16 +67,19 @@ def find(base: str) -> Path:
             )
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    from lensmith.hub_errors import explain
 
     try:
-        return Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"The model {base} can't be fetched from the hub: {first_line}",
-            "Check the name and the network, or give the folder of a local copy.",
-        ) from error
+        return Path(snapshot_download(base, allow_patterns=FILES))
+    # The client lets errors of its HTTP library through, and of what it is written in.
+    except Exception as error:
+        raise explain(error, base) from error
+
+
+def on_hub(base: str) -> bool:
+    """Whether a base model's name is one of the hub's, and not of a folder."""
+    return not (Path(base).exists() or base.startswith((".", "/", "~")) or base.count("/") != 1)
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
