@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lensmith.comparing import compare
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
+    from lensmith.fetching import fetch
     from lensmith.quickstart import demo
     from lensmith.verbs import evaluate, predict, resume, resume_evaluation, train
 
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "demo",
     "evaluate",
+    "fetch",
     "load_recipe",
     "predict",
     "resume",
@@ -39,6 +41,7 @@ _HOME = {
     "UserError": "errors",
     "demo": "quickstart",
     "compare": "comparing",
+    "fetch": "fetching",
 }
 
 

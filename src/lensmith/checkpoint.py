@@ -32,6 +32,7 @@ TENSORS, STATE = "state.safetensors", "state.json"
 FREE = {
     *("name", "model.device", "train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
     *("evaluate.batch_size", "evaluate.top", "evaluate.calibration"),
+    *("place.gpu", "place.hours", "place.retries", "place.secrets"),
 }
 """Options that may be others when a training goes on."""
 

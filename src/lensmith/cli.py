@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith import __version__
 from lensmith.errors import Stopped, UserError
+from lensmith.places import Detached
+from lensmith.progress import size
 
 if TYPE_CHECKING:
     from lensmith.progress import Advance, Note
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Quiet the libraries before they are imported; what matters is said in Lensmith's own words.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries to their callers, not to users
@@ -45,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         show.end_line()
-        kept = ""
+        said = str(stop) if isinstance(stop, Detached) else "stopped."
         if isinstance(stop, Stopped):
-            kept = f" Go on with: lensmith {stop.verb} --resume {shlex.quote(str(stop.folder))}"
-        print(f"lensmith: stopped.{kept}", file=sys.stderr)
+            said += f" Go on with: lensmith {stop.verb} --resume {shlex.quote(str(stop.folder))}"
+        print(f"lensmith: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 141
@@ -88,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate.add_argument("--resume", type=Path, metavar="RUN", help="go on with an evaluation that was stopped")
 
+    for sub in (train, evaluate):
+        sub.add_argument("--on", default="local", metavar="PLACE", help="where to run: local (the default) or modal")
+        sub.add_argument("--detach", action="store_true", help="leave the job running there; see `lensmith attach`")
+
+    attach = verb("attach", run_attach, "follow a job that runs at another place, and bring its run home")
+    attach.add_argument("run", type=Path, metavar="RUN", help="the run folder it was started with")
+    attach.add_argument("--cancel", action="store_true", help="end the job instead, and bring home what was done")
+
     compare = verb("compare", run_compare, "tell which run is better on the same images, or that it can't be told")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, each compared with the first")
     compare.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-compare-TIME)")
@@ -96,6 +107,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
     predict.add_argument("--run", type=Path, help="a run folder of `lensmith train`")
     predict.add_argument("--labels", default="", help="classes for a zero-shot answer: a,b,c")
+
+    fetch = verb("fetch", run_fetch, "bring weights and data to a folder, for machines without network")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="owner/name, hub:owner/name, cifar10, cifar100, RECIPE")
+    fetch.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to bring it to")
+    fetch.add_argument("--yes", action="store_true", help="don't ask after showing what comes")
 
     verb("recipe", run_recipe, "show every option of a recipe, its default and its meaning")
     return top
@@ -115,6 +131,7 @@ def run_demo(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith import verbs
+    from lensmith.places import Job, place
     from lensmith.runs import read_run
 
     if args.resume:
@@ -122,29 +139,30 @@ def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
             raise UserError("A resumed training keeps its folder.", "Give --resume RUN without --run.")
         words = _recipe_words(args.recipe)
         recipe = verbs.recipe_for(*words, read_run(args.resume)) if args.recipe else None
-        record = verbs.resume(args.resume, show, recipe)
+        job = Job("train", recipe, args.resume, resume=True)
     else:
-        recipe = verbs.recipe_for(*_recipe_words(args.recipe))
-        record = verbs.train(recipe, args.run, show)
-    if not record:  # another of the processes speaks
-        return record, ""
-    lines = [f"{'tuned':<12}{_rate(record['accuracy'])}"]
-    lines += _unreadable(record["training"]["unreadable"], "left out of training, or counted as wrong in validation")
-    lines += _unreadable(record["evaluation"]["unreadable"], "counted as wrong")
-    return record, "\n".join([*lines, f"Run: {record['run']}", f"Report: {record['report']}"])
+        job = Job("train", verbs.recipe_for(*_recipe_words(args.recipe)), args.run)
+    return _rendered(place(args.on).run(job, show, args.detach))
 
 
 def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith import verbs
+    from lensmith.places import Job, place
 
     if args.resume:
         if args.recipe or args.run:
             raise UserError("A resumed evaluation keeps its recipe and folder.", "Give --resume RUN alone.")
-        record = verbs.resume_evaluation(args.resume, show)
+        job = Job("evaluate", None, args.resume, resume=True)
     else:
-        record = verbs.evaluate(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show, args.split)
-    lines = [f"{record['name']:<12}{_rate(record['accuracy'])}", *_unreadable(record["unreadable"], "counted as wrong")]
-    return record, "\n".join([*lines, f"Run: {record['run']}", f"Report: {record['report']}"])
+        job = Job("evaluate", verbs.recipe_for(*_recipe_words(args.recipe)), args.run, split=args.split)
+    return _rendered(place(args.on).run(job, show, args.detach))
+
+
+def run_attach(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith.places import place_of
+
+    there = place_of(args.run)
+    return _rendered(there.cancel(args.run, show) if args.cancel else there.attach(args.run, show))
 
 
 def run_compare(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
@@ -168,6 +186,14 @@ def run_predict(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     return {"predictions": [asdict(p) for p in found]}, "\n".join(lines)
 
 
+def run_fetch(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith.fetching import fetch
+
+    # Without a terminal a script has decided already.
+    record = fetch(args.names, args.to, show, None if args.yes or not sys.stdin.isatty() else show.agree)
+    return record, "\n".join(item["option"] for item in record["fetched"])
+
+
 def run_recipe(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith.config import Recipe, help_text
 
@@ -179,6 +205,24 @@ def _recipe_words(words: list[str]) -> tuple[str | None, list[str]]:
     if words and ("=" not in words[0] or Path(words[0]).exists()):
         return words[0], words[1:]
     return None, words
+
+
+def _rendered(record: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The record of a training or an evaluation, and as text; or what became of one that isn't done."""
+    if not record:  # another of the processes speaks
+        return record, ""
+    if "accuracy" not in record:
+        return record, str(record.get("detached") or record.get("cancelled"))
+    if "training" in record:
+        lines = [f"{'tuned':<12}{_rate(record['accuracy'])}"]
+        lines += _unreadable(
+            record["training"]["unreadable"], "left out of training, or counted as wrong in validation"
+        )
+        lines += _unreadable(record["evaluation"]["unreadable"], "counted as wrong")
+    else:
+        lines = [f"{record['name']:<12}{_rate(record['accuracy'])}"]
+        lines += _unreadable(record["unreadable"], "counted as wrong")
+    return record, "\n".join([*lines, f"Run: {record['run']}", f"Report: {record['report']}"])
 
 
 def _rate(rate: dict[str, Any]) -> str:
@@ -222,13 +266,24 @@ class Screen:
             return
         self._last = now
         left = f"{event.seconds_left:.0f} s left" if not finished else "done"
-        line = f"{event.task}: {event.done:,} of {event.total:,}, {event.rate:.0f} images/s, {left}"
+        if event.unit == "bytes":
+            done, total, rate = size(event.done), size(event.total), f"{size(event.rate)}/s"
+        else:
+            done, total, rate = f"{event.done:,}", f"{event.total:,}", f"{event.rate:.0f} {event.unit}/s"
+        line = f"{event.task}: {done} of {total}, {rate}, {left}"
         line += f", {event.detail}" if event.detail else ""
         if self.terminal:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
             self._open = True
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def agree(self) -> None:
+        """Ask whether to go on; no is KeyboardInterrupt."""
+        self.end_line()
+        print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise KeyboardInterrupt
 
     def end_line(self) -> None:
         """Leave a line that was being rewritten."""

@@ -79,6 +79,9 @@ class ModelOptions:
     """`auto` takes the GPU if there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the matrix products; `auto` is bfloat16 where the processor has it."""
+    image_tokens: Positive | None = None
+    """At most so many embeddings an image, which is then shown as a whole and not in tiles: fewer are faster and see
+    less. If not given, what the model was made for."""
     quantize: Literal["none", "4bit"] = "none"
     """`4bit` holds the decoder's weights in four bits (bitsandbytes, on a CUDA GPU): a third of the memory."""
 
@@ -207,6 +210,20 @@ class EvaluateOptions:
 
 
 @dataclass
+class PlaceOptions:
+    """The rented machine, where a job runs on one (`--on modal`)."""
+
+    gpu: str = "L40S"
+    """Its GPU, by Modal's name."""
+    hours: Annotated[float, Gt(0), Le(24)] = 4.0
+    """Time limit of one attempt."""
+    retries: Annotated[int, Ge(0), Le(10)] = 2
+    """Attempts after one that failed or ran out of time; each goes on from the last checkpoint."""
+    secrets: list[str] = field(default_factory=list)
+    """Names of Modal secrets that the job gets as environment variables: a Hugging Face token, a W&B key."""
+
+
+@dataclass
 class Recipe:
     """One experiment."""
 
@@ -221,6 +238,7 @@ class Recipe:
     train: TrainOptions = field(default_factory=TrainOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    place: PlaceOptions = field(default_factory=PlaceOptions)
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved recipe as plain values, every option present."""

@@ -1,0 +1,229 @@
+"""What goes from this machine to the rented one, and what comes back.
+
+An upload is named after its content: a digest of all names and bytes. So what is there already is not sent again,
+whatever it is called and whenever it was touched, and what has changed can't be mistaken for what was sent before.
+(Sizes and times alone would be quicker to read, but copies and checkouts change times, and Modal reads every byte
+anyway for what it sends.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from lensmith.errors import UserError
+
+if TYPE_CHECKING:
+    from lensmith.places import Job
+
+DATA, WEIGHTS = "data", "weights"
+"""The volumes that hold uploads, without the `lensmith-` of their names."""
+LAST = ("result.json", "evaluation.json")
+"""What says that a run is finished; put in its place after everything else."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Files of one folder."""
+
+    folder: str
+    """As the recipe names it; there, the files appear under the same name."""
+    volume: str
+    files: Mapping[str, Path]
+    """By their names in the folder."""
+    name: str
+    """Of the folder in the volume."""
+
+    @property
+    def stored(self) -> str:
+        """Its place below the folder where the volumes are mounted."""
+        return f"{self.volume}/{self.name}"
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+
+def uploads(job: Job) -> list[Upload]:
+    """All that the recipe names and that lies here.
+
+    Raises:
+        UserError: it isn't there, or a table's images can't be taken along.
+    """
+    from lensmith.models import find, on_hub
+
+    assert job.recipe
+    found = []
+    if data := _data(job):
+        found.append(_upload(DATA, *data))
+    base = job.recipe.model.base
+    if base != "nano" and not on_hub(base):  # what the hub has is fetched there
+        found.append(_upload(WEIGHTS, base, _inside(find(base))))
+    if job.recipe.model.adapter and job.verb == "evaluate":  # a training leaves it aside
+        found.append(_upload(WEIGHTS, *_adapter(job.recipe.model.adapter)))
+    return found
+
+
+def send(upload: Upload, volume: Any) -> bool:
+    """Upload what isn't there yet.
+
+    The note that says so is written last, so that an upload that was cut off doesn't pass for a whole one.
+
+    Returns:
+        Whether there was anything to send.
+    """
+    note = f"{upload.name}.json"
+    if note in {entry.path.lstrip("/") for entry in volume.listdir("/")}:
+        return False
+    with volume.batch_upload(force=True) as batch:
+        for name, path in upload.files.items():
+            batch.put_file(path, f"/{upload.name}/{name}")
+    about = {"from": upload.folder, "files": len(upload.files), "bytes": upload.size}
+    with volume.batch_upload(force=True) as batch:
+        batch.put_file(BytesIO(json.dumps(about).encode()), f"/{note}")
+    return True
+
+
+def send_run(runs: Any, folder: Path, name: str) -> None:
+    """Upload a run that was begun here, to go on there."""
+    with runs.batch_upload(force=True) as batch:
+        for path in sorted(folder.rglob("*")):
+            inner = path.relative_to(folder)
+            if path.is_file() and not any(word.startswith(".") for word in inner.parts):
+                batch.put_file(path, f"/{name}/{inner.as_posix()}")
+
+
+def bring_home(runs: Any, name: str, folder: Path) -> bool:
+    """Copy a run from its volume into its folder; each file whole or not at all, and those that mean "finished" last.
+
+    Args:
+        runs: the volume.
+        name: of the run in it.
+
+    Returns:
+        Whether there was anything.
+
+    Raises:
+        UserError: a file came incomplete, or can't be written.
+    """
+    from modal.exception import NotFoundError
+    from modal.types import FileEntryType
+
+    part = folder / ".home.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        entries = list(runs.listdir(f"/{name}", recursive=True))
+    except (NotFoundError, FileNotFoundError):
+        return False
+    try:
+        for entry in entries:
+            inner = PurePosixPath(entry.path.lstrip("/")).relative_to(name)
+            # Hidden files are those that were being written; the others can't lead out of the folder.
+            if entry.type != FileEntryType.FILE or any(word.startswith(".") for word in inner.parts):
+                continue
+            path = part / inner
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for block in runs.read_file(entry.path):
+                    file.write(block)
+            if path.stat().st_size != entry.size:
+                raise UserError(f"{entry.path} came home incomplete.", f"Again: lensmith attach {folder}")
+        if not part.exists():
+            return False
+        _replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return True
+
+
+def _replace(part: Path, folder: Path) -> None:
+    """Put what came home in its place; what an unfinished run holds goes if it didn't come."""
+    for old in ("checkpoint", "predictions.unfinished"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for path in sorted(part.iterdir(), key=lambda path: path.name in LAST):
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+        path.replace(folder / path.name)
+
+
+def _data(job: Job) -> tuple[str, dict[str, Path]] | None:
+    """The folder, and what of it is needed; None where the images come with Lensmith or from the hub."""
+    from lensmith.data import _parse
+    from lensmith.data.images import is_image
+
+    assert job.recipe
+    scheme, location = _parse(job.recipe.data.uri)
+    path = Path(os.path.expanduser(location))
+    if scheme == "demo" or (scheme == "hub" and not path.exists()):
+        return None
+    if not path.exists():
+        raise UserError(f"No such file or folder: {location!r}.", "Check the path.")
+    if scheme == "table":
+        return os.path.dirname(location) or ".", _table(path, job)
+    if path.is_file():
+        return os.path.dirname(location) or ".", {path.name: path}
+    files = _inside(path)
+    if scheme == "folder":
+        files = {name: file for name, file in files.items() if is_image(file)}
+    if not files:
+        raise UserError(f"There is nothing to upload in {path}.", "Check that this is the right place.")
+    return location, files
+
+
+def _table(path: Path, job: Job) -> dict[str, Path]:
+    """A table and the images that its rows name."""
+    from lensmith.data import table
+    from lensmith.data.source import Columns
+
+    assert job.recipe
+    options = job.recipe.data
+    files = {path.name: path}
+    for row in table.read(str(path), Columns(options.image_column, options.label_column)).rows:
+        if row.data is not None:
+            continue
+        name = os.path.relpath(row.source, path.parent)  # as text: links may lead anywhere
+        if name.split(os.sep)[0] == os.pardir:
+            raise UserError(
+                f"{path} names an image outside its folder: {row.source}.",
+                "To be uploaded, images must lie beside the table or below.",
+            )
+        if os.path.isfile(row.source):  # one that is missing is missing there too, and counted as here
+            files[name] = Path(row.source)
+    return files
+
+
+def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:
+    """Of a run folder its adapter, which is all that is read of it; or an adapter's own folder."""
+    folder = Path(adapter)
+    inner = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    if not inner.is_dir():
+        raise UserError(
+            f"There is no adapter in {adapter}.", "Give a run folder of `lensmith train`, or a PEFT folder."
+        )
+    return os.path.join(adapter, inner.name) if inner != folder else adapter, _inside(inner)
+
+
+def _inside(folder: Path) -> dict[str, Path]:
+    from lensmith.data.images import is_hidden, walk
+
+    return {p.relative_to(folder).as_posix(): p for p in walk(folder) if not is_hidden(p, folder) and p.is_file()}
+
+
+def _upload(volume: str, folder: str, files: Mapping[str, Path]) -> Upload:
+    digest = hashlib.blake2b(digest_size=10)
+    for name in sorted(files):
+        try:
+            with files[name].open("rb") as file:
+                content = hashlib.file_digest(file, "blake2b").digest()
+        except OSError as error:
+            raise UserError(f"{files[name]} can't be read: {error.strerror}.", "Check its permissions.") from None
+        digest.update(len(name.encode()).to_bytes(4, "big") + name.encode() + content)
+    return Upload(folder, volume, files, digest.hexdigest())

@@ -1,0 +1,42 @@
+"""Places are found by name; the one at home does what the verbs do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lensmith import cli, verbs
+from lensmith.config import Recipe
+from lensmith.errors import UserError
+from lensmith.places import Job, place, place_of, places
+from lensmith.progress import silent
+
+
+def test_places_are_the_files_of_the_package() -> None:
+    assert places() == ["local", "modal"]
+    with pytest.raises(UserError, match=r"no place 'modla'.*Did you mean 'modal'.*local, modal"):
+        place("modla")
+
+
+def test_jobs_go_to_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for verb in ("train", "resume", "evaluate", "resume_evaluation"):
+        monkeypatch.setattr(verbs, verb, lambda *given, verb=verb: {"verb": verb, "given": given})
+    recipe, here = Recipe(), place("local")
+    assert here.run(Job("train", recipe, tmp_path), silent) == {"verb": "train", "given": (recipe, tmp_path, silent)}
+    assert here.run(Job("evaluate", recipe, tmp_path, split="train"), silent)["given"][3] == "train"
+    resumed = here.run(Job("train", recipe, tmp_path, resume=True), silent)
+    assert resumed == {"verb": "resume", "given": (tmp_path, silent, recipe)}
+    assert here.run(Job("evaluate", None, tmp_path, resume=True), silent)["verb"] == "resume_evaluation"
+
+
+def test_what_makes_no_sense_at_home_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--detach", "--run", str(tmp_path / "r")]) == 2
+    assert "can't be detached" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(UserError, match="isn't at another place"):
+        place_of(tmp_path)
+    (tmp_path / "place.json").write_text(json.dumps({"place": "modal", "state": "running"}))
+    with pytest.raises(UserError, match=r"goes on elsewhere.*lensmith attach"):
+        place("local").run(Job("train", None, tmp_path, resume=True), silent)

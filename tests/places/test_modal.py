@@ -1,0 +1,483 @@
+"""Jobs at Modal, offline: the machine's description by the real package, and its work done in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import modal
+import pytest
+
+from lensmith import cli
+from lensmith.config import PlaceOptions, Recipe, load_recipe
+from lensmith.errors import UserError
+from lensmith.places import Job, remote
+from lensmith.places.modal import follow
+from lensmith.places.prices import PRICES, gpu, price_after, price_before
+from lensmith.places.transfers import bring_home, send, uploads
+from lensmith.progress import Advance, Note, silent
+from tests.conftest import Shapes
+from tests.places.conftest import Cloud, Volume, perform
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command in this process, in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*words: str | Path) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return go
+
+
+QUICK = ["model.dtype=float32", "train.epochs=1", "train.batch_size=8", "tune.rank=2", "data.test=0.4"]
+
+
+def a_job(uri: str, base: Path, *more: str, verb: str = "train") -> Job:
+    return Job(verb, load_recipe(None, [f"data.uri={uri}", f"model.base={base}", *QUICK, *more]))  # type: ignore[arg-type]
+
+
+def told(job: Job, name: str = "mine-1") -> dict[str, Any]:
+    """What is sent to the machine for a job that needs no uploads."""
+    assert job.recipe
+    recipe = job.recipe.to_dict()
+    return {"verb": job.verb, "recipe": recipe, "split": "test", "name": name, "folder": "runs/mine", "uploads": []}
+
+
+def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    class Recorded:
+        """A real image that keeps what it was made by."""
+
+        def __init__(self, image: modal.Image) -> None:
+            self.image = image
+
+        def __getattr__(self, name: str) -> Any:
+            def step(*args: Any, **named: Any) -> Any:
+                steps.append((name, args, named))
+                made = getattr(self.image, name)(*args, **named)
+                return made if name == "add_local_dir" else Recorded(made)
+
+            return step
+
+    slim = modal.Image.debian_slim
+    monkeypatch.setattr(modal.Image, "debian_slim", lambda **named: Recorded(slim(**named)))
+    options = PlaceOptions(gpu="H100", hours=1.5, retries=3, secrets=["huggingface", "wandb"])
+    app, function = remote.build(options, ["wandb"])
+    info = function.info()
+    assert info.gpus == [("H100", 1)]
+    assert (info.timeout, info.max_retries, info.single_use_containers) == (5400, 3, True)
+    assert {path: v.name for path, v in info.volumes.items()} == {
+        f"/lensmith/{name}": f"lensmith-{name}" for name in ("weights", "data", "runs")
+    }
+    assert [name for name in options.secrets if any(name in secret for secret in info.secrets)] == options.secrets
+    pip, env, source = steps
+    assert "torch==2.13.0" in pip[1]
+    assert any(need.startswith("wandb") for need in pip[1])
+    assert not any("+" in need or need.startswith(("lensmith", "pytest", "modal")) for need in pip[1])
+    assert env[1][0]["HF_HOME"] == "/lensmith/weights"
+    assert source[1][1] == "/root/lensmith"
+    assert (source[1][0] / "models" / "nano" / "config.json").exists()
+    assert (source[1][0] / "recipes" / "fashion-best.yaml").exists()
+    # Modal imports the function by module and name.
+    assert getattr(sys.modules[remote.work.__module__], remote.work.__name__) is remote.work
+
+    monkeypatch.setattr(modal.Image, "debian_slim", slim)
+    assert remote.build(options, ["wandb"])[0].name == app.name
+    assert remote.build(replace(options, hours=2), ["wandb"])[0].name != app.name, "its retries would be replaced"
+    assert remote.build(options)[0].name != app.name
+
+
+def test_the_names_of_gpus_are_checked_here() -> None:
+    assert gpu("l40s") == "L40S"
+    with pytest.raises(UserError, match=r"L40 isn't a GPU.*Did you mean 'L4.*Known: T4"):
+        gpu("L40")
+    with pytest.raises(UserError, match=r"several GPUs.*place\.gpu=H100\."):
+        gpu("H100:2")
+    assert PlaceOptions().gpu in PRICES
+
+
+def test_prices_before_and_after() -> None:
+    before = price_before(PlaceOptions(gpu="L40S", hours=2, retries=1))
+    assert "$1.95 an hour" in before
+    assert "$7.80 at most (2 h and 2 attempts" in before
+    assert "2026-05-07" in before
+    assert "price unknown" in price_before(PlaceOptions(gpu="H200"))
+    assert "10.0 min on T4: about $0.10" in price_after("T4", 600, PRICES["T4"])
+    assert "price unknown" in price_after("H200", 600, PRICES["H200"])
+
+
+def test_place_options_are_no_change_of_recipe(tmp_path: Path) -> None:
+    from lensmith.checkpoint import same_recipe
+
+    now = Recipe(place=PlaceOptions("T4", 1, 0, ["x"]))
+    same_recipe(tmp_path, Recipe(), now)
+    now.tune.rank = 3
+    with pytest.raises(UserError, match=r"tune\.rank"):
+        same_recipe(tmp_path, Recipe(), now)
+
+
+def test_what_lies_here_is_uploaded_once(shapes: Shapes, tiny_folder: Path, run: Run, tmp_path: Path) -> None:
+    data = shapes(circle=3, square=3)
+    (data / "circle" / ".hidden").write_text("x")
+    (data / "circle" / "notes.txt").write_text("x")
+    images, weights = uploads(a_job("my shapes", tiny_folder))
+    assert sorted(images.files)[0] == "circle/circle 0.jpg"
+    assert len(images.files) == 6
+    assert (images.folder, images.volume, weights.volume) == ("my shapes", "data", "weights")
+    assert "config.json" in weights.files
+    volume = Volume(tmp_path / "volume")
+    assert send(images, volume)
+    assert len(volume.uploads) == 7
+    assert not send(images, volume)
+    data.rename(tmp_path / "moved")
+    (moved, _) = uploads(a_job("folder:moved", tiny_folder))
+    assert not send(moved, volume), "the content is the same"
+    (tmp_path / "moved" / "circle" / "circle 0.jpg").write_bytes(b"other")
+    (changed, _) = uploads(a_job("moved", tiny_folder))
+    assert send(changed, volume)
+    (tmp_path / "volume" / f"{changed.name}.json").unlink()  # as if it had been cut off
+    assert send(changed, volume)
+    assert not uploads(a_job("demo:digits", Path("nano")))
+    assert not uploads(Job("train", load_recipe(None, ["data.uri=hub:owner/name", "model.base=owner/name"])))
+
+
+def test_archives_and_folders_of_other_kinds(run: Run, tmp_path: Path) -> None:
+    Path("data").mkdir()
+    Path("data/cifar-10.tar.gz").write_bytes(b"x")
+    Path("data/other").write_bytes(b"x")
+    (archive,) = uploads(a_job("data/cifar-10.tar.gz", Path("nano")))
+    assert (archive.folder, set(archive.files)) == ("data", {"cifar-10.tar.gz"})
+    for uri in ("idx:data", f"hub:{tmp_path}/data"):
+        (folder,) = uploads(a_job(uri, Path("nano")))
+        assert (folder.folder, set(folder.files)) == (uri.partition(":")[2], {"cifar-10.tar.gz", "other"})
+    with pytest.raises(UserError, match="No such file or folder: 'gone'"):
+        uploads(a_job("idx:gone", Path("nano")))
+    with pytest.raises(UserError, match="no model folder"):
+        uploads(a_job("demo:digits", Path("./gone")))
+
+
+def test_tables_take_their_images_along(shapes: Shapes, run: Run, tmp_path: Path) -> None:
+    shapes("tables/pictures", circle=2)
+    (tmp_path / "tables" / "big.jpg").write_bytes(b"unused")
+    table = tmp_path / "tables" / "t.csv"
+    table.write_text("path,label\npictures/circle/circle 0.jpg,a\npictures/missing.jpg,b\n")
+    (found,) = uploads(a_job("tables/t.csv", Path("nano")))
+    assert found.folder == "tables"
+    assert set(found.files) == {"t.csv", "pictures/circle/circle 0.jpg"}
+    inside = tmp_path / "tables" / "pictures" / "circle" / "circle 1.jpg"
+    table.write_text(f"path,label\n{inside},a\n")
+    assert "pictures/circle/circle 1.jpg" in uploads(a_job("tables/t.csv", Path("nano")))[0].files
+    for outside in ("../elsewhere.jpg", str(tmp_path / "elsewhere.jpg")):
+        table.write_text(f"path,label\n{outside},a\n")
+        with pytest.raises(UserError, match=r"outside its folder: .*elsewhere\.jpg"):
+            uploads(a_job("tables/t.csv", Path("nano")))
+
+
+def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    job = a_job("demo:digits", tiny_folder, "data.train_limit=40", "data.test_limit=10", "train.checkpoint_minutes=0")
+    whole: list[Any] = []
+    first = perform(cloud, told(job, "whole"), whole.append)
+    assert {"accuracy", "training"} <= set(first["record"])
+    assert first["record"]["run"] == "runs/mine"
+    assert first["seconds"] > 0
+    events = [remote.event_from(values) for values in whole]
+    assert any("10 classes" in getattr(event, "text", "") for event in events)
+    assert any(getattr(event, "task", "").startswith("scoring") for event in events)
+
+    class Killed(BaseException):
+        pass
+
+    log = cloud.root / "runs" / "mine-1" / "metrics.jsonl"
+
+    def kill(values: dict[str, Any]) -> None:
+        if log.exists() and '"step": 2' in log.read_text():
+            raise Killed
+
+    remote_pause, remote.Reporter.PAUSE = remote.Reporter.PAUSE, 0.0
+    try:
+        with pytest.raises(Killed):
+            perform(cloud, told(job), kill)
+    finally:
+        remote.Reporter.PAUSE = remote_pause
+    assert list((cloud.root / "runs" / "mine-1" / "checkpoint").iterdir())
+    assert not (cloud.root / "runs" / "mine-1" / "result.json").exists()
+    second = perform(cloud, told(job), whole.append)
+    steps = [row["step"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+    weights = Path("adapter") / "adapter_model.safetensors"
+    assert (cloud.root / "runs/mine-1" / weights).read_bytes() == (cloud.root / "runs/whole" / weights).read_bytes()
+    attempts = json.loads((cloud.root / "runs" / "mine-1.attempts.json").read_text())["seconds"]
+    assert len(attempts) == 2
+    assert second["seconds"] == pytest.approx(sum(attempts))
+    assert perform(cloud, told(job), whole.append)["record"] == second["record"], "a finished run isn't done again"
+
+
+def test_mistakes_come_home_and_bugs_are_tried_again(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    outcome = perform(cloud, told(a_job("demo:nothing", tiny_folder)), print)
+    assert "nothing" in outcome["error"]
+    with pytest.raises(RuntimeError, match="KeyError: 'split'"):
+        perform(
+            cloud,
+            {k: v for k, v in told(a_job("demo:digits", tiny_folder, verb="evaluate")).items() if k != "split"},
+            print,
+        )
+
+
+def test_a_training_there_is_as_one_here(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    shapes(circle=20, square=20)
+    job = ["data.uri=my shapes", f"model.base={tiny_folder}", *QUICK, "place.gpu=t4"]
+    # The rented machine is this one, so what it would find under an absolute path is there already.
+    os.symlink(tiny_folder, "tiny")
+    job[1] = "model.base=tiny"
+    code, out, err = run("train", *job, "--run", "there", "--on", "modal", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert "T4 at Modal: $0.59 an hour" in err
+    assert "my shapes: 40 files" in err
+    assert "min on T4: about $" in err
+    assert "my shapes: 2 classes" in err, "progress is passed on"
+    assert len(cloud.deployed) == 1
+    note = json.loads(Path("there/place.json").read_text())
+    assert note["state"] == "done"
+    assert note["uri"] == "my shapes"
+    assert note["dollars_per_hour"] == PRICES["T4"]
+    assert note["dollars"] == pytest.approx(note["seconds"] / 3600 * 0.5904, abs=1e-4)
+    assert record["run"] == "there"
+    assert not list(Path("there").glob(".*"))
+
+    code, out, err = run("train", *job, "--run", "here", "--json")
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] == record["accuracy"]
+    files = {path.relative_to("here") for path in Path("here").rglob("*") if path.is_file()}
+    assert files == {path.relative_to("there") for path in Path("there").rglob("*") if path.is_file()} - {
+        Path("place.json")
+    }
+    assert Path("here/recipe.yaml").read_text() != ""
+    assert Path("here/predictions.parquet").read_bytes() == Path("there/predictions.parquet").read_bytes()
+
+    code, out, err = run("evaluate", "there", "--run", "again", "--on", "modal")
+    assert code == 0, err
+    assert "uploaded before" in err
+    assert out.startswith("tuned")
+    assert json.loads(Path("again/evaluation.json").read_text())["accuracy"] == record["accuracy"]
+    code, out, _ = run("attach", "there")
+    assert code == 0
+    assert out.startswith("tuned")
+
+
+def test_detached_interrupted_and_attached_again(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    shapes(circle=9, square=9)
+    os.symlink(tiny_folder, "tiny")
+    words = ["data.uri=my shapes", "model.base=tiny", *QUICK, "--run", "my run", "--on", "modal"]
+    code, out, _ = run("evaluate", *words, "--detach")
+    assert code == 0
+    assert "lensmith attach 'my run'" in out
+    assert {path.name for path in Path("my run").iterdir()} == {"place.json", "recipe.yaml"}
+    assert "goes on elsewhere" in run("evaluate", "--resume", "my run")[2]
+    assert "goes on already" in run("evaluate", "--resume", "my run", "--on", "modal")[2]
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    cloud.before = interrupt
+    code, out, err = run("attach", "my run")
+    assert (code, out) == (130, "")
+    assert "the job goes on" in err
+    assert "lensmith attach 'my run' --cancel" in err
+    cloud.before = lambda: None
+    code, out, err = run("attach", "my run")
+    assert code == 0, err
+    assert out.startswith("zero-shot")
+    assert Path("my run/report.html").exists()
+
+
+def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    shapes(circle=9, square=9)
+    os.symlink(tiny_folder, "tiny")
+    words = ["data.uri=my shapes", "model.base=tiny", *QUICK, "--on", "modal", "--run"]
+    run("train", *words, "c", "--detach")
+    code, out, _ = run("attach", "c", "--cancel")
+    assert code == 0
+    assert "cancelled" in out
+    assert cloud.calls["fc-0"].cancelled
+    assert "has ended: cancelled" in run("attach", "c")[2]
+    assert "nothing to cancel" in run("attach", "c", "--cancel")[2]
+    assert "lensmith train --resume c" in run("evaluate", "--resume", "c", "--on", "modal")[2]
+
+    run("evaluate", *words, "e", "--detach")
+    cloud.calls["fc-1"].cloud_perform()  # it ends while nobody looks
+    assert "had ended well already" in run("attach", "e", "--cancel")[1]
+    assert run("attach", "e")[1].startswith("zero-shot")
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: misaligned address\nand more")
+
+    cloud.before = fail
+    code, _, err = run("train", *words, "f")
+    assert code == 2
+    assert "failed: CUDA error: misaligned address. Its log: modal app logs lensmith-" in err
+    assert "lensmith train --resume f --on modal" in err
+    assert "Traceback" not in err
+    cloud.before = lambda: None
+    code, _, err = run("train", "--resume", "f", "--on", "modal")
+    assert code == 0, err
+
+    code, _, err = run("train", "train.tracker=wandb", *words, "runs/r")
+    assert code == 2
+    assert "needs the package wandb" in err
+    assert not Path("runs/r").exists()
+
+
+def test_a_run_begun_here_goes_on_there(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    shapes(circle=20, square=20)
+    os.symlink(tiny_folder, "tiny")
+    words = ["data.uri=my shapes", "model.base=tiny", *QUICK, "train.checkpoint_minutes=0"]
+
+    def stop(_: Any, event: Any) -> None:
+        if event.task == "training" and event.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.Screen, "advance", stop)
+        assert run("train", *words, "--run", "r")[0] == 130
+    assert list(Path("r/checkpoint").iterdir())
+    steps = Path("r/metrics.jsonl").read_text()
+    code, out, err = run("train", "--resume", "r", "--on", "modal", "--json")
+    assert code == 0, err
+    assert json.loads(out)["training"]["finished"]
+    assert Path("r/metrics.jsonl").read_text().startswith(steps.splitlines()[0]), "what was done isn't done again"
+    assert not Path("r/checkpoint").exists()
+
+
+def test_ends_of_a_job_that_bring_no_record(cloud: Cloud, run: Run) -> None:
+    def ended(error: Exception) -> dict[str, Any]:
+        def get(timeout: float) -> None:
+            raise error
+
+        return follow(SimpleNamespace(get=get), "name", silent)
+
+    assert "ran out of time" in ended(modal.exception.FunctionTimeoutError("x"))["failed"]
+    assert ended(modal.exception.RemoteError("killed\nlong"))["failed"] == "killed"
+    assert ended(modal.exception.OutputExpiredError()) == {"record": None}, "the run may be in its volume"
+    with pytest.raises(modal.exception.ConnectionError):  # the job goes on
+        ended(modal.exception.ConnectionError("x"))
+
+
+def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Events:
+        def __init__(self) -> None:
+            self.waiting: list[Any] = []
+
+        def put(self, event: Any, block: bool, partition: str) -> None:
+            assert partition == "n"
+            if len(self.waiting) == 2:
+                raise queue.Full
+            self.waiting.append(event)
+
+        def clear(self, partition: str) -> None:
+            self.waiting.clear()
+
+    events = Events()
+    saved: list[bool] = []
+    monkeypatch.setattr(modal.Queue, "from_name", lambda name, **_: events)
+    volume = SimpleNamespace(commit=lambda: saved.append(True))
+    monkeypatch.setattr(modal.Volume, "from_name", lambda name, **_: volume)
+
+    def busy(job: Any, put: Any, commit: Any) -> dict[str, Any]:
+        tell = remote.Reporter(put, commit)
+        for i in range(3):
+            tell(Note(str(i)))
+        for done in (1, 2, 3):
+            tell(Advance("t", done, 3, 1.0, 1.0))
+        commit()
+        return {"record": {}}
+
+    monkeypatch.setattr(remote, "perform", busy)
+    assert remote.work({"name": "n"}) == {"record": {}}
+    # Of the counts, those that follow at once are left out, but not the last.
+    assert [remote.event_from(e) for e in events.waiting] == [Advance("t", 3, 3, 1.0, 1.0)]
+    assert saved
+
+
+def test_what_comes_home_is_whole_and_inside(tmp_path: Path) -> None:
+    volume, folder = Volume(tmp_path / "volume"), tmp_path / "run"
+    folder.mkdir()
+    assert not bring_home(volume, "r", folder)
+    inside = tmp_path / "volume" / "r"
+    (inside / "adapter").mkdir(parents=True)
+    (inside / ".result.json.part").write_text("half")
+    (inside / "result.json").write_text("whole")
+    (inside / "adapter" / "weights").write_bytes(b"0123456789")
+    cut = Volume.read_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Volume, "read_file", lambda self, path: iter([next(cut(self, path))]))
+        with pytest.raises(UserError, match="incomplete"):
+            bring_home(volume, "r", folder)
+    assert not list(folder.iterdir()), "nothing half-written stays"
+    assert bring_home(volume, "r", folder)
+    assert {p.name for p in folder.rglob("*")} == {"result.json", "adapter", "weights"}
+
+
+def test_without_a_token_or_the_package(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "lensmith.cli", "train", "data.uri=demo:digits", "--run", "a/r", "--on", "modal"],
+        cwd=tmp_path, env=bare, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "modal token new" in line
+    assert "MODAL_TOKEN_ID" in line
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setitem(sys.modules, "modal", None)
+    code, _, err = run("train", "--run", "a/r", "--on", "modal")
+    assert code == 2
+    assert "pip install 'lensmith[modal]'" in err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        (
+            modal.exception.ConnectionError("Could not connect to the Modal server."),
+            "can't be reached: Could not connect",
+        ),
+        (modal.exception.NotFoundError("Secret 'x' not found"), "Modal says: Secret 'x' not found"),
+        (OSError("name resolution"), "can't be reached: name resolution"),
+    ],
+)
+def test_a_job_that_cannot_start_leaves_nothing(
+    trouble: Exception,
+    says: str,
+    cloud: Cloud,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(modal.App, "deploy", fail)
+    code, out, err = run("train", "data.uri=demo:digits", "--run", "a/b", "--on", "modal")
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert not Path("a").exists()
+    Path("mine").mkdir()
+    run("train", "data.uri=demo:digits", "--run", "mine", "--on", "modal")
+    assert not list(Path("mine").iterdir()), "an empty folder of one's own stays"
