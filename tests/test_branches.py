@@ -32,7 +32,7 @@ def step_loss(model: Model, images: Sequence[Tensor], said: Sequence[str], *opti
     recipe = load_recipe(None, list(options))
     step = Step(model, make_prompt(model, QuestionOptions(), LABELS), recipe, model.look, print)
     parts = [[(LABELS.index(label), 1.0)] for label in said]
-    losses = step.gradients(images, parts, torch.full((len(said), len(LABELS)), 0.5), seed=0)
+    losses = step.gradients([(image,) for image in images], parts, torch.full((len(said), len(LABELS)), 0.5), seed=0)
     for weight in trainable(model).values():
         weight.grad = weight.grad / len(said) if weight.grad is not None else None
     return losses.mean().item()

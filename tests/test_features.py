@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
@@ -165,16 +164,14 @@ def test_unreadable_images_have_no_features_and_are_listed(shapes: Shapes, tiny_
 
 def test_a_store_gives_back_what_was_put_in(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    tensors = {f"{i:016x}": torch.randn(i + 1, 3).bfloat16() for i in range(5)}
-    store.add(tensors)
-    assert store.get(next(iter(tensors))) is None, "seen once it is opened again"
+    images = {f"{i:016x}": tuple(torch.randn(i + 1, k, 3).bfloat16() for k in range(1, i + 2)) for i in range(12)}
+    store.add(images)
+    assert store.get(next(iter(images))) is None, "seen once it is opened again"
     store.reopen()
-    for name, tensor in tensors.items():
+    for name, views in images.items():
         found = store.get(name)
         assert found is not None
-        assert torch.equal(found, tensor)
-    (file,) = tmp_path.glob("*.safetensors")
-    assert load_file(file).keys() == tensors.keys()
+        assert all(torch.equal(mine, view) for mine, view in zip(found, views, strict=True))
 
 
 def test_a_class_without_a_training_image_is_named(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:

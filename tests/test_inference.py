@@ -54,9 +54,9 @@ def test_progress_reaches_the_number_of_images(tiny: Model) -> None:
 
 def test_the_image_changes_the_scores_and_so_does_the_question(tiny: Model) -> None:
     pixels = torch.stack([torch.zeros(3, 64, 64, dtype=torch.uint8), torch.full((3, 64, 64), 255, dtype=torch.uint8)])
-    scores = Classifier(tiny, QuestionOptions(), LABELS).score(pixels).bound
+    scores = Classifier(tiny, QuestionOptions(), LABELS).score((pixels,)).bound
     assert (scores[0] - scores[1]).abs().max() > 0.01
-    other = Classifier(tiny, QuestionOptions(text="Which?\n{labels}"), LABELS).score(pixels).bound
+    other = Classifier(tiny, QuestionOptions(text="Which?\n{labels}"), LABELS).score((pixels,)).bound
     assert (scores - other).abs().max() > 0.01
 
 
@@ -99,11 +99,11 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, m
     expected = [p.predicted for p in predict(Classifier(tiny, QuestionOptions(), LABELS), items)]
     score, tried = Classifier.score, []
 
-    def tight(self: Classifier, pixels: torch.Tensor) -> Scores:
-        tried.append(len(pixels))
-        if len(pixels) > 3:
+    def tight(self: Classifier, views: tuple[torch.Tensor, ...]) -> Scores:
+        tried.append(len(views[0]))
+        if len(views[0]) > 3:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-        return score(self, pixels)
+        return score(self, views)
 
     monkeypatch.setattr(Classifier, "score", tight)
     found = list(predict(Classifier(tiny, QuestionOptions(), LABELS, batch_size=8), items))
@@ -123,7 +123,7 @@ def test_batches_fit_into_the_memory_that_is_free(tiny: Model, monkeypatch: pyte
     for free in (1 << 20, 1 << 26, 1 << 28, 1 << 40):
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, free=free: free)
         classifier = Classifier(tiny, QuestionOptions(), LABELS)
-        sizes.append((classifier.fits((3, 64, 64)), classifier.fits((3, 512, 512))))
+        sizes.append((classifier.fits(((3, 64, 64),)), classifier.fits(((3, 512, 512),))))
     assert sizes == sorted(sizes)
     assert sizes[0][0] == 1
     assert sizes[-1] == (inference.MOST, inference.MOST)
@@ -153,12 +153,12 @@ def test_images_are_read_only_a_little_ahead(tiny: Model) -> None:
 def test_images_are_resized_within_the_token_budget(
     tiny: Model, height: int, width: int, expected: tuple[int, int]
 ) -> None:
-    pixels = tiny.prepare(Image.new("RGB", (width, height)))
+    (pixels,) = tiny.prepare(Image.new("RGB", (width, height)))
     assert tuple(pixels.shape[1:]) == expected
 
 
 def test_a_very_long_image_stays_within_the_budget(tiny: Model) -> None:
-    pixels = tiny.prepare(Image.new("RGB", (5000, 4)))
+    (pixels,) = tiny.prepare(Image.new("RGB", (5000, 4)))
     assert pixels.shape[1] * pixels.shape[2] <= 8 * 32 * 32
     (found,) = predict(Classifier(tiny, QuestionOptions(), LABELS), [("long", None, picture(5000, 4, 9))])
     assert found.predicted in LABELS

@@ -147,9 +147,9 @@ def test_small_decoder_calls_score_the_same(tiny: Model, monkeypatch: pytest.Mon
     names = [f"class {i}" for i in range(60)]
     pixels = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     classifier = Classifier(tiny, QuestionOptions(), names)
-    whole = classifier.score(pixels)
+    whole = classifier.score((pixels,))
     monkeypatch.setattr(labels_module, "MAX_ROWS", 3)
-    torch.testing.assert_close(classifier.score(pixels).bound, whole.bound, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(classifier.score((pixels,)).bound, whole.bound, rtol=1e-4, atol=1e-4)
 
 
 def test_hopeless_labels_neither_overflow_nor_win(tiny: Model) -> None:

@@ -16,23 +16,27 @@ SOURCE = Path(__file__).parent.parent / "src" / "lensmith"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"quickstart", "comparing"},
-    {"verbs"},
+    {"quickstart", "comparing", "places"},
+    {"verbs", "fetching"},
     {"training", "evaluation", "probe", "report", "checkpoint", "runs"},
     {"step", "samples"},
     {"inference", "calibrate", "comparison", "objective", "features", "trackers"},
     {"data", "models", "question", "labels", "branches", "augment", "mix", "metrics", "sureness"},
+    {"downloads", "hub_errors"},
     {"config", "records", "errors", "predictions", "interrupts", "progress", "processes"},
 ]
 # Within a layer: training needs checkpoints, and the label search branches.
 SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("models", "branches")}
-SIDEWAYS |= {("labels", "models"), ("question", "models"), ("sureness", "metrics"), ("calibrate", "inference")}
+SIDEWAYS |= {("models", "data"), ("labels", "models"), ("question", "models"), ("sureness", "metrics")}
+SIDEWAYS |= {("calibrate", "inference")}
+SIDEWAYS |= {("downloads", "hub_errors")}
 SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "records"), ("predictions", "errors")}
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
-LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions", "progress"]
-HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic"}
+LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions", "progress", "fetching"]
+LIGHT += ["places", "places.local", "places.modal", "places.prices", "places.remote", "places.transfers"]
+HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic", "modal"}
 
 
 def home(module: str) -> str:

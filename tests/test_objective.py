@@ -45,7 +45,7 @@ def step_losses(model: Model, images: Sequence[Tensor], parts: Sequence[Parts], 
     """The losses of one step; gradients of their sum are left on the weights."""
     recipe = load_recipe(None, list(options))
     step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.look, print)
-    return step.gradients(images, parts, torch.rand(len(images), len(LABELS)), seed=0)
+    return step.gradients([(image,) for image in images], parts, torch.rand(len(images), len(LABELS)), seed=0)
 
 
 def brute_scores(model: Model, images: Sequence[Tensor]) -> Tensor:
@@ -114,7 +114,7 @@ def test_by_labels_the_loss_is_that_of_the_share_that_a_prediction_reports(
     if not smooth:
         tuned.network.eval()
         same = torch.stack([images[0], images[2]])
-        scores = Classifier(tuned, QUESTION, LABELS).score(same).bound.log_softmax(1)
+        scores = Classifier(tuned, QUESTION, LABELS).score((same,)).bound.log_softmax(1)
         mine = -(shares(parts)[[0, 2]] * scores).sum(1)
         torch.testing.assert_close(found[[0, 2]], mine, rtol=1e-5, atol=1e-5)
 
@@ -160,7 +160,7 @@ def test_a_head_starts_undecided_learns_and_answers_for_its_own_classes_only(tin
         optimizer.zero_grad()
         losses = step_losses(tiny, images, ALONE)
         optimizer.step()
-    found = Classifier(tiny, QUESTION, LABELS).score(torch.stack([images[0], images[2]])).bound.argmax(1)
+    found = Classifier(tiny, QUESTION, LABELS).score((torch.stack([images[0], images[2]]),)).bound.argmax(1)
     assert found.tolist() == [0, 3]
     with pytest.raises(UserError, match="class head"):
         Classifier(tiny, QUESTION, ["can", "bottle"])

@@ -36,7 +36,7 @@ def taken(model: Model, step: Step, images: list[Tensor], seed: int = 0) -> tupl
     """Losses and gradients of one step."""
     for weight in trainable(model).values():
         weight.grad = None
-    losses = step.gradients(images, PARTS, NOISE, seed)
+    losses = step.gradients([(image,) for image in images], PARTS, NOISE, seed)
     return losses, torch.cat([w.grad.flatten() for w in trainable(model).values() if w.grad is not None])
 
 
@@ -143,19 +143,19 @@ def test_mixing_shares_labels_out_as_it_does_pixels() -> None:
     options = AugmentOptions(mix="cutmix")
     black, white = torch.zeros(3, 64, 64, dtype=torch.uint8), torch.full((3, 64, 64), 255, dtype=torch.uint8)
     small = torch.full((3, 32, 64), 255, dtype=torch.uint8)
-    images, parts = [black, small, white], [[(0, 1.0)], [(2, 1.0)], [(1, 3.0)]]
+    images, parts = [(black,), (small,), (white,)], [[(0, 1.0)], [(2, 1.0)], [(1, 3.0)]]
     found, shared = vary(images, parts, options, Chance.draw(3, 4, options, seed=1))
     kept = dict(shared[0])
     assert 0 < kept[0] < 1, "nothing was mixed"
-    assert kept[0] == pytest.approx((found[0] == 0).float().mean().item(), abs=1e-6)
+    assert kept[0] == pytest.approx((found[0][0] == 0).float().mean().item(), abs=1e-6)
     assert kept[1] == pytest.approx(3 * (1 - kept[0]), abs=1e-5), "the other's share counts with the other's weight"
     assert shared[1] == [(2, 1.0)], "no other image of its size"
-    assert torch.equal(found[1], small)
+    assert torch.equal(found[1][0], small)
 
 
 def test_a_mixed_pair_of_one_class_has_one_label() -> None:
     options = AugmentOptions(mix="mixup")
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    _, shared = vary([image, image], [[(2, 1.0)], [(2, 1.0)]], options, Chance.draw(2, 4, options, seed=1))
+    _, shared = vary([(image,), (image,)], [[(2, 1.0)], [(2, 1.0)]], options, Chance.draw(2, 4, options, seed=1))
     assert [len(labels) for labels in shared] == [1, 1]
     assert dict(shared[0])[2] == pytest.approx(1.0)

@@ -19,6 +19,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
 from lensmith.models.tuning import attach, coverage
+from lensmith.models.views import stack
 from lensmith.objective import Objective
 from lensmith.progress import Advance, Note
 from lensmith.samples import batches, class_weights
@@ -84,7 +85,7 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
     dataset = verbs.open_data(recipe)
     model = prepared(recipe)
     train(model, dataset, recipe, tmp_path)
-    pixels = torch.stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
+    pixels = stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
     model.network.eval()
     mine = Classifier(model, recipe.question, dataset.labels).score(pixels).bound
 

@@ -136,7 +136,14 @@ def hand_on(leaves: Branch, branch: Branch) -> None:
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: None = None, scaling: float = 1.0, **_: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: None = None,
+    scaling: float = 1.0,
+    sliding_window: int | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention to what all rows share and to each row's own past, as one softmax over both.
 
@@ -146,6 +153,7 @@ def attend(
         key: (rows, key heads, own tokens, size); the last `tokens` of them are the queries' own.
         value: like `key`.
         scaling: of the scores.
+        sliding_window: a token sees only so many, itself included; None sees all.
 
     Returns:
         (rows, tokens, heads, size), and None for the weights, which are not kept.
@@ -153,6 +161,8 @@ def attend(
     rows, heads, tokens, size = query.shape
     groups, own = key.shape[1], key.shape[2]
     shared = _shared.get({}).get(module.layer_idx)
+    if sliding_window and own + (shared[0].shape[2] if shared else 0) > sliding_window:
+        return _windowed(query, key, value, shared, scaling, sliding_window), None
     if shared is None and tokens == own > 1:  # nothing lies before, so PyTorch's own kernel has it all
         key, value = (x.to(query.dtype).repeat_interleave(heads // groups, 1) for x in (key, value))
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
@@ -176,6 +186,27 @@ def attend(
         share = torch.sigmoid(weight - near.logsumexp(-1, keepdim=True)).to(value.dtype)
         out = share * seen + (1 - share) * (near.softmax(-1).to(value.dtype) @ value)
     return out.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+
+
+def _windowed(
+    query: Tensor, key: Tensor, value: Tensor, shared: tuple[Tensor, Tensor] | None, scaling: float, window: int
+) -> Tensor:
+    """Attention to the last tokens only; arguments and result as of `attend`.
+
+    So few that what is shared is copied to the rows. A layer's cache keeps the last `window` - 1 tokens; should some
+    be gone between those shared and a row's own, all shared ones are out of sight too.
+    """
+    rows, heads, tokens, _ = query.shape
+    if shared is not None:
+        near = (past[:, :, -window:].expand(rows, -1, -1, -1) for past in shared)
+        key, value = (torch.cat([past.to(x.dtype), x], 2) for past, x in zip(near, (key, value), strict=True))
+    key, value = (x[:, :, -(tokens + window - 1) :] for x in (key, value))
+    place = torch.arange(key.shape[2], device=key.device)
+    asked = place[-tokens:, None]
+    seen = (place <= asked) & (place > asked - window)
+    key, value = (x.to(query.dtype).repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
+    return out.transpose(1, 2).contiguous()
 
 
 FUSED = {"cpu"}
@@ -236,7 +267,9 @@ AttentionInterface.register(ATTENTION, attend)
 
 def _fork_layer(layer: Any, index: Tensor) -> Any:
     new = _copy_layer(layer, lambda t: t)
-    new.reorder_cache(index)
+    keys = getattr(layer, "keys", None)
+    if keys is None or keys.numel():  # what is shared has been taken out of it
+        new.reorder_cache(index)
     return new
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lensmith.models.views import stack
 from lensmith.records import Calibration
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def offsets_of(prior: str, classifier: Classifier, scores: Tensor, seed: int) ->
     else:
         noise = torch.randint(0, 256, (NOISE_IMAGES, 256, 256, 3), generator=torch.Generator().manual_seed(seed))
         pictures = [Image.fromarray(values) for values in noise.to(torch.uint8).numpy()]
-    pixels = torch.stack([classifier.model.prepare(picture) for picture in pictures])
-    found = torch.cat([part.bound.cpu() for part in classifier.score_all(pixels)])
+    views = stack([classifier.model.prepare(picture) for picture in pictures])
+    found = torch.cat([part.bound.cpu() for part in classifier.score_all(views)])
     return found.log_softmax(1).logsumexp(0) - torch.tensor(float(len(found))).log()
 
 

@@ -61,7 +61,7 @@ def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb
         return 0.0
     about = {"images": split.order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
     unfinished = Unfinished(path, classifier.labels, about)
-    items = islice(split.items(recipe.data.max_pixels), unfinished.done, None)
+    items = islice(split.items(recipe.data.max_pixels, classifier.model.enough), unfinished.done, None)
     clock = time.perf_counter()
     scored = windows(classifier, items, unfinished.window)
     try:
@@ -106,7 +106,8 @@ def fit_calibration(
             "note": f"Shares are not calibrated: that takes {calibrate.LEAST} validation images, there are {len(part)}."
         }
     place = {label: i for i, label in enumerate(classifier.labels)}
-    found = [p for p in predict(classifier, part.items(recipe.data.max_pixels), progress) if not p.error]
+    items = part.items(recipe.data.max_pixels, classifier.model.enough)
+    found = [p for p in predict(classifier, items, progress) if not p.error]
     if not found:
         return Calibration(), {"note": "Shares are not calibrated: no validation image can be read."}
     scores = torch.tensor([p.scores for p in found])

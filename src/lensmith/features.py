@@ -1,8 +1,8 @@
 """What a frozen vision tower makes of images, kept on disk: it is the same in every epoch and in every run.
 
-A store belongs to one way of making features: the tower's weights and settings, and the number format. It holds one
-tensor for each image, under the image's content id, so that it can't go stale: another image, another tower or other
-settings have other names. Files are written whole or not at all; one that is damaged is made again.
+A store belongs to one way of making features: the tower's weights and settings, and the number format. It holds a
+tensor for each view of an image, under the image's content id, so that it can't go stale: another image, another tower
+or other settings have other names. Files are written whole or not at all; one that is damaged is made again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lensmith.errors import UserError
 from lensmith.models.family import Model, grouped, out_of_memory
+from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.processes import Processes
 from lensmith.progress import Note, Tell, counter
 
@@ -45,7 +46,6 @@ def cache_folder() -> Path:
 def fingerprint(model: Model, parts: Sequence[str]) -> str:
     """32 hex digits for how features are made: weights of these components, settings, number format, versions."""
     digest = hashlib.blake2b(digest_size=16)
-    settings = model.folder / "preprocessor_config.json"
     about = {
         "parts": list(parts),
         "type": type(model).__module__,
@@ -55,7 +55,8 @@ def fingerprint(model: Model, parts: Sequence[str]) -> str:
         "pillow": PIL.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "settings": json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else None,
+        "settings": model.settings,
+        "image_tokens": model.options.image_tokens,
         "config": model.network.config.to_dict(),
     }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
@@ -67,7 +68,7 @@ def fingerprint(model: Model, parts: Sequence[str]) -> str:
 
 
 class Store:
-    """Tensors by name in a folder of safetensors files; names are only ever added."""
+    """Images' views by name in a folder of safetensors files; names are only ever added."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,20 +90,23 @@ class Store:
                     path.unlink()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return f"{name}/0" in self._where
 
-    def get(self, name: str) -> Tensor | None:
-        """The tensor of a name, or None."""
-        path = self._where.get(name)
-        return self._files[path].get_tensor(name) if path else None
+    def get(self, name: str) -> Views | None:
+        """The views of a name, or None."""
+        if name not in self:
+            return None
+        keys = takewhile(self._where.__contains__, (f"{name}/{k}" for k in count()))
+        return tuple(self._files[self._where[key]].get_tensor(key) for key in keys)
 
-    def add(self, tensors: dict[str, Tensor]) -> None:
+    def add(self, images: dict[str, Views]) -> None:
         """Write some under new names.
 
         Raises:
             OSError: the disk is full or can't be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{name}/{k}": view.contiguous() for name, views in images.items() for k, view in enumerate(views)}
         name = hashlib.sha256("\n".join(tensors).encode()).hexdigest()[:16]
         path = self.folder / f"{name}.safetensors"
         part = path.with_suffix(f".{os.getpid()}.part")
@@ -129,7 +133,7 @@ def fill(
     """Put the features of all readable images into the store, as far as they are not there.
 
     Args:
-        images: prepared (3, H, W) bytes by index, or None for one that can't be read.
+        images: prepared views by index, or None for one that can't be read.
         ids: the name of each.
         project: what the projector makes of them, and not the tower alone.
 
@@ -145,7 +149,12 @@ def fill(
     for first in range(0, len(share), WINDOW):
         window = share[first : first + WINDOW]
         made = {ids[i]: features for i, features in _made(images, window, model, project)}
-        needed = sum(t.nbytes for t in made.values()) * (len(share) - first) / max(1, len(window)) * processes.count
+        needed = (
+            sum(view.nbytes for views in made.values() for view in views)
+            * (len(share) - first)
+            / max(1, len(window))
+            * processes.count
+        )
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             if needed > shutil.disk_usage(store.folder).free - SPARE:
@@ -165,25 +174,28 @@ def fill(
     return room
 
 
-def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> Iterator[tuple[int, Tensor]]:
-    read = [(i, pixels) for i in window if (pixels := images[i]) is not None]
-    for places in grouped(pixels.shape for _, pixels in read):
+def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> Iterator[tuple[int, Views]]:
+    read = [(i, views) for i in window if (views := images[i]) is not None]
+    for places in grouped(shape_of(views) for _, views in read):
         for first in range(0, len(places), BATCH):
             some = places[first : first + BATCH]
-            made = _seen(model, torch.stack([read[k][1] for k in some]), project)
-            yield from ((read[k][0], features.clone()) for k, features in zip(some, made, strict=True))
+            made = unstack(_seen(model, stack([read[k][1] for k in some]), project))
+            yield from (
+                (read[k][0], tuple(view.clone() for view in features)) for k, features in zip(some, made, strict=True)
+            )
 
 
-def _seen(model: Model, pixels: Tensor, project: bool) -> Tensor:
-    """Features of images of one size; when memory runs out, of one half after the other."""
+def _seen(model: Model, views: Views, project: bool) -> Views:
+    """Features of images of one shape; when memory runs out, of one half after the other."""
     try:
         with torch.no_grad(), model.autocast():
-            seen = model.see(pixels)
-            return (model.project(seen) if project else seen).to("cpu", model.compute)
+            seen = model.see(views)
+            return tuple(view.to("cpu", model.compute) for view in (model.project(seen) if project else seen))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    if len(pixels) == 1:
+    if (n := len(views[0])) == 1:
         raise UserError("There is not enough memory to look at one image.", "Use a smaller model.")
     torch.cuda.empty_cache()
-    return torch.cat([_seen(model, half, project) for half in pixels.split((len(pixels) + 1) // 2)])
+    halves = zip(*(view.split((n + 1) // 2) for view in views), strict=True)
+    return tuple(torch.cat(parts) for parts in zip(*(_seen(model, half, project) for half in halves), strict=True))

@@ -1,7 +1,7 @@
 """The only inference loop: images in, the best label and its share out.
 
 The prompt up to the image runs once per `Classifier`; each batch forks it. Images are read and resized a window at a
-time, so that memory does not depend on how many there are. A batch holds images of one size, so that no row is padded.
+time, so that memory does not depend on how many there are. A batch holds images of one shape, so that no row is padded.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lensmith.config import QuestionOptions
 from lensmith.errors import ImageError, UserError
 from lensmith.labels import LabelTrie, Scores, search
 from lensmith.models.family import Model, grouped, out_of_memory
+from lensmith.models.views import Shape, Views, shape_of, stack
 from lensmith.question import make_prompt
 from lensmith.records import Calibration, Prediction
 
@@ -33,8 +34,8 @@ TOLERANCE = 0.01
 
 Item = tuple[str, str | None, Callable[[], Image.Image]]
 """A sample's id, its label if known, and how to get its image (may raise ImageError)."""
-Ready = tuple[Item, Tensor | ImageError]
-"""An item with its pixels, (3, H, W) bytes, or why there are none."""
+Ready = tuple[Item, Views | ImageError]
+"""An item with its image's views, or why there are none."""
 
 
 class Classifier:
@@ -81,40 +82,40 @@ class Classifier:
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([ids], device=self.model.device)
 
-    def fits(self, shape: Sequence[int]) -> int:
-        """How many images of a shape (3, H, W) are scored at once."""
+    def fits(self, shape: Shape) -> int:
+        """How many images of a shape are scored at once."""
         if self.batch_size:
             return self.batch_size
         most = self._room // self.model.memory(shape, len(self.prompt.before))
         return 1 << (max(1, min(MOST, most)).bit_length() - 1)  # a power of two, so that little changes change nothing
 
     @torch.inference_mode()
-    def score(self, pixels: Tensor) -> Scores:
+    def score(self, views: Views) -> Scores:
         """Search the labels of a batch of images; see `labels.search`.
 
         Args:
-            pixels: (n, 3, H, W) bytes, images of one size.
+            views: (n, 3, H, W) bytes each, of images of one shape.
         """
         model = self.model
         with model.autocast():
-            seen = model.look(pixels)
+            seen = model.look(views)
             segment = torch.cat([seen, self._after.expand(len(seen), -1, -1).to(seen.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(seen)))
             if model.head is not None:
                 return Scores.of_all(model.head(hidden[:, -1]).log_softmax(1))
             return search(model, self.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
-    def score_all(self, pixels: Tensor) -> Iterator[Scores]:
+    def score_all(self, views: Views) -> Iterator[Scores]:
         """The same in batches that fit into memory; when one doesn't, from then on only half as many are tried at once.
 
         Raises:
             UserError: there is not enough memory for one image.
         """
-        start = 0
-        while start < len(pixels):
-            size = min(self.fits(pixels.shape[1:]), len(pixels) - start)
+        start, n, shape = 0, len(views[0]), tuple(tuple(view.shape[1:]) for view in views)
+        while start < n:
+            size = min(self.fits(shape), n - start)
             try:
-                scores = self.score(pixels[start : start + size])
+                scores = self.score(tuple(view[start : start + size] for view in views))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -179,8 +180,8 @@ def windows(
         first = reader.read(list(islice(rest, 1)))
         if not first:
             return
-        pixels = first[0][1]
-        size = size or 4 * (classifier.fits(pixels.shape) if isinstance(pixels, Tensor) else MOST)
+        views = first[0][1]
+        size = size or 4 * (MOST if isinstance(views, ImageError) else classifier.fits(shape_of(views)))
         window = first + reader.read(list(islice(rest, size - 1)))
         while window:
             following = reader.begin(list(islice(rest, size)))
@@ -239,7 +240,7 @@ class _Reader:
         return self.ahead.submit(self.read, items).result if self.ahead else partial(self.read, items)
 
     def read(self, items: list[Item]) -> list[Ready]:
-        """Each item with its pixels, or why there are none."""
+        """Each item with its views, or why there are none."""
         start = time.perf_counter()
         found = [self._one(item) for item in items[:4]]
         slow = time.perf_counter() - start > self.SLOW * len(found)
@@ -254,16 +255,16 @@ class _Reader:
 
 def _score_window(classifier: Classifier, window: Sequence[Ready]) -> list[Prediction]:
     found: dict[int, Prediction] = {}
-    read: dict[int, Tensor] = {}
-    for place, ((name, label, _), pixels) in enumerate(window):
-        if isinstance(pixels, ImageError):
-            found[place] = Prediction(name, label, error=str(pixels))
+    read: dict[int, Views] = {}
+    for place, ((name, label, _), views) in enumerate(window):
+        if isinstance(views, ImageError):
+            found[place] = Prediction(name, label, error=str(views))
         else:
-            read[place] = pixels
+            read[place] = views
     places = list(read)
-    for group in grouped(pixels.shape for pixels in read.values()):
+    for group in grouped(map(shape_of, read.values())):
         rest = iter([places[k] for k in group])
-        for scores in classifier.score_all(torch.stack([read[places[k]] for k in group])):
+        for scores in classifier.score_all(stack([read[places[k]] for k in group])):
             batch = list(islice(rest, len(scores.low)))
             samples = [window[place][0][:2] for place in batch]
             found |= zip(batch, classifier.predictions(samples, scores), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +84,7 @@ def mix(pixels: Tensor, partner: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor
     return mixed.clamp_(0, 255), share.to(device)
 
 
-def partners(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+def partners(shapes: Sequence[Hashable]) -> list[int]:
     """For each image, the one to mix it with, of the same shape: the first with the second, the third with the fourth.
 
     Args:
@@ -94,7 +94,7 @@ def partners(shapes: Sequence[tuple[int, ...]]) -> list[int]:
         Places in the batch; the odd one out of a shape is its own partner.
     """
     found = list(range(len(shapes)))
-    alone: dict[tuple[int, ...], int] = {}
+    alone: dict[Hashable, int] = {}
     for i, shape in enumerate(shapes):
         if shape in alone:
             j = alone.pop(shape)

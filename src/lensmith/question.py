@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from lensmith.config import QuestionOptions
 from lensmith.errors import UserError, nearest
 
@@ -108,9 +110,9 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
         short = codes(tokenizer, len(labels))
         lines = [f"{code}. {names[0]}" for code, names in zip(short, forms, strict=True)]
         said: list[tuple[str, ...]] = [(code,) for code in short]
-        end: tuple[int, ...] = ()
+        end: tuple[int, ...] | None = ()
     else:
-        said, lines, end = forms, [names[0] for names in forms], (tokenizer.eos_token_id,)
+        said, lines, end = forms, [names[0] for names in forms], None
     for token in map(str, tokenizer.all_special_tokens):
         for words in [question.text, question.system or "", *labels, *(form for names in forms for form in names)]:
             if token in words:
@@ -130,8 +132,11 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
     def ids(part: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(part, add_special_tokens=False))
 
+    lead, closed = _around_answer(tokenizer, talk, text)
+    end = ids(closed)[:1] or (tokenizer.eos_token_id,) if end is None else end
+
     def answer(form: str) -> tuple[int, ...]:
-        tokens = ids(form)
+        tokens = ids(lead + form)
         if not tokens or tokenizer.unk_token_id in tokens:
             raise UserError(
                 f"The model has no tokens for the answer {form!r}.", "Rename the class or give a form of it."
@@ -143,3 +148,17 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
     )
     answers = tuple(tuple(answer(form) for form in names) for names in said)
     return Prompt(readable, ids(before + opening), ids(closing + after), answers)
+
+
+def _around_answer(tokenizer: Any, talk: list[dict[str, Any]], prompt: str) -> tuple[str, str]:
+    """What the chat template writes between a prompt and the assistant's answer to it, and what after the answer.
+
+    Not every model's answer begins right after the prompt, or ends with the tokenizer's end of text.
+    """
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "answer"}]}
+    try:
+        whole = str(tokenizer.apply_chat_template([*talk, answer], tokenize=False))
+    except (TemplateError, TypeError):  # it takes no answers in parts
+        return "", ""
+    lead, said, closed = whole.removeprefix(prompt).partition("answer")
+    return (lead, closed) if whole.startswith(prompt) and said else ("", "")

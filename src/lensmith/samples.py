@@ -15,6 +15,7 @@ from lensmith.errors import ImageError, UserError
 from lensmith.features import Store, cache_folder, fill, fingerprint
 from lensmith.models.family import Model
 from lensmith.models.tuning import component_of, trainable
+from lensmith.models.views import Views
 from lensmith.processes import Processes
 from lensmith.progress import Tell
 
@@ -29,11 +30,11 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> Tensor | None: ...
+    def __getitem__(self, i: int) -> Views | None: ...
 
 
 class Samples:
-    """Prepared images, read when first asked for and kept while they fit into `CACHE_BYTES`: (3, H, W) bytes.
+    """Prepared images, read when first asked for and kept while they fit into `CACHE_BYTES`.
 
     One that can't be read is listed once and gives None from then on; with `unreadable="stop"` all are read at once
     and the first such image raises.
@@ -42,7 +43,7 @@ class Samples:
     def __init__(self, model: Model, split: Split, max_pixels: int, unreadable: str) -> None:
         self.model, self.split, self.max_pixels = model, split, max_pixels
         self.errors: dict[int, str] = {}
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, Views] = {}
         self._room = CACHE_BYTES
         if unreadable == "stop":
             for i in range(len(split)):
@@ -54,18 +55,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, i: int) -> Tensor | None:
+    def __getitem__(self, i: int) -> Views | None:
         if i in self._kept or i in self.errors:
             return self._kept.get(i)
         try:
-            pixels = self.model.prepare(self.split.image(i, self.max_pixels))
+            views = self.model.prepare(self.split.image(i, self.max_pixels, self.model.enough))
         except ImageError as error:
             self.errors[i] = str(error)
             return None
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._kept[i] = pixels
-        return pixels
+        size = sum(view.nbytes for view in views)
+        if size <= self._room:
+            self._room -= size
+            self._kept[i] = views
+        return views
 
 
 class Seen:
@@ -77,7 +79,7 @@ class Seen:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i: int) -> Tensor | None:
+    def __getitem__(self, i: int) -> Views | None:
         found = self.store.get(self.names[i])
         if found is None and self.samples[i] is not None:  # somebody has removed the store
             raise UserError(f"The features in {self.store.folder} are gone.", "Go on with `lensmith train --resume`.")
@@ -86,7 +88,7 @@ class Seen:
 
 def open_images(
     model: Model, dataset: ImageDataset, recipe: Recipe, processes: Processes, tell: Tell
-) -> tuple[Images, Callable[[Tensor], Tensor]]:
+) -> tuple[Images, Callable[[Views], Tensor]]:
     """The training images, and what turns a stack of them into (n, tokens, hidden) embeddings.
 
     Where the tower sees the same in every epoch, it looks at each image once and its features are kept on disk.
@@ -104,7 +106,7 @@ def open_images(
     names = [name.partition("-")[0] for name in dataset.train.ids]  # exact copies have one name
     if not fill(store, samples, names, model, project, processes, tell):
         return samples, model.look
-    return Seen(samples, names, store), (lambda seen: seen) if project else model.project
+    return Seen(samples, names, store), model.lay_out if project else lambda seen: model.lay_out(model.project(seen))
 
 
 def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[float]:

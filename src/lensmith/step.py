@@ -22,6 +22,7 @@ from lensmith.config import AugmentOptions, Recipe
 from lensmith.errors import UserError
 from lensmith.models.family import Model, grouped, out_of_memory
 from lensmith.models.tuning import trainable
+from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.objective import Objective, Parts
 from lensmith.question import Prompt
 
@@ -51,42 +52,40 @@ class Chance:
 
 
 def vary(
-    images: Sequence[Tensor],
+    images: Sequence[Views],
     parts: Sequence[Parts],
     options: AugmentOptions,
     chance: Chance,
     device: torch.device | str = "cpu",
-) -> tuple[list[Tensor], list[Parts]]:
-    """Augment and mix images, and share their labels out accordingly.
+) -> tuple[list[Views], list[Parts]]:
+    """Augment and mix images, all views of one alike, and share their labels out accordingly.
 
     Args:
-        images: (3, H, W) bytes each.
+        images: their views, (3, H, W) bytes each.
         parts: the labels of each with their shares.
         device: where it is done.
 
     Returns:
-        (3, H, W) values in 0..255 each, and the labels of each with their new shares.
+        The same with (3, H, W) values in 0..255, and the labels of each with their new shares.
     """
     if options == AugmentOptions():
         return list(images), list(parts)
-    changed: dict[int, Tensor] = {}
-    for places in grouped(image.shape for image in images):
-        stack = torch.stack([images[i] for i in places]).to(device)
-        pixels = augment.augment(stack, options, chance.augment.of(places))
-        changed |= zip(places, pixels, strict=True)
+    changed: dict[int, Views] = {}
+    for places in grouped(map(shape_of, images)):
+        views, drawn = stack([images[i] for i in places]), chance.augment.of(places)
+        made = tuple(augment.augment(view.to(device), options, drawn) for view in views)
+        changed |= zip(places, unstack(made), strict=True)
     if options.mix == "none":
         return [changed[i] for i in range(len(images))], list(parts)
-    partner = mix.partners([tuple(image.shape) for image in images])
-    mixed: dict[int, Tensor] = {}
+    partner = mix.partners([shape_of(image) for image in images])
+    mixed: dict[int, Views] = {}
     shared: dict[int, Parts] = {}
-    for places in grouped(image.shape for image in images):
+    for places in grouped(map(shape_of, images)):
         inner = {place: k for k, place in enumerate(places)}
-        pixels, kept = mix.mix(
-            torch.stack([changed[i] for i in places]),
-            torch.tensor([inner[partner[i]] for i in places]),
-            chance.mix.of(places),
-        )
-        mixed |= zip(places, pixels, strict=True)
+        others, drawn_mix = torch.tensor([inner[partner[i]] for i in places]), chance.mix.of(places)
+        both = [mix.mix(view, others, drawn_mix) for view in stack([changed[i] for i in places])]
+        mixed |= zip(places, unstack(tuple(pixels for pixels, _ in both)), strict=True)
+        kept = both[0][1]  # a box's share is of whole pixels, most exactly in the largest view
         for i, share in zip(places, kept.tolist(), strict=True):
             of_both: dict[int, float] = {}
             for label, part in [(c, p * share) for c, p in parts[i]] + [
@@ -101,12 +100,12 @@ class Step:
     """Makes the gradients of one batch after another.
 
     Args:
-        look: (n, ...) images of one size, as they are given -> (n, tokens, hidden) embeddings.
+        look: the views of n images of one shape, as they are given -> (n, tokens, hidden) embeddings.
         note: is told what is changed when memory runs out.
     """
 
     def __init__(
-        self, model: Model, prompt: Prompt, recipe: Recipe, look: Callable[[Tensor], Tensor], note: Callable[[str], Any]
+        self, model: Model, prompt: Prompt, recipe: Recipe, look: Callable[[Views], Tensor], note: Callable[[str], Any]
     ) -> None:
         self.model, self.look, self.note = model, look, note
         self.objective = Objective(model, prompt, recipe.train)
@@ -118,7 +117,7 @@ class Step:
         self._learns = any(name.startswith(prefix) for name in trainable(model))
         self._kept: Branch | None = None
 
-    def gradients(self, images: Sequence[Tensor], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
+    def gradients(self, images: Sequence[Views], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
         """Add the gradients of the batch's summed loss to the weights that learn.
 
         When memory runs out, the micro-batch is halved, down to one image, and then the question is run twice; the
@@ -160,7 +159,7 @@ class Step:
                 )
             self.note(f"Memory ran out: from now on {what}. The step is the same.")
 
-    def _run(self, images: Sequence[Tensor], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
+    def _run(self, images: Sequence[Views], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
         whole = self._prefix(self._learns and not self.recompute)
         before = cut(whole) if self._learns else whole
@@ -188,9 +187,10 @@ class Step:
             self._kept = branch
         return branch
 
-    def _look(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """(tokens, hidden) embeddings of each; one pass for each size."""
+    def _look(self, images: Sequence[Views]) -> list[Tensor]:
+        """(tokens, hidden) embeddings of each; one pass for each shape."""
         out: dict[int, Tensor] = {}
-        for places in grouped(image.shape for image in images):
-            out |= zip(places, self.look(torch.stack([images[i] for i in places]).to(self.model.device)), strict=True)
+        for places in grouped(map(shape_of, images)):
+            views = stack([images[i] for i in places])
+            out |= zip(places, self.look(tuple(view.to(self.model.device) for view in views)), strict=True)
         return [out[i] for i in range(len(images))]

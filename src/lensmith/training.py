@@ -222,7 +222,7 @@ def validate(
     # Only the answer counts here, so only the best label is searched for.
     size = recipe.evaluate.batch_size
     classifier = Classifier(model, recipe.question, dataset.labels, top=1, tolerance=1, batch_size=size)
-    items = islice(split.items(recipe.data.max_pixels), processes.rank, None, processes.count)
+    items = islice(split.items(recipe.data.max_pixels, model.enough), processes.rank, None, processes.count)
     found = list(predict(classifier, items))
     model.network.train(training)
     require_readable(found, recipe.data.unreadable)

@@ -223,10 +223,8 @@ def predict(
     classifier = Classifier(
         models.load(options), question, labels, calibration, scoring.top, batch_size=scoring.batch_size
     )
-    items = (
-        (str(file), None, partial(decode_image, file, name=str(file), max_pixels=recipe.data.max_pixels))
-        for file in files
-    )
+    decode = partial(decode_image, max_pixels=recipe.data.max_pixels, enough=classifier.model.enough)
+    items = ((str(file), None, partial(decode, file, name=str(file))) for file in files)
     return list(loop(classifier, items, counter("predicting", len(files), tell)))
 
 

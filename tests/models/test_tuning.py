@@ -12,7 +12,8 @@ from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
-from lensmith.models.family import Model, quantisation
+from lensmith.models.family import Model
+from lensmith.models.loading import quantisation
 from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
 from lensmith.records import read_lines
 from tests.conftest import Shapes
@@ -54,7 +55,7 @@ def test_what_was_chosen_learns_is_counted_and_comes_back(
     table = coverage_table(rows)
     assert all(name in table for name in [*components.split(), "total"])
 
-    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    pixels = (torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8),)
     for weight in trainable(model).values():
         torch.nn.init.normal_(weight, std=0.05)
     question = load_recipe(None, []).question
@@ -169,7 +170,7 @@ def test_four_bits_are_for_the_decoder_alone(monkeypatch: pytest.MonkeyPatch) ->
     options = load_recipe(None, ["model.quantize=4bit"]).model
     with pytest.raises(UserError, match=r"pip install 'lensmith\[quantized\]'"):
         quantisation(options, torch.device("cuda"), torch.bfloat16, components)
-    monkeypatch.setattr("lensmith.models.family.find_spec", lambda _: True)
+    monkeypatch.setattr("lensmith.models.loading.find_spec", lambda _: True)
     config = quantisation(options, torch.device("cuda"), torch.bfloat16, components)["quantization_config"]
     assert config.load_in_4bit
     assert config.bnb_4bit_compute_dtype == torch.bfloat16

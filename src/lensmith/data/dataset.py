@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from lensmith.data.images import MAX_PIXELS, decode_image
+from lensmith.data.images import MAX_PIXELS, Enough, decode_image
 from lensmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,16 +77,18 @@ class Split:
         # A class name is repeated for each of its images: keep one string of each.
         return [sys.intern(label) for label in self._rows["label"][:]]
 
-    def image(self, i: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """Image `i`, decoded to RGB. Raises `ImageError` naming the file or row if it can't be."""
+    def image(self, i: int, max_pixels: int = MAX_PIXELS, enough: Enough | None = None) -> Image.Image:
+        """Image `i`, decoded to RGB; see `decode_image`. Raises `ImageError` naming the file or row if it can't be."""
         row = self._rows[i]
         source = Path(row["source"]) if row["bytes"] is None else row["bytes"]
-        return decode_image(source, name=row["source"], max_pixels=max_pixels)
+        return decode_image(source, name=row["source"], max_pixels=max_pixels, enough=enough)
 
-    def items(self, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, str, Callable[[], Image.Image]]]:
+    def items(
+        self, max_pixels: int = MAX_PIXELS, enough: Enough | None = None
+    ) -> Iterator[tuple[str, str, Callable[[], Image.Image]]]:
         """Each sample's id, its label, and how to get its image, in order; nothing is decoded yet."""
         for i, (name, label) in enumerate(zip(self.ids, self.labels, strict=True)):
-            yield name, label, partial(self.image, i, max_pixels)
+            yield name, label, partial(self.image, i, max_pixels, enough)
 
     def source(self, i: int) -> str:
         """Where sample `i` is from: its path, or like `"birds.parquet row 17"`."""

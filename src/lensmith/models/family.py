@@ -1,18 +1,17 @@
 """What every verb needs of a vision-language model, and nothing more.
 
-A family turns an image into pixels of a size it likes (`prepare`), pixels into embeddings (`look`), token ids into
+A family turns an image into pixels of sizes it likes (`prepare`), pixels into embeddings (`look`), token ids into
 embeddings (`embed`), and hidden states into logits (`logits`). Everything else (prompts, branches, scoring, training)
 is the same for all families. Sizes, token ids and templates are read from the checkpoint, never written down here.
+How a checkpoint is read is in `loading.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -23,7 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensmith.config import ModelOptions
-from lensmith.errors import UserError
+from lensmith.data.images import full_size
+from lensmith.models.loading import Checkpoint, available_memory, compute_dtype
+from lensmith.models.views import Shape, Views, resize, to_pixels
 
 
 class ClassHead(nn.Linear):
@@ -64,54 +65,106 @@ class Model(ABC):
     # Component -> prefix of its modules' names; the keys are the switches of TuneOptions.
     components: ClassVar[dict[str, str]]
 
-    def __init__(self, network: Any, tokenizer: Any, options: ModelOptions, folder: Path) -> None:
-        self.network = network
-        self.tokenizer = tokenizer
+    patch: int
+    """Side of the squares that the vision tower cuts a view into, in pixels."""
+    step: int
+    """Side of what becomes one embedding, in pixels."""
+    tile: int
+    """Side of a tile of a large image, in pixels."""
+    resample: int
+    """How images are scaled: 2 bilinear, 3 bicubic."""
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
+        self.network = checkpoint.network
+        self.tokenizer = checkpoint.tokenizer
+        self.settings = checkpoint.settings
+        self.folder = checkpoint.folder
         self.options = options
-        self.folder = folder
         self.peft: Any = None
         self.head: ClassHead | None = None
-        self.device = torch.device(next(network.parameters()).device)
+        self.device = torch.device(next(self.network.parameters()).device)
         self.compute = compute_dtype(options.dtype, self.device)
 
     @classmethod
     @abstractmethod
-    def from_folder(cls, folder: Path, options: ModelOptions) -> Model: ...
+    def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
+        """Load a checkpoint (`loading.load`). Raises UserError if it can't be."""
 
     @property
-    @abstractmethod
     def decoder(self) -> nn.Module:
         """The language model without its vocabulary projection, as `branches.grow` runs it."""
+        return cast(nn.Module, self.network.get_submodule(self.components["language_model"]))
 
     @property
-    @abstractmethod
     def image_token(self) -> str:
         """What the chat template writes where an image stands."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.network.config.image_token_id))
 
     @property
     @abstractmethod
     def image_frame(self) -> tuple[str, str]:
-        """Special tokens written before and after an image's embeddings."""
+        """What is written before and after an image's embeddings, whatever its views."""
 
     @abstractmethod
-    def prepare(self, image: Image.Image) -> Tensor:
-        """RGB image -> (3, H, W) bytes, resized as the model was trained."""
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(height, width) in pixels of each view of an image; of more than one, the first is a grid of tiles."""
+
+    def prepare(self, image: Image.Image | Tensor) -> Views:
+        """An image -> its views, (3, H, W) bytes each, resized as the model was trained.
+
+        Args:
+            image: or (..., 3, H, W) bytes, images of one size on any device.
+        """
+        pixels = image if isinstance(image, Tensor) else to_pixels(image)
+        full = tuple(pixels.shape[-2:]) if isinstance(image, Tensor) else full_size(image)
+        return tuple(resize(pixels, size, self.resample) for size in self.sizes(*full))
 
     @abstractmethod
-    def see(self, pixels: Tensor) -> Tensor:
-        """(n, 3, H, W) values in 0..255, images of one size -> (n, ..., size) what the vision tower makes of them."""
+    def see(self, views: Views) -> Views:
+        """(n, 3, H, W) values in 0..255 of each view -> (n, rows, columns, size) what the vision tower makes of it."""
 
     @abstractmethod
-    def project(self, seen: Tensor) -> Tensor:
-        """What `see` gives -> (n, image tokens, hidden) embeddings."""
-
-    def look(self, pixels: Tensor) -> Tensor:
-        """(n, 3, H, W) values in 0..255, images of one size -> (n, image tokens, hidden) embeddings."""
-        return self.project(self.see(pixels))
+    def project(self, seen: Views) -> Views:
+        """What `see` gives -> (n, rows, columns, hidden) embeddings of each view."""
 
     @abstractmethod
-    def memory(self, shape: Sequence[int], past: int) -> int:
-        """Bytes that scoring an image of a shape (3, H, W) after `past` tokens takes at its peak: a high estimate."""
+    def write(self, projected: Views) -> list[Tensor | str]:
+        """What `project` gives, as it stands in the prompt between `image_frame`: (n, tokens, hidden) embeddings, and
+        words between them."""
+
+    def lay_out(self, projected: Views) -> Tensor:
+        """What `project` gives -> (n, tokens, hidden): the views' embeddings and the words between them."""
+        n, parts = len(projected[0]), self.write(projected)
+        said = (self.embed(self._ids(p)).expand(n, -1, -1) if isinstance(p, str) else p for p in parts)
+        return torch.cat([part.to(projected[0].dtype) for part in said], 1)
+
+    def _ids(self, words: str) -> Tensor:
+        return torch.tensor([self.tokenizer.encode(words, add_special_tokens=False)], device=self.device)
+
+    def look(self, views: Views) -> Tensor:
+        """(n, 3, H, W) values in 0..255 of each view -> (n, tokens, hidden) embeddings."""
+        return self.lay_out(self.project(self.see(views)))
+
+    def enough(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which an image holds all that its views show: a decoder need not go beyond."""
+        sizes = self.sizes(height, width)
+        return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+    def tokens(self, shape: Shape) -> int:
+        """Embeddings that an image of these views becomes, the words between them included."""
+        maps = tuple(torch.empty(1, h // self.step, w // self.step, 0) for _, h, w in shape)
+        words = (part if isinstance(part, Tensor) else self._ids(part) for part in self.write(maps))
+        return sum(part.shape[1] for part in words)
+
+    def memory(self, shape: Shape, past: int) -> int:
+        """Bytes that scoring an image of these views after `past` tokens takes at its peak: a high estimate."""
+        vision, text = self.network.config.vision_config, self.network.config.text_config
+        patches = [(h * w // self.patch**2, min(h * w, self.tile**2) // self.patch**2) for _, h, w in shape]
+        tokens = self.tokens(shape) + 64  # the question's end, and what of the answers is in play
+        # Float32 copies of a layer's widest activations, and of its attention scores; tiles see only themselves.
+        tower = sum(n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * own) for n, own in patches)
+        decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
+        return int(4 * max(tower, decoder) + 4 * text.vocab_size)
 
     def free_memory(self) -> int:
         """Bytes that are free on the device, or on the machine."""
@@ -136,91 +189,6 @@ class Model(ABC):
         if self.compute == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.compute)
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one.
-
-    Raises:
-        UserError: the machine has no such device.
-    """
-    if name == "auto":
-        # Of several processes on one machine, each has its own GPU.
-        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        return torch.device(own if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"model.device {name!r} can't be used here: {reason}.", "Use auto or cpu.") from None
-    return device
-
-
-def quantisation(
-    options: ModelOptions, device: torch.device, dtype: torch.dtype, components: dict[str, str]
-) -> dict[str, Any]:
-    """What `from_pretrained` must be told to hold the decoder's weights in four bits (NF4, its scales in eight;
-    Dettmers et al., QLoRA, 2305.14314); nothing if the options don't ask for it.
-
-    Raises:
-        UserError: there is no CUDA GPU, or bitsandbytes isn't installed.
-    """
-    if options.quantize == "none":
-        return {}
-    if device.type != "cuda":
-        raise UserError(
-            f"model.quantize=4bit needs a CUDA GPU; the device is {device.type}.", "Use model.quantize=none."
-        )
-    if find_spec("bitsandbytes") is None:
-        raise UserError("model.quantize=4bit needs the package bitsandbytes.", "pip install 'lensmith[quantized]'")
-    from transformers import BitsAndBytesConfig
-
-    others = [prefix for name, prefix in components.items() if name != "language_model"]
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[*others, "lm_head"],
-    )
-    return {"quantization_config": config, "device_map": {"": device}, "dtype": dtype}
-
-
-def hold_products(network: Any, dtype: torch.dtype) -> None:
-    """Keep the weights of matrix products in the type they are multiplied in, rather than cast them at each one.
-
-    For frozen weights: the products are the same. Norms, embeddings and the vocabulary projection stay as they are.
-    """
-    head = network.get_output_embeddings()
-    for module in network.modules():
-        if isinstance(module, nn.Linear) and module is not head:
-            module.to(dtype)
-
-
-def available_memory() -> int:
-    """Bytes of this machine's memory, or of what a container may use of it, that are free."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="utf-8"))
-        free = min(free, limit - int((group / "memory.current").read_text(encoding="utf-8")))
-    return max(0, free)
-
-
-def compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the processor computes in it, else float32."""
-    if name != "auto":
-        return cast(torch.dtype, getattr(torch, name))
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        fast = bool(probe and probe()) and device.type == "cpu"
-    return torch.bfloat16 if fast else torch.float32
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,84 @@
+"""LFM3-VL: a tower of gated 2-D convolutions and attention, block merge, projector, and a decoder of conv, attention
+and sliding-window attention layers.
+
+Images are prepared as transformers' Qwen2VLImageProcessor does it: one view, at the size that keeps the aspect ratio
+within the checkpoint's budget of pixels. Needs a transformers that has the architecture (5.23 has).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+from transformers import Lfm3VlForConditionalGeneration
+
+from lensmith.config import ModelOptions
+from lensmith.models import family
+from lensmith.models.loading import Checkpoint, load
+from lensmith.models.views import Views, fitting
+
+
+class Model(family.Model):
+    components: ClassVar[dict[str, str]] = {
+        "language_model": "model.language_model",
+        "projector": "model.multi_modal_projector",
+        "vision_tower": "model.vision_tower",
+    }
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
+        super().__init__(checkpoint, options)
+        vision, settings = self.network.config.vision_config, self.settings
+        self.patch, self.merge = int(vision.patch_size), int(vision.spatial_merge_size)
+        self.frames = int(vision.temporal_patch_size)
+        self.step = self.patch * self.merge
+        self.resample = int(settings.get("resample", 3))
+        size = settings.get("size", {})
+        self.least = int(settings.get("min_pixels") or size.get("shortest_edge", 56 * 56))
+        self.most = int(settings.get("max_pixels") or size.get("longest_edge", 28 * 28 * 1280))
+        if options.image_tokens:
+            self.most = options.image_tokens * self.step**2
+            self.least = min(self.least, self.most)
+        self.tile = self.most  # there are none: a view is seen as a whole
+        self.mean, self.std = (
+            torch.tensor(settings.get(name, usual), device=self.device).view(3, 1, 1) * 255
+            for name, usual in (("image_mean", [0.48145466, 0.4578275, 0.40821073]),
+                                ("image_std", [0.26862954, 0.26130258, 0.27577711]))
+        )  # fmt: skip
+
+    @classmethod
+    def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
+        return cls(load(Lfm3VlForConditionalGeneration, folder, options, cls.components), options)
+
+    @property
+    def image_frame(self) -> tuple[str, str]:
+        return "", ""  # the chat template writes it
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        return [fitting(height, width, self.step, self.least, self.most)]
+
+    def see(self, views: Views) -> Views:
+        (pixels,) = views
+        n, _, height, width = pixels.shape
+        rows, columns, m, p = height // self.step, width // self.step, self.merge, self.patch
+        values = (pixels.to(self.device).float() - self.mean) / self.std
+        # Patches in the order of the blocks that become one embedding; a picture is a film of equal frames.
+        blocks = values.view(n, 3, rows, m, p, columns, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
+        patches = (
+            blocks[..., None, :, :].expand(*blocks.shape[:-2], self.frames, p, p).reshape(-1, 3 * self.frames * p * p)
+        )
+        tower = self.network.model.vision_tower
+        # Images of one size are to the tower as the frames of one film, each of which sees only itself.
+        grid = torch.tensor([[n, rows * m, columns * m]], device=self.device)
+        seen = tower(patches.to(tower.patch_embed.weight.dtype), grid_thw=grid).last_hidden_state
+        return (cast(Tensor, seen).view(n, rows, columns, -1),)
+
+    def project(self, seen: Views) -> Views:
+        (view,) = seen
+        size = self.network.config.vision_config.hidden_size
+        projected: Tensor = self.network.model.multi_modal_projector(view.reshape(-1, size))
+        return (projected.view(*view.shape[:3], -1),)
+
+    def write(self, projected: Views) -> list[Tensor | str]:
+        return [projected[0].flatten(1, 2)]
