@@ -29,13 +29,11 @@ def make(family: str, folder: Path, **settings: Any) -> Path:
     return {"lfm2_vl": _lfm2_vl, "lfm3_vl": _lfm3_vl, "smolvlm": _smolvlm}[family](folder, settings)
 
 
-def _tokenizer(folder: Path, extra: list[str], template: str, **roles: str) -> PreTrainedTokenizerFast:
+def _tokenizer(folder: Path, extra: list[str], template: str) -> Any:
     """nano's, with further special tokens."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(models.NANO)
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(models.NANO)
     tokenizer.add_special_tokens({"additional_special_tokens": extra}, replace_extra_special_tokens=False)
     tokenizer.chat_template = template
-    for role, token in roles.items():
-        setattr(tokenizer, role, token)
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -87,13 +87,14 @@ def original_lfm2_vl(model: Model, image: Image.Image) -> tuple[str, dict[str, T
         patches.append(torch.nn.functional.pad(flat, (0, 0, 0, most - len(flat))))
         masks.append((torch.arange(most) < len(flat)).long())
         shapes.append([rows, columns])
+    processor: Any = SimpleNamespace(
+        image_token="<image>",
+        image_start_token="<|image_start|>",
+        image_end_token="<|image_end|>",
+        image_thumbnail_token="<|img_thumbnail|>",
+    )
     words = Lfm2VlProcessor._build_image_tokens(
-        SimpleNamespace(
-            image_token="<image>",
-            image_start_token="<|image_start|>",
-            image_end_token="<|image_end|>",
-            image_thumbnail_token="<|img_thumbnail|>",
-        ),
+        processor,
         *(grid if len(views) > 1 else (1, 1)),
         9,
         shapes[-1][0] * shapes[-1][1] // 4,
@@ -120,7 +121,8 @@ def original_lfm3_vl(model: Model, image: Image.Image) -> tuple[str, dict[str, T
 
 
 def original_smolvlm(model: Model, image: Image.Image) -> tuple[str, dict[str, Tensor]]:
-    made = SmolVLMImageProcessorPil(**model.settings)(image, return_row_col_info=True, return_tensors="pt")
+    original: Any = SmolVLMImageProcessorPil(**model.settings)
+    made = original(image, return_row_col_info=True, return_tensors="pt")
     words = get_image_prompt_string(
         made.pop("rows")[0][0], made.pop("cols")[0][0], 4, "<fake_token_around_image>", "<image>", "<global-img>"
     )
@@ -144,7 +146,8 @@ def plain_log_probability(model: Model, family: str, image: Image.Image, label: 
     decoder.set_attn_implementation("eager")
     logits = model.network(input_ids=ids, **pixels).logits[0]
     decoder.set_attn_implementation(ATTENTION)
-    return logits.log_softmax(-1)[torch.arange(before - 1, ids.shape[1] - 1), ids[0, before:]].sum()
+    found: Tensor = logits.log_softmax(-1)[torch.arange(before - 1, ids.shape[1] - 1), ids[0, before:]].sum()
+    return found
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

@@ -60,12 +60,12 @@ def open_dataset(
         )
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class its own name.")
-    scheme, location = _parse(uri)
+    scheme, location = parse_uri(uri)
     source = _module(scheme).read(location, Columns(image_column, label_column))
     return build_dataset(uri, source, class_names=class_names, validation=validation, test=test)
 
 
-def _parse(uri: str) -> tuple[str, str]:
+def parse_uri(uri: str) -> tuple[str, str]:
     """The scheme and location of `uri`. A path that exists wins, and one letter is a Windows drive, no scheme."""
     path = Path(os.path.expanduser(uri))
     if uri and os.path.exists(path):

@@ -156,11 +156,11 @@ def _replace(part: Path, folder: Path) -> None:
 
 def _data(job: Job) -> tuple[str, dict[str, Path]] | None:
     """The folder, and what of it is needed; None where the images come with Lensmith or from the hub."""
-    from lensmith.data import _parse
+    from lensmith.data import parse_uri
     from lensmith.data.images import is_image
 
     assert job.recipe
-    scheme, location = _parse(job.recipe.data.uri)
+    scheme, location = parse_uri(job.recipe.data.uri)
     path = Path(os.path.expanduser(location))
     if scheme == "demo" or (scheme == "hub" and not path.exists()):
         return None
