@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.comparison import power_hint
 from lensmith.config import Recipe, load_recipe
-from lensmith.errors import Stopped, UserError
+from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.progress import Note, Tell, counter, silent
 from lensmith.records import Calibration, Evaluation, Prediction, percent, write_json
 from lensmith.runs import (
@@ -87,7 +88,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     class_weights(dataset.train, dataset.labels, recipe.train.class_weights)
     model = models.load(replace(recipe.model, adapter=None))
     rows = attach(model, recipe.tune, dataset.labels, recipe.seed)
-    classifier_for(model, recipe, dataset)
+    asked = classifier_for(model, recipe, dataset)
     folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
     begun = resume and (folder / "record.json").exists()
     if begun:
@@ -99,6 +100,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(rows)))
+    tell(Note(image_cost(asked, dataset.train)))
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is left aside: training begins with the base model."))
 
@@ -168,6 +170,7 @@ def evaluate(
         start_run(new_run_folder(folder), recipe, dataset, split)
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(part))))
+    tell(Note(image_cost(classifier, part)))
     name = "tuned" if recipe.model.adapter else "zero-shot"
     evaluation, predictions = score(classifier, recipe, dataset, part, name, folder, tell, "evaluate")
     report = finish(folder, part, [evaluation], predictions)
@@ -317,6 +320,18 @@ def describe(dataset: ImageDataset) -> str:
     """One sentence on the dataset, and its notes."""
     parts = (f"{len(s):,} {s.name}" for s in (dataset.train, dataset.validation, dataset.test))
     return "\n".join([f"{dataset.uri}: {len(dataset.labels)} classes; {', '.join(parts)} images.", *dataset.notes])
+
+
+def image_cost(classifier: Classifier, split: Split, most: int = 16) -> str:
+    """What an image costs, as a sentence; by the sizes of some of a split."""
+    from lensmith.data.images import full_size
+    from lensmith.models.cost import describe
+
+    sizes = []
+    for i in range(0, len(split), max(1, len(split) // most)):
+        with suppress(ImageError):  # what can't be read is listed where it is scored
+            sizes.append(full_size(split.image(i, enough=lambda *_: (1, 1))))
+    return describe(classifier.model, sizes, len(classifier.prompt.before)) if sizes else "No image can be read."
 
 
 def recipe_for(source: str | None, overrides: Sequence[str], base: Recipe | None = None) -> Recipe:

@@ -100,6 +100,10 @@ class Model(ABC):
         """What the chat template writes where an image stands."""
         return str(self.tokenizer.convert_ids_to_tokens(self.network.config.image_token_id))
 
+    @abstractmethod
+    def limit(self, image_tokens: int) -> None:
+        """Show images in at most so many embeddings, as a whole. Raises UserError if the model can't."""
+
     @property
     @abstractmethod
     def image_frame(self) -> tuple[str, str]:

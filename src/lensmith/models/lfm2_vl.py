@@ -41,8 +41,7 @@ class Model(family.Model):
         tiles = int(settings.get("min_tiles", 2)), int(settings.get("max_tiles", 10))
         self.tiles = tiles if settings.get("do_image_splitting", True) and tiles != (1, 1) else None
         if options.image_tokens:
-            self.most, self.tiles = options.image_tokens * self.step**2, None
-            self.least = min(self.least, self.most)
+            self.limit(options.image_tokens)
         if self.tiles and self.tiles[0] * self.tile**2 <= self.most:
             raise UserError(f"{options.base} has tiles no larger than a whole image.", "Give model.image_tokens.")
         self.tolerance = float(settings.get("max_pixels_tolerance", 2.0))
@@ -56,6 +55,10 @@ class Model(family.Model):
     @classmethod
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
         return cls(load(Lfm2VlForConditionalGeneration, folder, options, cls.components), options)
+
+    def limit(self, image_tokens: int) -> None:
+        self.most, self.tiles = image_tokens * self.step**2, None
+        self.least = min(self.least, self.most)
 
     @property
     def image_frame(self) -> tuple[str, str]:

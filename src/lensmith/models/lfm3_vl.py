@@ -37,10 +37,9 @@ class Model(family.Model):
         size = settings.get("size", {})
         self.least = int(settings.get("min_pixels") or size.get("shortest_edge", 56 * 56))
         self.most = int(settings.get("max_pixels") or size.get("longest_edge", 28 * 28 * 1280))
-        if options.image_tokens:
-            self.most = options.image_tokens * self.step**2
-            self.least = min(self.least, self.most)
         self.tile = self.most  # there are none: a view is seen as a whole
+        if options.image_tokens:
+            self.limit(options.image_tokens)
         self.mean, self.std = (
             torch.tensor(settings.get(name, usual), device=self.device).view(3, 1, 1) * 255
             for name, usual in (("image_mean", [0.48145466, 0.4578275, 0.40821073]),
@@ -50,6 +49,10 @@ class Model(family.Model):
     @classmethod
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
         return cls(load(Lfm3VlForConditionalGeneration, folder, options, cls.components), options)
+
+    def limit(self, image_tokens: int) -> None:
+        self.most = image_tokens * self.step**2
+        self.least = min(self.least, self.most)
 
     @property
     def image_frame(self) -> tuple[str, str]:

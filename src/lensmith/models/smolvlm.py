@@ -38,16 +38,23 @@ class Model(family.Model):
         self.step = self.patch * int(config.scale_factor)
         self.tile = int(settings["max_image_size"]["longest_edge"])
         self.length = int(settings["size"]["longest_edge"])
-        self.splits = bool(settings.get("do_image_splitting", True)) and not options.image_tokens
-        least = (self.tile // self.step) ** 2
-        if options.image_tokens and options.image_tokens < least:
-            raise UserError(f"{options.base} shows an image in {least} tokens at least.", f"model.image_tokens={least}")
+        self.splits = bool(settings.get("do_image_splitting", True))
+        if options.image_tokens:
+            self.limit(options.image_tokens)
         mean, std = settings.get("image_mean", [0.5] * 3), settings.get("image_std", [0.5] * 3)
         self.mean, self.std = (torch.tensor(values, device=self.device).view(3, 1, 1) * 255 for values in (mean, std))
 
     @classmethod
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
         return cls(load(SmolVLMForConditionalGeneration, folder, options, cls.components), options)
+
+    def limit(self, image_tokens: int) -> None:
+        least = (self.tile // self.step) ** 2
+        if image_tokens < least:
+            raise UserError(
+                f"{self.options.base} shows an image in {least} tokens at least.", f"Use model.image_tokens={least}."
+            )
+        self.splits = False
 
     @property
     def image_frame(self) -> tuple[str, str]:
