@@ -56,7 +56,7 @@ def test_the_sentence_says_what_fewer_tokens_would_take(tmp_path: Path) -> None:
     model = models.load(ModelOptions(base=str(checkpoints.make("lfm2_vl", tmp_path)), device="cpu"))
     sentence = describe(model, [(32, 32), (28, 28)], past=620)
     assert sentence.startswith("An image becomes 64 tokens after a question of 620, and takes ")
-    share = float(sentence.partition("With model.image_tokens=16 it would see less and take ")[2].split()[0])
+    share = float(sentence.partition("With model.image_tokens=16 it becomes 16, shows less, and takes ")[2].split()[0])
     assert 0.15 < share < 0.4, "the tower's share falls faster than the tokens', the decoder's as they do"
     model.limit(1)
     assert "image_tokens=" not in describe(model, [(32, 32)], past=620), "it can't be less than one"

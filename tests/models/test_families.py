@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -306,6 +307,14 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) 
         UserError, match=r"'qwen3_vl', which Lensmith does not know\. Known types: lfm2_vl, lfm3_vl, smolvlm"
     ):
         models.load(ModelOptions(base=str(tmp_path)))
+
+
+def test_an_architecture_that_transformers_lacks_is_named(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lensmith.models.lfm3_vl", None)  # importing it is an ImportError
+    with pytest.raises(UserError, match=r"type lfm3_vl, which transformers 5\.\d+\.\d+ does not have\. pip install"):
+        models.load(ModelOptions(base=str(folders["lfm3_vl"]), device="cpu"))
 
 
 def copied(folder: Path, to: Path) -> Path:

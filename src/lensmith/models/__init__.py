@@ -44,7 +44,15 @@ def load(options: ModelOptions) -> Model:
             f"{options.base} is a model of type {config.get('model_type')!r}, which Lensmith does not know.",
             f"Known types: {', '.join(families())}.",
         )
-    module = importlib.import_module(f"lensmith.models.{family}")
+    try:
+        module = importlib.import_module(f"lensmith.models.{family}")
+    except ImportError as error:
+        import transformers
+
+        raise UserError(
+            f"{options.base} is a model of type {family}, which transformers {transformers.__version__} does not have.",
+            "pip install --upgrade transformers",
+        ) from error
     model: Model = module.Model.from_folder(folder, options)
     if options.adapter:
         load_tuned(model, Path(options.adapter))

@@ -83,12 +83,15 @@ def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> str:
         f"An image becomes {tokens:.0f} tokens after a question of {past:,}, and takes {needed / 1e9:,.1f} billion "
         "operations."
     )
-    fewer = copy.copy(model)
+    fewer, budget = copy.copy(model), max(1, round(tokens / 4))
     try:
-        fewer.limit(max(1, round(tokens / 4)))
+        fewer.limit(budget)
         less, share = cost(fewer)
     except UserError:  # it can't have so few
         return sentence
     if less > tokens / 2:
         return sentence
-    return f"{sentence} With model.image_tokens={less:.0f} it would see less and take {share / needed:.2f} of that."
+    return (
+        f"{sentence} With model.image_tokens={budget} it becomes {less:.0f}, shows less, and takes "
+        f"{share / needed:.2f} of that."
+    )
