@@ -288,9 +288,10 @@ def test_settings_inside_the_processors_are_read(folders: dict[str, Path], tmp_p
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"no preprocessor_config\.json"):
         models.load(ModelOptions(base=str(folder), device="cpu"))
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
-    model = models.load(ModelOptions(base=str(folder), device="cpu"))
-    assert model.tile == 96
+    for processor in ({"image_processor": settings}, settings):  # as of transformers 5, and as of the first release
+        (folder / "processor_config.json").write_text(json.dumps({"processor_class": "Lfm2VlProcessor"} | processor))
+        model = models.load(ModelOptions(base=str(folder), device="cpu"))
+        assert model.tile == 96
 
 
 def test_too_little_memory_is_said_before_loading(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,8 @@ class Model(family.Model):
         self.tiles = tiles if settings.get("do_image_splitting", True) and tiles != (1, 1) else None
         if options.image_tokens:
             self.limit(options.image_tokens)
-        if self.tiles and self.tiles[0] * self.tile**2 <= self.most:
-            raise UserError(f"{options.base} has tiles no larger than a whole image.", "Give model.image_tokens.")
+        if self.tiles and 2 * self.tile**2 <= self.most:  # by which a grid is known
+            raise UserError(f"{options.base} has grids no larger than a whole image.", "Give model.image_tokens.")
         self.tolerance = float(settings.get("max_pixels_tolerance", 2.0))
         self.thumbnail = bool(settings.get("use_thumbnail", True))
         mean, std = settings.get("image_mean", [0.5] * 3), settings.get("image_std", [0.5] * 3)
@@ -76,7 +76,7 @@ class Model(family.Model):
             return [whole]
         rows, columns = tiling(height, width, *self.tiles, self.tile)
         grid = rows * self.tile, columns * self.tile
-        return [grid, whole] if self.thumbnail else [grid]
+        return [grid, whole] if self.thumbnail and rows * columns > 1 else [grid]
 
     def see(self, views: Views) -> Views:
         return tuple(self._see(view.to(self.device)) for view in views)

@@ -59,7 +59,7 @@ class Model(family.Model):
         return "", ""  # the chat template writes it
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        return [fitting(height, width, self.step, self.least, self.most)]
+        return [fitting(height, width, self.step, self.least, self.most, narrow=False)]
 
     def see(self, views: Views) -> Views:
         (pixels,) = views

@@ -94,19 +94,21 @@ def read_config(kind: Any, folder: Path) -> Any:
 
 
 def image_settings(folder: Path) -> dict[str, Any]:
-    """The image processor's settings, which since transformers 5 may be part of the processor's.
+    """The image processor's settings: in a file of their own, or among the processor's, where LFM2-VL's first release
+    has them, or as a part of the processor's, where transformers 5 puts them.
 
     Raises:
         OSError: there are none.
         ValueError: they can't be read.
     """
-    for name, part in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
-        if (folder / name).exists():
-            values = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = values.get(part) if part else values
-            if values:
-                return cast(dict[str, Any], values)
-    raise FileNotFoundError("it has no preprocessor_config.json, which says how images are prepared")
+    own, processor = (
+        json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
+        for name in ("preprocessor_config.json", "processor_config.json")
+    )
+    part = processor.pop("image_processor", {})
+    if not (own or part or processor.keys() & {"max_image_tokens", "tile_size"}):
+        raise FileNotFoundError("it has no preprocessor_config.json, which says how images are prepared")
+    return cast(dict[str, Any], processor | own | part)
 
 
 def weight_sizes(folder: Path) -> dict[str, list[int]]:

@@ -52,8 +52,8 @@ def resize(pixels: Tensor, size: tuple[int, int], resample: int = 2) -> Tensor:
     """
     if tuple(pixels.shape[-2:]) == size:
         return pixels
-    # One image as a batch of one: with channels innermost, as it was decoded, the kernel of bytes is half as fast again
-    # if it can tell so from the strides, which `pixels[None]` would hide.
+    # One image as a batch of one: with channels innermost, as it was decoded, the kernel of bytes is a quarter faster
+    # if the strides tell it so, which those of `pixels[None]` would not.
     one = pixels.ndim == 3
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if one else pixels.reshape(-1, *pixels.shape[-3:])
     whole = batch if batch.device.type == "cpu" else batch.float()  # elsewhere there is no kernel for bytes
@@ -63,13 +63,17 @@ def resize(pixels: Tensor, size: tuple[int, int], resample: int = 2) -> Tensor:
     return scaled.reshape(*pixels.shape[:-2], *size)
 
 
-def fitting(height: int, width: int, step: int, least: int, most: int) -> tuple[int, int]:
+def fitting(height: int, width: int, step: int, least: int, most: int, narrow: bool = True) -> tuple[int, int]:
     """The (height, width) nearest to an image's own that are multiples of `step` and have `least` to `most` pixels.
 
-    The aspect ratio is kept as far as the step allows. As Qwen2-VL's and LFM2-VL's `smart_resize`, but for an image so
-    long that they would go beyond `most`: it is squeezed.
+    The aspect ratio is kept as far as the step allows. As LFM2-VL's `smart_resize`, and Qwen2-VL's without `narrow`,
+    but for an image so long that they would go beyond `most`: it is squeezed.
+
+    Args:
+        narrow: a side of less than half a step counts as one step, and not as none, which makes an image one that is
+            too small, however long it is.
     """
-    high, wide = max(step, round(height / step) * step), max(step, round(width / step) * step)
+    high, wide = (max(step if narrow else 0, round(side / step) * step) for side in (height, width))
     if high * wide > most:
         shrink = math.sqrt(height * width / most)
         high = max(step, math.floor(height / shrink / step) * step)
