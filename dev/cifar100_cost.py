@@ -11,17 +11,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.models.published import PUBLISHED
+from tests.models.test_published import built
+
 from lensmith.config import load_recipe
 from lensmith.models.cost import operations
 from lensmith.models.family import Model
 from lensmith.places.prices import PRICES
-from tests.models.published import PUBLISHED
-from tests.models.test_published import built
 
 RATE = 0.4 * 362e12
 """40 % of the L40S's dense bfloat16 rate by NVIDIA's data sheet, in operations a second: the share aimed at."""
 QUESTION, TEXT, ANSWER = 620, 8, 3
-"""Tokens: the question with 100 classes (as counted in ../benchmarks), its end with the turn's, an answer with its end."""
+"""Tokens: the question with 100 classes, its end, an answer with its end."""
 TRAIN, VALIDATION, TEST, CLASSES = 45_000, 5_000, 10_000, 100
 # The post's own figures, measured by others in another way (200 test images, carrickcheah/finetune-liquild-vlm).
 POST = {"LFM2-VL-3B": ("54 %", "62 %", "86 %")}
