@@ -153,6 +153,20 @@ def test_mixing_shares_labels_out_as_it_does_pixels() -> None:
     assert torch.equal(found[1][0], small)
 
 
+@pytest.mark.parametrize("option", [{"flip": True}, {"mix": "cutmix"}], ids=str)
+def test_all_views_of_an_image_are_changed_alike(option: dict[str, Any]) -> None:
+    options = AugmentOptions(**option)
+    across = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(32).expand(3, 64, 64)
+    images = [(view, view[:, ::2, ::2]) for view in (across, 255 - across, across, across, 255 - across, across)]
+    parts: list[Parts] = [[(i % 4, 1.0)] for i in range(6)]
+    found, _ = vary(images, parts, options, Chance.draw(6, 4, options, seed=1))
+    changed = [not torch.equal(now[0].to(torch.uint8), then[0]) for now, then in zip(found, images, strict=True)]
+    assert any(changed), "nothing was changed"
+    for large, small in found:
+        # A box's edges are whole pixels in each view, so they may lie one apart.
+        assert (large[:, ::2, ::2].float() - small.float()).abs().gt(1).float().mean() < 0.1
+
+
 def test_a_mixed_pair_of_one_class_has_one_label() -> None:
     options = AugmentOptions(mix="mixup")
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)

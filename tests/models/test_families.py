@@ -23,10 +23,11 @@ from lensmith import models
 from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
 from lensmith.errors import UserError
+from lensmith.features import Store
 from lensmith.inference import Classifier
 from lensmith.models.family import Model
 from lensmith.models.tuning import attach, coverage, trainable
-from lensmith.models.views import shape_of, stack
+from lensmith.models.views import shape_of, stack, unstack
 from lensmith.question import make_prompt, messages
 from lensmith.step import Step
 from tests.models import checkpoints
@@ -183,6 +184,23 @@ def test_gradients_are_those_of_the_plain_forward_pass(model: Model, family: str
     torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-3, atol=2e-3)
     plain = taken(model)
     assert (mine - plain).norm() < 5e-3 * plain.norm()
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_features_kept_on_disk_are_what_is_seen(model: Model, tmp_path: Path, projected: bool) -> None:
+    images = {name: model.prepare(photograph(*size)) for name, size in SIZES.items()}
+    with torch.no_grad():
+        expected = {name: model.look(stack([views])) for name, views in images.items()}
+        seen = {name: model.see(stack([views])) for name, views in images.items()}
+        kept = {name: unstack(model.project(views) if projected else views)[0] for name, views in seen.items()}
+    store = Store(tmp_path)
+    store.add(kept)
+    store.reopen()
+    for name in images:
+        found = store.get(name)
+        assert found is not None
+        again = stack([found]) if projected else model.project(stack([found]))
+        assert torch.equal(model.lay_out(again), expected[name])
 
 
 def taken(model: Model) -> Tensor:
