@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     Lfm2Config,
     Lfm2VlConfig,
@@ -17,7 +18,9 @@ from transformers import (
 
 from lensmith import models
 
-FAMILIES = ["lfm2_vl", "lfm3_vl", "smolvlm"]
+FAMILIES = ["lfm2_vl", "smolvlm"]
+if hasattr(transformers, "Lfm3VlForConditionalGeneration"):  # since 5.23; earlier ones are for the others
+    FAMILIES.append("lfm3_vl")
 GRID = [f"<|img_row_{r}_col_{c}|>" for r in range(1, 11) for c in range(1, 11)] + ["<|img_thumbnail|>"]
 SMOL_GRID = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
 

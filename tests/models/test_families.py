@@ -331,9 +331,9 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) 
 def test_an_architecture_that_transformers_lacks_is_named(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "lensmith.models.lfm3_vl", None)  # importing it is an ImportError
-    with pytest.raises(UserError, match=r"type lfm3_vl, which transformers 5\.\d+\.\d+ does not have\. pip install"):
-        models.load(ModelOptions(base=str(folders["lfm3_vl"]), device="cpu"))
+    monkeypatch.setitem(sys.modules, "lensmith.models.smolvlm", None)  # importing it is an ImportError
+    with pytest.raises(UserError, match=r"type smolvlm, which transformers 5\.\d+\.\d+ does not have\. pip install"):
+        models.load(ModelOptions(base=str(folders["smolvlm"]), device="cpu"))
 
 
 def copied(folder: Path, to: Path) -> Path:
