@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lensmith import models, verbs
+from lensmith import features, models, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.features import Store, cache_folder, fingerprint
@@ -178,3 +178,22 @@ def test_a_class_without_a_training_image_is_named(shapes: Shapes, tiny_folder: 
     recipe = recipe_for(shapes(circle=20, square=20, star=20), tiny_folder, "data.train_limit=2")
     with pytest.raises(UserError, match=r"no training image of the class (circle|square|star)"):
         trained(recipe, tmp_path / "run")
+
+
+def test_images_are_looked_at_in_batches_that_fit(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [(torch.zeros(3, 64, 64, dtype=torch.uint8),)] * 40
+    sizes: list[int] = []
+    see = type(tiny).see
+
+    def counted(self: Any, views: Any) -> Any:
+        sizes.append(len(views[0]))
+        return see(self, views)
+
+    monkeypatch.setattr(type(tiny), "see", counted)
+    for room, expected in [(0, [1] * 40), (5, [5] * 8), (1000, [32, 8])]:
+        sizes.clear()
+        needed = tiny.memory(((3, 64, 64),), 0)
+        monkeypatch.setattr(type(tiny), "free_memory", lambda _, room=room, needed=needed: 4 * needed * room)
+        made = dict(features._made(images, range(40), tiny, False))
+        assert sizes == expected
+        assert len(made) == 40

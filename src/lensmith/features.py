@@ -177,8 +177,12 @@ def fill(
 def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> Iterator[tuple[int, Views]]:
     read = [(i, views) for i in window if (views := images[i]) is not None]
     for places in grouped(shape_of(views) for _, views in read):
-        for first in range(0, len(places), BATCH):
-            some = places[first : first + BATCH]
+        # Tiles of many images at once can take more memory than there is, and a machine that grants memory before it
+        # has it kills the process instead of saying so.
+        fit = model.free_memory() // 4 // model.memory(shape_of(read[places[0]][1]), 0)
+        size = max(1, min(BATCH, fit))
+        for first in range(0, len(places), size):
+            some = places[first : first + size]
             made = unstack(_seen(model, stack([read[k][1] for k in some]), project))
             yield from (
                 (read[k][0], tuple(view.clone() for view in features)) for k, features in zip(some, made, strict=True)
