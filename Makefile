@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench bench-gpu clean
 
 help:
 	@echo "make demo   baseline, training and comparison on shipped data, in a few minutes"
@@ -35,6 +35,12 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/mixing.py
+	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/preparing.py
+
+# Needs a CUDA GPU, and so is no part of `bench`.
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -291,6 +291,8 @@ def test_a_checkpoint_of_the_first_release_loads(folders: dict[str, Path], tmp_p
     folder = copied(folders["lfm2_vl"], tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["image_token_index"] = config.pop("image_token_id")
+    config["vision_feature_layer"] = -2
+    config["vision_config"]["num_hidden_layers"] += 1
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "lfm2-vl"}))
     old, new = (
         models.load(ModelOptions(base=str(f), dtype="float32", device="cpu")) for f in (folder, folders["lfm2_vl"])

@@ -90,6 +90,9 @@ def read_config(kind: Any, folder: Path) -> Any:
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "image_token_id" not in values and "image_token_index" in values:  # its name until transformers 4.57
         values["image_token_id"] = values.pop("image_token_index")
+    unused = -1 - values.get("vision_feature_layer", -1)
+    if unused > 0:  # LFM2-VL-1.6B's first release counts the tower's last layer, and has no weights for it
+        values["vision_config"]["num_hidden_layers"] -= unused
     return kind.from_dict(values | {"model_type": kind.model_type})  # LFM2-VL's first was `lfm2-vl`
 
 
