@@ -220,8 +220,8 @@ class _Reader:
     one, because threads hand the interpreter lock to and fro (28-pixel PNGs: 170 us an image by one, 340 by two).
     """
 
-    SLOW = 0.002
-    """Seconds for an image, from which on threads pay."""
+    SLOW, TRIED = 0.002, 4
+    """Seconds for an image, from which on threads pay; and how many images tell how long one takes."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -241,10 +241,12 @@ class _Reader:
 
     def read(self, items: list[Item]) -> list[Ready]:
         """Each item with its views, or why there are none."""
-        start = time.perf_counter()
-        found = [self._one(item) for item in items[:4]]
+        start, found = time.perf_counter(), list[Ready]()
+        # No more of them than tell that they are slow: meanwhile the other threads are idle.
+        while len(found) < min(self.TRIED, len(items)) and time.perf_counter() - start <= self.SLOW * self.TRIED:
+            found.append(self._one(items[len(found)]))
         slow = time.perf_counter() - start > self.SLOW * len(found)
-        return found + list((self.pool.map if slow else map)(self._one, items[4:]))
+        return found + list((self.pool.map if slow else map)(self._one, items[len(found) :]))
 
     def _one(self, item: Item) -> Ready:
         try:

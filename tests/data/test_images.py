@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from lensmith import models
+from lensmith.config import ModelOptions
 from lensmith.data import decode_image, list_images
+from lensmith.data.images import Enough, full_size
 from lensmith.errors import ImageError, UserError
+from lensmith.models.family import Model
+from lensmith.models.views import shape_of
+from tests.models import checkpoints
+from tests.models.pictures import picture
 
 from .pictures import png, write
 
@@ -172,6 +179,75 @@ def test_the_limit_may_be_above_pillows_warning() -> None:
         warnings.simplefilter("error")
         with pytest.raises(ImageError, match="truncated"):
             decode_image(png_header(9_900, 9_900), name="x")
+
+
+@pytest.fixture(scope="module", params=[None, 16])
+def photo_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """LFM2-VL's settings with small tiles, so that small pictures are cut; and whole images of as many tokens."""
+    small = {"tile_size": 128, "min_image_tokens": 4, "max_image_tokens": 16}
+    folder = checkpoints.make("lfm2_vl", tmp_path_factory.mktemp("photo") / "model", **small)
+    return models.load(ModelOptions(base=str(folder), dtype="float32", device="cpu", image_tokens=request.param))
+
+
+PHOTO = picture(1504, 1000, 1)
+
+
+def within(longest: int) -> Enough:
+    """Decode no larger than the longest side asks for."""
+    return lambda height, width: (height * longest // max(height, width), width * longest // max(height, width))
+
+
+@pytest.mark.parametrize(("longest", "size"), [(1504, (1504, 1000)), (752, (752, 500)), (753, (1504, 1000)),
+                                               (300, (376, 250)), (2, (188, 125))])  # fmt: skip
+def test_a_large_jpeg_is_decoded_no_smaller_than_enough(longest: int, size: tuple[int, int]) -> None:
+    data = encoded(PHOTO, "JPEG", quality=90, subsampling=0)
+    image = decode_image(data, name="photo", enough=within(longest))
+    assert image.size == size
+    assert full_size(image) == (1000, 1504)
+    whole = np.asarray(decoded(data).resize(image.size, Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(image) - whole).mean() < 1
+
+
+def test_the_full_size_is_the_upright_one() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    asked: list[tuple[int, int]] = []
+
+    def enough(height: int, width: int) -> tuple[int, int]:
+        asked.append((height, width))
+        return 700, 400  # a half is 752 x 500
+
+    image = decode_image(encoded(PHOTO, "JPEG", exif=exif), name="photo", enough=enough)
+    assert asked == [(1504, 1000)]
+    assert image.size == (500, 752)
+    assert full_size(image) == (1504, 1000)
+
+
+def test_other_kinds_of_images_are_decoded_whole() -> None:
+    image = decode_image(encoded(PHOTO), name="photo", enough=within(2))
+    assert image.tobytes() == PHOTO.tobytes()
+    assert full_size(image) == (1000, 1504)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(1504, 1000), (2400, 704), (904, 1304)], ids=str)
+def test_a_model_is_shown_much_the_same_of_a_shrunk_image(
+    photo_model: Model, size: tuple[int, int], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # Soft, because at hard edges and in fine patterns the two ways of scaling do differ: see `decode_image`. And of a
+    # size that can be divided: the last row of another is less than a pixel and counts as one.
+    soft = Image.fromarray(np.random.default_rng(2).integers(64, 192, (6, 4, 3), dtype=np.uint8))
+    data = encoded(soft.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90, exif=exif)
+    shrunk = decode_image(data, name="photo", enough=photo_model.enough)
+    assert shrunk.size[0] < decoded(data).size[0], "else there is nothing to compare"
+    mine, whole = photo_model.prepare(shrunk), photo_model.prepare(decoded(data))
+    assert shape_of(mine) == shape_of(whole)
+    for one, other in zip(mine, whole, strict=True):
+        apart = (one.int() - other.int()).abs()
+        assert apart.max() <= 4
+        assert apart.double().mean() < 1
 
 
 def test_pillow_is_left_as_it_was() -> None:

@@ -53,10 +53,11 @@ def decode_image(
     not clipped. Floating-point values have no agreed range: a largest value up to 1 means 0..1, up to 255 means
     0..255, and beyond that 0..65535.
 
-    With `enough`, a JPEG may be decoded at a half, a quarter or an eighth of its size, which takes a third of the time,
-    if that is still no smaller than `enough` says of its (height, width). Scaled down further it differs from the whole
-    image scaled at once by up to 4 of 255 levels, 0.5 on average (benchmarks/preparing.py). `full_size` tells the size
-    that it would have had.
+    With `enough`, a JPEG may be decoded at a half, a quarter or an eighth of its size, if that is still no smaller than
+    `enough` says of its (height, width): reading and scaling 12 megapixels then takes less than half the time. Scaled
+    down further it differs from the whole image scaled at once: in photograph-like pictures by 0.5 of 255 levels on
+    average and up to 15 at the hardest edges (benchmarks/preparing.py), in patterns that are too fine for the final
+    size by more. `full_size` tells the size that it would have had.
 
     Raises `ImageError`, naming the image by `name`, if it is missing, empty, truncated, not an image, in colours
     that can't be turned into RGB, or has more than `max_pixels` by its header, which is read before any decoding.

@@ -56,11 +56,23 @@ def resize(pixels: Tensor, size: tuple[int, int], resample: int = 2) -> Tensor:
     # if the strides tell it so, which those of `pixels[None]` would not.
     one = pixels.ndim == 3
     batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if one else pixels.reshape(-1, *pixels.shape[-3:])
-    whole = batch if batch.device.type == "cpu" else batch.float()  # elsewhere there is no kernel for bytes
-    scaled = F.interpolate(whole, size=size, mode=_MODES[resample], antialias=True, align_corners=False)
-    if scaled.dtype != torch.uint8:
-        scaled = scaled.round_().clamp_(0, 255).to(torch.uint8)
+    scaled = (_interpolated if batch.device.type == "cpu" else in_floats)(batch, size, resample)
     return scaled.reshape(*pixels.shape[:-2], *size)
+
+
+def in_floats(batch: Tensor, size: tuple[int, int], resample: int) -> Tensor:
+    """The same without a kernel for bytes, as on a GPU: up to a level apart, or two where a bicubic filter overshoots.
+
+    (n, 3, H, W) bytes -> (n, 3, height, width) bytes. The kernel too scales the width and rounds, and then the height:
+    both at once would be up to five levels apart.
+    """
+    for to in ((batch.shape[-2], size[1]), size):
+        batch = _interpolated(batch.float(), to, resample).round_().clamp_(0, 255)
+    return batch.to(torch.uint8)
+
+
+def _interpolated(batch: Tensor, size: tuple[int, int], resample: int) -> Tensor:
+    return F.interpolate(batch, size=size, mode=_MODES[resample], antialias=True, align_corners=False)
 
 
 def fitting(height: int, width: int, step: int, least: int, most: int, narrow: bool = True) -> tuple[int, int]:
