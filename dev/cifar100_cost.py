@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.models.published import PUBLISHED
 from tests.models.test_published import built
 
+from lensmith.calibrate import ENOUGH
 from lensmith.config import load_recipe
 from lensmith.models.cost import operations
 from lensmith.models.family import Model
@@ -36,7 +37,7 @@ def hours(model: Model, images: int) -> float:
     look = image.vision_tower + image.projector
     # An untrained model runs nearly all answers, a trained one a few.
     said = operations(model, (), QUESTION, ANSWER).language_model * (3 if images else CLASSES)
-    total = TEST * (look + image.language_model + said)
+    total = (TEST + min(VALIDATION, ENOUGH)) * (look + image.language_model + said)
     if images:
         steps = recipe.train.epochs * images / recipe.train.batch_size
         # Gradients go back through frozen weights, and are not taken of them: as much again as forwards.

@@ -162,3 +162,11 @@ def test_a_very_long_image_stays_within_the_budget(tiny: Model) -> None:
     assert pixels.shape[1] * pixels.shape[2] <= 8 * 32 * 32
     (found,) = predict(Classifier(tiny, QuestionOptions(), LABELS), [("long", None, picture(5000, 4, 9))])
     assert found.predicted in LABELS
+
+
+def test_windows_of_large_images_are_short(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    items: list[Item] = [(str(i), None, picture(40, 40, i)) for i in range(9)]
+    classifier = Classifier(tiny, QuestionOptions(), LABELS, batch_size=4)
+    assert [len(window) for window in inference.windows(classifier, items)] == [9]
+    monkeypatch.setattr(inference, "WINDOW", 3 * tiny.bytes())
+    assert [len(window) for window in inference.windows(classifier, items)] == [3, 3, 3]

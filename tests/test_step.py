@@ -173,3 +173,40 @@ def test_a_mixed_pair_of_one_class_has_one_label() -> None:
     _, shared = vary([(image,), (image,)], [[(2, 1.0)], [(2, 1.0)]], options, Chance.draw(2, 4, options, seed=1))
     assert [len(labels) for labels in shared] == [1, 1]
     assert dict(shared[0])[2] == pytest.approx(1.0)
+
+
+def test_large_images_go_through_the_model_in_smaller_numbers(
+    tiny: Model, images: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach(tiny, TuneOptions(rank=3), LABELS)
+    notes: list[str] = []
+    whole = taken(tiny, step_for(tiny, notes), images)
+    assert not notes, "small ones fit"
+    step = step_for(tiny, notes)
+    past = step._before.shape[1]
+    room = tiny.training_memory(past, 0) + 2.5 * tiny.training_memory(4 + step._said, past)
+    monkeypatch.setattr(type(tiny), "whole_memory", lambda _: int(room / 0.6))
+    assert_same(taken(tiny, step, images), whole)
+    assert step.micro_batch == 2
+    assert len(notes) == 1
+    assert "2 go through the model at once" in notes[0]
+    chosen = step_for(tiny, notes, "train.micro_batch=5")
+    taken(tiny, chosen, images)
+    assert chosen.micro_batch == 5, "whoever chooses is not overruled"
+
+
+@pytest.mark.parametrize("objective", ["tokens", "labels"])
+def test_what_a_step_keeps_is_estimated(tiny: Model, images: list[Tensor], objective: str) -> None:
+    attach(tiny, TuneOptions(rank=3), LABELS)
+    step, kept = step_for(tiny, [], f"train.objective={objective}"), 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes if tensor.grad_fn is not None else 0
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        taken(tiny, step, images)
+    past = step._before.shape[1]
+    expected = tiny.training_memory(past, 0) + len(images) * tiny.training_memory(4 + step._said, past)
+    assert 0.5 * kept < expected < 4 * kept

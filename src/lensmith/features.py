@@ -31,7 +31,11 @@ from lensmith.processes import Processes
 from lensmith.progress import Note, Tell, counter
 
 WINDOW, BATCH = 256, 32
-"""Images of one file, and images that go through the tower at once."""
+"""Images of one file, and images that go through the tower at once, at most."""
+FIRST, ROOM = 16, 1 << 29
+"""Images of the first file, which tell how large they are; bytes that a window's images or features may take."""
+PREPARING = ("lensmith.models.family", "lensmith.models.views", "lensmith.data.images")
+"""Modules that an image goes through before the tower, whatever the family."""
 SPARE = 2 << 30
 """Bytes that are left free on the disk."""
 
@@ -51,7 +55,10 @@ def fingerprint(model: Model, parts: Sequence[str]) -> str:
         "type": type(model).__module__,
         "compute": str(model.compute),
         "device": model.device.type,
-        "code": hashlib.sha256(Path(str(sys.modules[type(model).__module__].__file__)).read_bytes()).hexdigest(),
+        "code": [
+            hashlib.sha256(Path(str(sys.modules[name].__file__)).read_bytes()).hexdigest()
+            for name in (type(model).__module__, *PREPARING)
+        ],
         "pillow": PIL.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -145,16 +152,13 @@ def fill(
     share = missing[processes.rank :: processes.count]
     progress = counter("looking once at each image", len(share), tell if processes.main else lambda _: None)
     progress(0)
-    room = True
-    for first in range(0, len(share), WINDOW):
-        window = share[first : first + WINDOW]
+    room, first, width, largest = True, 0, min(FIRST, WINDOW), 1
+    while first < len(share):
+        window = share[first : first + width]
         made = {ids[i]: features for i, features in _made(images, window, model, project)}
-        needed = (
-            sum(view.nbytes for views in made.values() for view in views)
-            * (len(share) - first)
-            / max(1, len(window))
-            * processes.count
-        )
+        sizes = [sum(view.nbytes for view in views) for views in made.values()]
+        needed = sum(sizes) * (len(share) - first) / len(window) * processes.count
+        largest = max(largest, model.bytes(), *sizes)
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             if needed > shutil.disk_usage(store.folder).free - SPARE:
@@ -165,7 +169,9 @@ def fill(
             tell(Note(f"Features are not kept in {store.folder}: {error}. Training looks anew at every image."))
             room = False
             break
-        progress(first + len(window))
+        first += len(window)
+        progress(first)
+        width = max(1, min(WINDOW, ROOM // largest))
     room = all(processes.all([room]))
     store.reopen()
     if missing and room:

@@ -29,6 +29,8 @@ from lensmith.records import Calibration, Prediction
 
 MOST = 256
 """The largest batch that is chosen by itself: on two CPU cores, more were no faster."""
+WINDOW = 1 << 30
+"""Bytes that the prepared images of a window may take, were they all large; with a GPU there are two windows."""
 TOLERANCE = 0.01
 """How closely the best label's share is known, by default, where not all labels are scored."""
 
@@ -173,7 +175,7 @@ def windows(
     An image that can't be read gives a prediction with its `error` and no answer: never dropped.
 
     Args:
-        size: items of a window; None takes four batches of the first image's size.
+        size: items of a window; None takes four batches of the first image's size, but no more than fit into `WINDOW`.
     """
     rest = iter(items)
     with _Reader(classifier.model) as reader:
@@ -181,7 +183,8 @@ def windows(
         if not first:
             return
         views = first[0][1]
-        size = size or 4 * (MOST if isinstance(views, ImageError) else classifier.fits(shape_of(views)))
+        batch = MOST if isinstance(views, ImageError) else classifier.fits(shape_of(views))
+        size = size or max(1, min(4 * batch, WINDOW // classifier.model.bytes()))
         window = first + reader.read(list(islice(rest, size - 1)))
         while window:
             following = reader.begin(list(islice(rest, size)))

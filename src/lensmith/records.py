@@ -12,6 +12,9 @@ from typing import Any
 
 from lensmith.errors import UserError
 
+TASK = "lensmith.json"
+"""Beside tuned weights: the question and the labels they were taught, and what else using them needs."""
+
 
 @dataclass(frozen=True)
 class Rate:

@@ -15,10 +15,12 @@ from lensmith.errors import ImageError, UserError
 from lensmith.features import Store, cache_folder, fill, fingerprint
 from lensmith.models.family import Model
 from lensmith.models.tuning import component_of, trainable
-from lensmith.models.views import Views
+from lensmith.models.views import Views, shape_of
 from lensmith.processes import Processes
 from lensmith.progress import Tell
 
+WORDS = 16
+"""Tokens between tiles, at most."""
 CACHE_BYTES = 1 << 30
 """Prepared images kept in memory; the others are read again in every epoch."""
 
@@ -27,6 +29,10 @@ class Images(Protocol):
     """Training images by index; None for one that can't be read, of which `errors` has a sentence."""
 
     errors: dict[int, str]
+
+    def tokens(self, views: Views) -> int:
+        """Embeddings that an image becomes, or more; by its views as they are given here."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -55,6 +61,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.split)
 
+    def tokens(self, views: Views) -> int:
+        return self.model.tokens(shape_of(views))
+
     def __getitem__(self, i: int) -> Views | None:
         if i in self._kept or i in self.errors:
             return self._kept.get(i)
@@ -78,6 +87,9 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def tokens(self, views: Views) -> int:
+        return sum(view.shape[0] * view.shape[1] for view in views) + WORDS
 
     def __getitem__(self, i: int) -> Views | None:
         found = self.store.get(self.names[i])

@@ -101,15 +101,27 @@ class Step:
 
     Args:
         look: the views of n images of one shape, as they are given -> (n, tokens, hidden) embeddings.
+        tokens: the views of one image, as they are given -> the number of its embeddings, or more; None for pixels.
         note: is told what is changed when memory runs out.
     """
 
     def __init__(
-        self, model: Model, prompt: Prompt, recipe: Recipe, look: Callable[[Views], Tensor], note: Callable[[str], Any]
+        self,
+        model: Model,
+        prompt: Prompt,
+        recipe: Recipe,
+        look: Callable[[Views], Tensor],
+        note: Callable[[str], Any],
+        tokens: Callable[[Views], int] | None = None,
     ) -> None:
         self.model, self.look, self.note = model, look, note
         self.objective = Objective(model, prompt, recipe.train)
         self.micro_batch = recipe.train.micro_batch or recipe.train.batch_size
+        self._chosen = recipe.train.micro_batch is not None
+        self._tokens = tokens or (lambda views: model.tokens(shape_of(views)))
+        said = [len(form) for forms in prompt.answers for form in forms]
+        most = self.objective.negatives or len(said)
+        self._said = len(prompt.after) + max(said) * (1 + most if self.objective.by_labels and not model.head else 1)
         self.recompute = False
         """Whether the question is run twice, so that its activations need not be kept beside those of the images."""
         self._before = torch.tensor([prompt.before], device=model.device)
@@ -135,6 +147,8 @@ class Step:
         Raises:
             UserError: there is not enough memory for one image.
         """
+        if not self._chosen:
+            self._fit(images)
         while True:
             try:
                 return self._run(images, parts, noise, seed)
@@ -158,6 +172,16 @@ class Step:
                     "Use a smaller model, model.quantize=4bit, or a smaller tune.rank.",
                 )
             self.note(f"Memory ran out: from now on {what}. The step is the same.")
+
+    def _fit(self, images: Sequence[Views]) -> None:
+        """No more images at once than should fit: a machine that grants memory before it has it ends the process where
+        a GPU says no. By the whole memory and not by what is free, so that a resumed step is the same to the bit."""
+        past, largest = self._before.shape[1], max(map(self._tokens, images), default=0) + self._said
+        room = 0.6 * self.model.whole_memory() - self.model.training_memory(past, 0)
+        most = max(1, int(room // self.model.training_memory(largest, past)))
+        if most < min(self.micro_batch, len(images)):
+            self.micro_batch = most
+            self.note(f"So large images need much memory: {most} go through the model at once. The step is the same.")
 
     def _run(self, images: Sequence[Views], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)

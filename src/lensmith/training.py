@@ -33,7 +33,7 @@ from lensmith.objective import Parts
 from lensmith.processes import Processes
 from lensmith.progress import Advance, Note, Tell, silent
 from lensmith.question import make_prompt
-from lensmith.records import Rate, append_line, percent, read_lines, write_json, write_lines
+from lensmith.records import TASK, Rate, append_line, percent, read_lines, write_json, write_lines
 from lensmith.samples import batches, class_weights, open_images
 from lensmith.step import Chance, Step, vary
 from lensmith.trackers import open_tracker
@@ -95,7 +95,8 @@ def train(
         images, look = open_images(model, dataset, recipe, processes, tell)
     except KeyboardInterrupt:
         raise Stopped(folder, "train") from None
-    step = Step(model, make_prompt(model, recipe.question, dataset.labels), recipe, look, lambda text: tell(Note(text)))
+    prompt = make_prompt(model, recipe.question, dataset.labels)
+    step = Step(model, prompt, recipe, look, lambda text: tell(Note(text)), images.tokens)
     weights = trainable(model)
     groups = weight_groups(model, recipe.tune, options)
     optimizer = torch.optim.AdamW(groups, fused=model.device.type in ("cpu", "cuda"))
@@ -303,5 +304,6 @@ def keep(model: Model, recipe: Recipe, dataset: ImageDataset, folder: Path) -> N
     """Save what was tuned, processor, question and labels: a run folder is all that `predict` needs."""
     with checkpoint.replacing(folder / "adapter") as new:
         save_tuned(model, new)
-        task = {"labels": list(dataset.labels), "question": asdict(recipe.question), "base": recipe.model.base}
-        (new / "lensmith.json").write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        task: dict[str, Any] = {"labels": list(dataset.labels), "question": asdict(recipe.question)}
+        task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
+        (new / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

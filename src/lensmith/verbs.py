@@ -17,7 +17,7 @@ from lensmith.comparison import power_hint
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.progress import Note, Tell, counter, silent
-from lensmith.records import Calibration, Evaluation, Prediction, percent, write_json
+from lensmith.records import TASK, Calibration, Evaluation, Prediction, percent, write_json
 from lensmith.runs import (
     PREDICTIONS,
     default_folder,
@@ -100,7 +100,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(rows)))
-    tell(Note(image_cost(asked, dataset.train)))
+    tell(Note(image_cost(asked, dataset.train, recipe.data.max_pixels)))
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is left aside: training begins with the base model."))
 
@@ -170,7 +170,7 @@ def evaluate(
         start_run(new_run_folder(folder), recipe, dataset, split)
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(part))))
-    tell(Note(image_cost(classifier, part)))
+    tell(Note(image_cost(classifier, part, recipe.data.max_pixels)))
     name = "tuned" if recipe.model.adapter else "zero-shot"
     evaluation, predictions = score(classifier, recipe, dataset, part, name, folder, tell, "evaluate")
     report = finish(folder, part, [evaluation], predictions)
@@ -206,9 +206,9 @@ def predict(
     question, recipe, calibration = QuestionOptions(), Recipe(), Calibration()
     if run:
         recipe = read_run(run)
-        if not (run / "adapter" / "lensmith.json").exists():
+        if not (run / "adapter" / TASK).exists():
             raise UserError(f"The run {run} holds no trained adapter.", "Give a folder made by `lensmith train`.")
-        task = read_json(run / "adapter" / "lensmith.json")
+        task = read_json(run / "adapter" / TASK)
         question = QuestionOptions(**task["question"])
         if not labels or list(labels) == task["labels"]:
             labels = task["labels"]
@@ -267,7 +267,7 @@ def score(
 
 def keep_calibration(folder: Path) -> None:
     """Put a training's calibration beside its adapter, so that predictions have it too."""
-    task = folder / "adapter" / "lensmith.json"
+    task = folder / "adapter" / TASK
     calibration = read_json(folder / CALIBRATION)["calibration"]
     write_json(task, read_json(task) | {"calibration": calibration})
 
@@ -322,15 +322,15 @@ def describe(dataset: ImageDataset) -> str:
     return "\n".join([f"{dataset.uri}: {len(dataset.labels)} classes; {', '.join(parts)} images.", *dataset.notes])
 
 
-def image_cost(classifier: Classifier, split: Split, most: int = 16) -> str:
+def image_cost(classifier: Classifier, split: Split, max_pixels: int, most: int = 16) -> str:
     """What an image costs, as a sentence; by the sizes of some of a split."""
     from lensmith.data.images import full_size
     from lensmith.models.cost import describe
 
     sizes = []
-    for i in range(0, len(split), max(1, len(split) // most)):
+    for i in range(0, len(split), -(-len(split) // most)):
         with suppress(ImageError):  # what can't be read is listed where it is scored
-            sizes.append(full_size(split.image(i, enough=lambda *_: (1, 1))))
+            sizes.append(full_size(split.image(i, max_pixels, lambda *_: (1, 1))))
     return describe(classifier.model, sizes, len(classifier.prompt.before)) if sizes else "No image can be read."
 
 

@@ -282,3 +282,20 @@ def test_list_images_survives_a_link_to_its_own_parent(tmp_path: Path) -> None:
     write(other / "b.png", 2)
     (tmp_path / "linked").symlink_to(other, target_is_directory=True)
     assert [p.name for p in list_images(tmp_path)] == ["a.png", "b.png"]
+
+
+def test_a_note_in_a_file_is_not_taken_for_a_size(tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    note = PngInfo()
+    for key in ("full_size", "lensmith full size"):
+        note.add_text(key, "no size at all")
+    Image.new("RGB", (30, 20)).save(tmp_path / "noted.png", pnginfo=note)
+    assert full_size(decode_image(tmp_path / "noted.png", name="noted")) == (20, 30)
+
+
+def test_an_image_that_was_cropped_has_its_own_size(tmp_path: Path) -> None:
+    Image.new("RGB", (800, 600)).save(tmp_path / "large.jpg")
+    image = decode_image(tmp_path / "large.jpg", name="large", enough=lambda *_: (150, 200))
+    assert (image.size, full_size(image)) == ((200, 150), (600, 800))
+    assert full_size(image.crop((0, 0, 50, 40))) == (40, 50)

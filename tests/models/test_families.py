@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from lensmith.models.tuning import attach, coverage, trainable
 from lensmith.models.views import shape_of, stack, unstack
 from lensmith.question import make_prompt, messages
 from lensmith.step import Step
+from lensmith.training import keep
 from tests.models import checkpoints
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
@@ -312,6 +314,40 @@ def test_settings_inside_the_processors_are_read(folders: dict[str, Path], tmp_p
         (folder / "processor_config.json").write_text(json.dumps({"processor_class": "Lfm2VlProcessor"} | processor))
         model = models.load(ModelOptions(base=str(folder), device="cpu"))
         assert model.tile == 96
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("smolvlm", {"size": None}),
+        ("lfm2_vl", {"resample": 1}),
+        ("lfm2_vl", {"image_mean": None}),
+        ("lfm2_vl", {"tile_size": 32}),
+    ],
+    ids=str,
+)
+def test_image_settings_that_cannot_be_used_are_a_sentence(
+    folders: dict[str, Path], tmp_path: Path, name: str, change: dict[str, Any]
+) -> None:
+    folder = copied(folders[name], tmp_path)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(UserError, match=r"image settings of .* can't be used|grids no larger than a whole image"):
+        models.load(ModelOptions(base=str(folder), device="cpu"))
+
+
+def test_an_adapter_brings_the_image_budget_it_was_trained_with(folders: dict[str, Path], tmp_path: Path) -> None:
+    options = ModelOptions(base=str(folders["lfm2_vl"]), device="cpu", dtype="float32", image_tokens=6)
+    model = models.load(options)
+    attach(model, TuneOptions(rank=2), LABELS)
+    recipe = load_recipe(None, [])
+    recipe.model = options
+    dataset: Any = SimpleNamespace(labels=LABELS)
+    keep(model, recipe, dataset, tmp_path)
+    again = models.load(replace(options, image_tokens=None, adapter=str(tmp_path)))
+    assert again.sizes(900, 1100) == model.sizes(900, 1100)
+    wider = models.load(replace(options, image_tokens=12, adapter=str(tmp_path)))
+    assert wider.sizes(900, 1100) != model.sizes(900, 1100), "what is asked for wins"
 
 
 def test_too_little_memory_is_said_before_loading(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,12 +159,18 @@ def test_what_lies_here_is_uploaded_once(shapes: Shapes, tiny_folder: Path, run:
 def test_archives_and_folders_of_other_kinds(run: Run, tmp_path: Path) -> None:
     Path("data").mkdir()
     Path("data/cifar-10.tar.gz").write_bytes(b"x")
-    Path("data/other").write_bytes(b"x")
+    read = {"idx": "train-images-idx3-ubyte", "cifar": "data_batch_1.bin", "hub": "train-00000.parquet"}
+    for name in (*read.values(), "secrets.env"):
+        Path("data", name).write_bytes(b"x")
     (archive,) = uploads(a_job("data/cifar-10.tar.gz", Path("nano")))
     assert (archive.folder, set(archive.files)) == ("data", {"cifar-10.tar.gz"})
-    for uri in ("idx:data", f"hub:{tmp_path}/data"):
-        (folder,) = uploads(a_job(uri, Path("nano")))
-        assert (folder.folder, set(folder.files)) == (uri.partition(":")[2], {"cifar-10.tar.gz", "other"})
+    for scheme, name in read.items():
+        (folder,) = uploads(a_job(f"{scheme}:{tmp_path}/data", Path("nano")))
+        assert folder.folder == f"{tmp_path}/data"
+        assert name in folder.files
+        assert "secrets.env" not in folder.files
+    with pytest.raises(UserError, match=r"isn't a model: it has no config\.json"):
+        uploads(a_job("demo:digits", tmp_path / "data"))
     with pytest.raises(UserError, match="No such file or folder: 'gone'"):
         uploads(a_job("idx:gone", Path("nano")))
     with pytest.raises(UserError, match="no model folder"):
@@ -343,24 +349,34 @@ def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: 
     assert not Path("runs/r").exists()
 
 
-def test_a_run_begun_here_goes_on_there(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+@pytest.mark.parametrize("been_there", [False, True])
+def test_a_run_begun_here_goes_on_there(
+    shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run, been_there: bool
+) -> None:
     shapes(circle=20, square=20)
     os.symlink(tiny_folder, "tiny")
     words = ["data.uri=my shapes", "model.base=tiny", *QUICK, "train.checkpoint_minutes=0"]
 
+    last = 2
+
     def stop(_: Any, event: Any) -> None:
-        if event.task == "training" and event.done == 2:
+        if event.task == "training" and event.done == last:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.Screen, "advance", stop)
         assert run("train", *words, "--run", "r")[0] == 130
+        if been_there:  # and what is there is older than what has been done here since
+            note = {"place": "modal", "state": "cancelled", "verb": "train", "name": "an older copy"}
+            Path("r/place.json").write_text(json.dumps(note))
+            last = 3
+            assert run("train", "--resume", "r")[0] == 130
     assert list(Path("r/checkpoint").iterdir())
     steps = Path("r/metrics.jsonl").read_text()
     code, out, err = run("train", "--resume", "r", "--on", "modal", "--json")
     assert code == 0, err
     assert json.loads(out)["training"]["finished"]
-    assert Path("r/metrics.jsonl").read_text().startswith(steps.splitlines()[0]), "what was done isn't done again"
+    assert Path("r/metrics.jsonl").read_text().startswith(steps), "what was done isn't done again"
     assert not Path("r/checkpoint").exists()
 
 

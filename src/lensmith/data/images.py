@@ -37,7 +37,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_FULL_SIZE = "full_size"
+_FULL_SIZE = "lensmith full size"
+"""Key of an image's `info`: the size it was decoded at and the size that it has by its header, (width, height) each."""
 _ON_THEIR_SIDE = {_TRANSPOSE[tag] for tag in (5, 6, 7, 8)}
 
 Enough = Callable[[int, int], tuple[int, int]]
@@ -85,7 +86,9 @@ def decode_image(
 
 def full_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an image, whatever the size that `decode_image` has decoded it at."""
-    width, height = image.info.get(_FULL_SIZE, image.size)
+    # `info` is copied with an image that is cropped or scaled, and holds what a file's own notes say: so it is checked.
+    kept = image.info.get(_FULL_SIZE)
+    width, height = kept[1] if isinstance(kept, tuple) and kept[0] == image.size else image.size
     return height, width
 
 
@@ -178,7 +181,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, enough: Enough | None)
         method = _turn(image)  # now, because a TIFF's decoder has turned it and dropped the tag
         upright = _to_rgb(image) if method is None else _to_rgb(image).transpose(method)
         if scalable:
-            upright.info[_FULL_SIZE] = (height, width) if method in _ON_THEIR_SIDE else (width, height)
+            full = (height, width) if method in _ON_THEIR_SIDE else (width, height)
+            upright.info[_FULL_SIZE] = (upright.size, full)
         return upright
 
 

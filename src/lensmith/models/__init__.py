@@ -34,6 +34,7 @@ def load(options: ModelOptions) -> Model:
     Raises:
         UserError: no such folder or name, not a model, or a family that Lensmith doesn't know.
     """
+    from lensmith.models.family import out_of_memory
     from lensmith.models.tuning import load_tuned
 
     folder = find(options.base)
@@ -53,7 +54,15 @@ def load(options: ModelOptions) -> Model:
             f"{options.base} is a model of type {family}, which transformers {transformers.__version__} does not have.",
             "pip install --upgrade transformers",
         ) from error
-    model: Model = module.Model.from_folder(folder, options)
+    try:
+        model: Model = module.Model.from_folder(folder, options)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise UserError(f"There is not enough memory for {options.base}.", "Use a smaller model.") from error
+        raise UserError(
+            f"The image settings of {options.base} can't be used: {type(error).__name__}: {error}.",
+            "See preprocessor_config.json in its folder, or fetch the model again.",
+        ) from error
     if options.adapter:
         load_tuned(model, Path(options.adapter))
     return model

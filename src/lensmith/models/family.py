@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
-from lensmith.models.loading import Checkpoint, available_memory, compute_dtype
+from lensmith.models.loading import Checkpoint, available_memory, compute_dtype, machine_memory
 from lensmith.models.views import Shape, Views, resize, to_pixels
 
 
@@ -154,6 +154,10 @@ class Model(ABC):
         sizes = self.sizes(height, width)
         return max(h for h, _ in sizes), max(w for _, w in sizes)
 
+    def bytes(self) -> int:
+        """That a large photograph, of 12 megapixels, takes when it is prepared."""
+        return sum(3 * height * width for height, width in self.sizes(3000, 4000))
+
     def tokens(self, shape: Shape) -> int:
         """Embeddings that an image of these views becomes, the words between them included."""
         maps = tuple(torch.empty(1, h // self.step, w // self.step, 0) for _, h, w in shape)
@@ -169,6 +173,22 @@ class Model(ABC):
         tower = sum(n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * own) for n, own in patches)
         decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
         return int(4 * max(tower, decoder) + 4 * text.vocab_size)
+
+    def training_memory(self, tokens: int, past: int) -> int:
+        """Bytes that a training step keeps for the backward pass of one image of so many tokens after `past`: an
+        estimate. (Of LFM2-VL-450M 1.4 MB a token were measured, and are estimated; benchmarks/true_size.py.)"""
+        text = self.network.config.text_config
+        # What the layers' products and norms keep of their inputs, in the compute type; scores in float32.
+        each = text.num_hidden_layers * (5 * text.intermediate_size + 20 * text.hidden_size) * self.compute.itemsize
+        kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
+        scores = 12 * text.num_attention_heads * sum(kind.endswith("attention") for kind in kinds) * tokens
+        return int(tokens * (each + scores + 8 * past))
+
+    def whole_memory(self) -> int:
+        """Bytes of the device or of the machine, whether free or not: the same whenever it is asked."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return machine_memory()
 
     def free_memory(self) -> int:
         """Bytes that are free on the device, or on the machine."""

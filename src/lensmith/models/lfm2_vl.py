@@ -17,7 +17,7 @@ from lensmith.config import ModelOptions
 from lensmith.errors import UserError
 from lensmith.models import family
 from lensmith.models.loading import Checkpoint, load
-from lensmith.models.views import Views, cut, fitting, join, tiles_of, tiling
+from lensmith.models.views import Views, cut, filter_of, fitting, join, tiles_of, tiling
 
 
 class Model(family.Model):
@@ -33,7 +33,7 @@ class Model(family.Model):
         self.patch = int(config.vision_config.patch_size)
         self.step = self.patch * int(config.downsample_factor)
         self.tile = int(settings.get("tile_size", 512))
-        self.resample = int(settings.get("resample", 2))
+        self.resample = filter_of(settings.get("resample"), 2)
         self.least, self.most = (
             int(settings.get(key, default)) * self.step**2
             for key, default in (("min_image_tokens", 64), ("max_image_tokens", 256))

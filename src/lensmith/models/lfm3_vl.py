@@ -17,7 +17,7 @@ from transformers import Lfm3VlForConditionalGeneration
 from lensmith.config import ModelOptions
 from lensmith.models import family
 from lensmith.models.loading import Checkpoint, load
-from lensmith.models.views import Views, fitting
+from lensmith.models.views import Views, filter_of, fitting
 
 
 class Model(family.Model):
@@ -33,7 +33,7 @@ class Model(family.Model):
         self.patch, self.merge = int(vision.patch_size), int(vision.spatial_merge_size)
         self.frames = int(vision.temporal_patch_size)
         self.step = self.patch * self.merge
-        self.resample = int(settings.get("resample", 3))
+        self.resample = filter_of(settings.get("resample"), 3)
         size = settings.get("size", {})
         self.least = int(settings.get("min_pixels") or size.get("shortest_edge", 56 * 56))
         self.most = int(settings.get("max_pixels") or size.get("longest_edge", 28 * 28 * 1280))

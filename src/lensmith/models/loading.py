@@ -58,6 +58,8 @@ def load(kind: Any, folder: Path, options: ModelOptions, components: dict[str, s
     sizes = weight_sizes(folder)
     held = torch.float32 if sum(map(prod, sizes.values())) < SMALL else dtype
     require_memory(options, sizes, device, held, components["language_model"])
+    # Straight to the GPU: the machine beside it may have less memory.
+    on_gpu = {"device_map": {"": device}} if device.type == "cuda" else {}
     try:
         settings = image_settings(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -70,7 +72,7 @@ def load(kind: Any, folder: Path, options: ModelOptions, components: dict[str, s
             output_loading_info=True,
             use_safetensors=True,
             local_files_only=True,
-            **(quantisation(options, device, dtype, components) or {"dtype": held}),
+            **(quantisation(options, device, dtype, components) or {"dtype": held} | on_gpu),
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -238,6 +240,14 @@ def hold_products(network: Any, dtype: torch.dtype) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear) and module is not head:
             module.to(dtype)
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory, or of what a container may use of it."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        whole = min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return whole
 
 
 def available_memory() -> int:

@@ -7,11 +7,12 @@ hits nothing, or what the recipe froze, is an error.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import nn
 from lensmith.config import TrainOptions, TuneOptions
 from lensmith.errors import UserError
 from lensmith.models.family import ClassHead, Model
+from lensmith.records import TASK
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """Files beside PEFT's in a folder of tuned weights: weights of the model's own, and a class head's."""
@@ -238,6 +240,11 @@ def load_tuned(model: Model, folder: Path) -> None:
         _load_own(model, inner)
         if (inner / HEAD).exists():
             model.head = ClassHead.load(inner / HEAD).to(model.device)
+        # Images are shown as they were in training, unless the recipe says otherwise.
+        task = json.loads((inner / TASK).read_text(encoding="utf-8")) if (inner / TASK).exists() else {}
+        if task.get("image_tokens") and not model.options.image_tokens:
+            model.options = replace(model.options, image_tokens=task["image_tokens"])
+            model.limit(task["image_tokens"])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error

@@ -22,6 +22,14 @@ Shape = tuple[tuple[int, ...], ...]
 _MODES = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which checkpoints are written in
 
 
+def filter_of(number: int | None, usual: int) -> int:
+    """The number of a filter that `resize` has. Raises ValueError for another."""
+    number = usual if number is None else number
+    if number not in _MODES:
+        raise ValueError(f"filter {number} is none of {_MODES}")
+    return number
+
+
 def shape_of(views: Views) -> Shape:
     """The shapes of an image's views: images of equal ones can be stacked."""
     return tuple(tuple(view.shape) for view in views)
@@ -95,7 +103,7 @@ def fitting(height: int, width: int, step: int, least: int, most: int, narrow: b
         high, wide = (math.ceil(side * grow / step) * step for side in (height, width))
         if high * wide > most:  # where the two are close, as in a small budget
             high, wide = (max(step, math.floor(side * grow / step) * step) for side in (height, width))
-    limit = most // step
+    limit = max(1, most // step**2) * step
     return min(high, limit), min(wide, limit)
 
 

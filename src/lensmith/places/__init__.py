@@ -112,6 +112,15 @@ def place_of(folder: Path) -> Place:
     return place(str(read_json(folder / NOTE)["place"]))
 
 
+def leave(folder: Path) -> None:
+    """Write down that a run goes on here: what the other place holds of it is then an older copy."""
+    from lensmith.records import write_json
+    from lensmith.runs import read_json
+
+    if (folder / NOTE).exists():
+        write_json(folder / NOTE, read_json(folder / NOTE) | {"state": "left"})
+
+
 def away(folder: Path) -> bool:
     """Whether a run folder's job may still be running elsewhere."""
     from lensmith.runs import read_json

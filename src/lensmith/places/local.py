@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith import verbs
 from lensmith.errors import UserError
-from lensmith.places import Job, away
+from lensmith.places import Job, away, leave
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell
@@ -25,6 +25,7 @@ class Place:
             if away(job.folder):
                 hint = f"Bring it home first: lensmith attach {shlex.quote(str(job.folder))}"
                 raise UserError(f"The run {job.folder} goes on elsewhere.", hint)
+            leave(job.folder)
             if job.verb == "train":
                 return verbs.resume(job.folder, tell, job.recipe)
             return verbs.resume_evaluation(job.folder, tell)

@@ -220,6 +220,8 @@ def _settled(job: Job) -> tuple[Job, Path, dict[str, Any] | None]:
     note = read_json(folder / NOTE) if (folder / NOTE).exists() else None
     if note and note["verb"] != job.verb:
         raise UserError(f"The run {folder} was begun as another verb.", _go_on(folder, note))
+    if note and note["state"] == "left":  # what has been done here since is to go there, under a new name
+        note = None
     return replace(job, recipe=job.recipe or own, split=split), folder, note
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ def uploads(job: Job) -> list[Upload]:
     Raises:
         UserError: it isn't there, or a table's images can't be taken along.
     """
-    from lensmith.models import find, on_hub
+    from lensmith.models import FILES, find, on_hub, read_config
 
     assert job.recipe
     found = []
@@ -66,7 +67,10 @@ def uploads(job: Job) -> list[Upload]:
         found.append(_upload(DATA, *data))
     base = job.recipe.model.base
     if base != "nano" and not on_hub(base):  # what the hub has is fetched there
-        found.append(_upload(WEIGHTS, base, _inside(find(base))))
+        folder = find(base)
+        read_config(folder, base)  # a folder that isn't a model is not for uploading
+        files = {name: file for name, file in _inside(folder).items() if any(fnmatch(name, kind) for kind in FILES)}
+        found.append(_upload(WEIGHTS, base, files))
     if job.recipe.model.adapter and job.verb == "evaluate":  # a training leaves it aside
         found.append(_upload(WEIGHTS, *_adapter(job.recipe.model.adapter)))
     return found
@@ -157,7 +161,6 @@ def _replace(part: Path, folder: Path) -> None:
 def _data(job: Job) -> tuple[str, dict[str, Path]] | None:
     """The folder, and what of it is needed; None where the images come with Lensmith or from the hub."""
     from lensmith.data import parse_uri
-    from lensmith.data.images import is_image
 
     assert job.recipe
     scheme, location = parse_uri(job.recipe.data.uri)
@@ -170,12 +173,23 @@ def _data(job: Job) -> tuple[str, dict[str, Path]] | None:
         return os.path.dirname(location) or ".", _table(path, job)
     if path.is_file():
         return os.path.dirname(location) or ".", {path.name: path}
-    files = _inside(path)
-    if scheme == "folder":
-        files = {name: file for name, file in files.items() if is_image(file)}
+    files = {name: file for name, file in _inside(path).items() if _needed(scheme, file)}
     if not files:
         raise UserError(f"There is nothing to upload in {path}.", "Check that this is the right place.")
     return location, files
+
+
+def _needed(scheme: str, file: Path) -> bool:
+    """Whether a source of that kind reads such a file; what else lies in its folder stays here."""
+    from lensmith.data.images import is_image
+
+    if scheme == "folder":
+        return is_image(file)
+    if scheme == "hub":
+        return file.suffix in (".parquet", ".arrow", ".json")
+    if scheme == "idx":
+        return "ubyte" in file.name
+    return any(word in file.name for word in ("batch", "meta", "train", "test", "label_names"))  # CIFAR's
 
 
 def _table(path: Path, job: Job) -> dict[str, Path]:
