@@ -66,6 +66,19 @@ def test_train_evaluate_predict_from_a_folder_of_ones_own(run: Run, shapes: Shap
     assert {"python", "packages", "machine", "commit", "dirty"} <= set(kept)
 
 
+def test_options_may_stand_after_flags(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+    words = options(shapes(circle=6, square=6), tiny_folder)
+    code, out, err = run("evaluate", words[0], "--run", "r", "--json", *words[1:])
+    assert code == 0, err
+    assert json.loads(out)["name"] == "zero-shot"
+    assert f"base: {tiny_folder}" in Path("r/recipe.yaml").read_text()
+    for wrong in (["--runs", "r"], ["data.uri=x", "--epochs", "3"]):
+        with pytest.raises(SystemExit, match="2"):
+            run("evaluate", *wrong)
+    with pytest.raises(SystemExit, match="2"):
+        run("recipe", "tune.rank=3")
+
+
 def test_zero_shot_among_classes_named_on_the_command_line(run: Run, shapes: Shapes) -> None:
     image = next(shapes(circle=1).rglob("*.jpg"))
     code, out, _ = run("predict", image, "--labels", "circle, square", "--json")

@@ -31,7 +31,11 @@ RECIPE_HELP = "a YAML recipe, the name of a shipped one, or a run folder; then o
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for what the user can put right, 130 after Ctrl-C."""
-    args = parser().parse_args(argv)
+    args, more = parser().parse_known_args(argv)
+    if more and hasattr(args, "recipe") and not any(word.startswith("-") for word in more):
+        args.recipe += more  # a recipe's words that stand after a flag
+    elif more:
+        parser().error(f"unrecognized arguments: {' '.join(more)}")
     # Quiet the libraries before they are imported; what matters is said in Lensmith's own words.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
