@@ -9,6 +9,7 @@ help:
 	@echo "make demo   baseline, training and comparison on shipped data, in a few minutes"
 	@echo "make test   the test suite        make check  linter, formatter, types"
 	@echo "make bench  the benchmarks        make clean  remove what the others made"
+	@echo "make bench-gpu   those that need a CUDA GPU"
 
 setup: .venv/ready
 

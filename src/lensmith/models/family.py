@@ -176,7 +176,7 @@ class Model(ABC):
 
     def training_memory(self, tokens: int, past: int) -> int:
         """Bytes that a training step keeps for the backward pass of one image of so many tokens after `past`: an
-        estimate. (Of LFM2-VL-450M 1.4 MB a token were measured, and are estimated; benchmarks/true_size.py.)"""
+        estimate. (LFM2-VL-450M: 1.7 MB a token by it, some 1.4 by what its memory grew in benchmarks/true_size.py.)"""
         text = self.network.config.text_config
         # What the layers' products and norms keep of their inputs, in the compute type; scores in float32.
         each = text.num_hidden_layers * (5 * text.intermediate_size + 20 * text.hidden_size) * self.compute.itemsize
