@@ -184,7 +184,7 @@ def test_large_images_go_through_the_model_in_smaller_numbers(
     assert not notes, "small ones fit"
     step = step_for(tiny, notes)
     past = step._before.shape[1]
-    room = tiny.training_memory(past, 0) + 2.5 * tiny.training_memory(4 + step._said, past)
+    room = tiny.training_memory(past) + 2.5 * tiny.training_memory(4 + step._said)
     monkeypatch.setattr(type(tiny), "whole_memory", lambda _: int(room / 0.6))
     assert_same(taken(tiny, step, images), whole)
     assert step.micro_batch == 2
@@ -208,5 +208,5 @@ def test_what_a_step_keeps_is_estimated(tiny: Model, images: list[Tensor], objec
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         taken(tiny, step, images)
     past = step._before.shape[1]
-    expected = tiny.training_memory(past, 0) + len(images) * tiny.training_memory(4 + step._said, past)
+    expected = tiny.training_memory(past) + len(images) * tiny.training_memory(4 + step._said)
     assert 0.5 * kept < expected < 4 * kept

@@ -177,8 +177,8 @@ class Step:
         """No more images at once than should fit: a machine that grants memory before it has it ends the process where
         a GPU says no. By the whole memory and not by what is free, so that a resumed step is the same to the bit."""
         past, largest = self._before.shape[1], max(map(self._tokens, images), default=0) + self._said
-        room = 0.6 * self.model.whole_memory() - self.model.training_memory(past, 0)
-        most = max(1, int(room // self.model.training_memory(largest, past)))
+        room = 0.6 * self.model.whole_memory() - self.model.training_memory(past)
+        most = max(1, int(room // self.model.training_memory(largest)))
         if most < min(self.micro_batch, len(images)):
             self.micro_batch = most
             self.note(f"So large images need much memory: {most} go through the model at once. The step is the same.")

@@ -174,15 +174,15 @@ class Model(ABC):
         decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
         return int(4 * max(tower, decoder) + 4 * text.vocab_size)
 
-    def training_memory(self, tokens: int, past: int) -> int:
-        """Bytes that a training step keeps for the backward pass of one image of so many tokens after `past`: an
-        estimate. (LFM2-VL-450M: 1.7 MB a token by it, some 1.4 by what its memory grew in benchmarks/true_size.py.)"""
+    def training_memory(self, tokens: int) -> int:
+        """Bytes that a training step keeps for the backward pass of a segment of so many tokens: an estimate.
+        (LFM2-VL-450M: 1.7 MB a token by it, some 1.4 by what its memory grew in benchmarks/true_size.py.)"""
         text = self.network.config.text_config
         # What the layers' products and norms keep of their inputs, in the compute type; scores in float32.
         each = text.num_hidden_layers * (5 * text.intermediate_size + 20 * text.hidden_size) * self.compute.itemsize
         kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
         scores = 12 * text.num_attention_heads * sum(kind.endswith("attention") for kind in kinds) * tokens
-        return int(tokens * (each + scores + 8 * past))
+        return int(tokens * (each + scores))
 
     def whole_memory(self) -> int:
         """Bytes of the device or of the machine, whether free or not: the same whenever it is asked."""
