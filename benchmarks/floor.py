@@ -62,10 +62,9 @@ def operations(
     looks = 12 * kinds.count("full_attention") * words.hidden_size
     each = 4 * weights["language_model"] + 6 * lora
     image, said = model.tokens(shape), text + answer - 1  # the end token is never read
-    patches = [(h * w // model.patch**2, min(h * w, model.tile**2) // model.patch**2) for _, h, w in shape]
     seen = sum(
         n * (2 * weights["vision_tower"] + 4 * vision.num_hidden_layers * vision.hidden_size * own)
-        for n, own in patches
+        for n, own in model.patches(shape)
     )
     merged = sum(h * w // model.step**2 for _, h, w in shape)
     return {

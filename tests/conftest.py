@@ -14,7 +14,7 @@ from hypothesis import settings
 from PIL import Image
 from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration, Siglip2VisionConfig
 
-from lensmith import models
+from lensmith import cli, models
 from lensmith.config import ModelOptions
 from lensmith.models.family import Model
 
@@ -102,3 +102,19 @@ def shapes(tmp_path: Path) -> Shapes:
         return tmp_path / where
 
     return make
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command in this process, in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*words: str | Path) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return go

@@ -176,7 +176,9 @@ class Step:
     def _fit(self, images: Sequence[Views]) -> None:
         """No more images at once than should fit: a machine that grants memory before it has it ends the process where
         a GPU says no. By the whole memory and not by what is free, so that a resumed step is the same to the bit."""
-        past, largest = self._before.shape[1], max(map(self._tokens, images), default=0) + self._said
+        shapes = grouped(map(shape_of, images))
+        largest = max((self._tokens(images[places[0]]) for places in shapes), default=0) + self._said
+        past = self._before.shape[1]
         room = 0.6 * self.model.whole_memory() - self.model.training_memory(past)
         most = max(1, int(room // self.model.training_memory(largest)))
         if most < min(self.micro_batch, len(images)):

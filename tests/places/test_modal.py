@@ -7,7 +7,6 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,24 +23,8 @@ from lensmith.places.modal import follow
 from lensmith.places.prices import PRICES, gpu, price_after, price_before
 from lensmith.places.transfers import bring_home, send, uploads
 from lensmith.progress import Advance, Note, silent
-from tests.conftest import Shapes
+from tests.conftest import Run, Shapes
 from tests.places.conftest import Cloud, Volume, perform
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs the command in this process, in a folder of its own: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def go(*words: str | Path) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return go
-
 
 QUICK = ["model.dtype=float32", "train.epochs=1", "train.batch_size=8", "tune.rank=2", "data.test=0.4"]
 

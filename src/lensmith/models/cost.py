@@ -53,7 +53,6 @@ def operations(model: Model, shape: Shape, past: int, text: int = 0) -> Operatio
     """
     vision, words = model.network.config.vision_config, model.network.config.text_config
     size = weights(model)
-    patches = [(h * w // model.patch**2, min(h * w, model.tile**2) // model.patch**2) for _, h, w in shape]
     tokens = (model.tokens(shape) if shape else 0) + text
     kinds = list(getattr(words, "layer_types", None) or ["full_attention"] * words.num_hidden_layers)
     window = getattr(words, "sliding_window", None) or past + tokens
@@ -64,7 +63,7 @@ def operations(model: Model, shape: Shape, past: int, text: int = 0) -> Operatio
     types = list(getattr(vision, "layer_types", None) or ["full_attention"] * vision.num_hidden_layers)
     looks = 4 * vision.hidden_size * types.count("full_attention")
     return Operations(
-        sum(n * (2 * size["vision_tower"] + looks * own) for n, own in patches),
+        sum(n * (2 * size["vision_tower"] + looks * own) for n, own in model.patches(shape)),
         2 * size["projector"] * sum(h * w // model.step**2 for _, h, w in shape),
         tokens * (2 * size["language_model"] + 4 * width * sum(seen.get(kind, 0) for kind in kinds)),
     )
@@ -76,7 +75,8 @@ def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> str:
 
     def cost(model: Model) -> tuple[float, float]:
         shapes = [tuple((3, *view) for view in model.sizes(*size)) for size in sizes]
-        return fmean(map(model.tokens, shapes)), fmean(operations(model, shape, past).total for shape in shapes)
+        each = {shape: (model.tokens(shape), operations(model, shape, past).total) for shape in set(shapes)}
+        return fmean(each[shape][0] for shape in shapes), fmean(each[shape][1] for shape in shapes)
 
     tokens, needed = cost(model)
     sentence = (

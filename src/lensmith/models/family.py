@@ -164,13 +164,18 @@ class Model(ABC):
         words = (part if isinstance(part, Tensor) else self._ids(part) for part in self.write(maps))
         return sum(part.shape[1] for part in words)
 
+    def patches(self, shape: Shape) -> list[tuple[int, int]]:
+        """Of each view, the patches that the tower looks at, and how many of them each one sees: those of its tile."""
+        return [(h * w // self.patch**2, min(h * w, self.tile**2) // self.patch**2) for _, h, w in shape]
+
     def memory(self, shape: Shape, past: int) -> int:
         """Bytes that scoring an image of these views after `past` tokens takes at its peak: a high estimate."""
         vision, text = self.network.config.vision_config, self.network.config.text_config
-        patches = [(h * w // self.patch**2, min(h * w, self.tile**2) // self.patch**2) for _, h, w in shape]
         tokens = self.tokens(shape) + 64  # the question's end, and what of the answers is in play
         # Float32 copies of a layer's widest activations, and of its attention scores; tiles see only themselves.
-        tower = sum(n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * own) for n, own in patches)
+        tower = sum(
+            n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * own) for n, own in self.patches(shape)
+        )
         decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
         return int(4 * max(tower, decoder) + 4 * text.vocab_size)
 

@@ -252,7 +252,7 @@ def machine_memory() -> int:
 
 def available_memory() -> int:
     """Bytes of this machine's memory, or of what a container may use of it, that are free."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    free = machine_memory() // 2
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
