@@ -210,6 +210,91 @@ class EvaluateOptions:
 
 
 @dataclass
+class ProbeOptions:
+    """Which frozen features `lensmith probe` fits a simple classifier on."""
+
+    features: Annotated[list[str], MinLen(1)] | None = None
+    """Of what the model makes of an image, only these: [tower mean, tower grid]; if not given, the best on validation
+    of all that it has."""
+
+
+@dataclass
+class LadderOptions:
+    """What `lensmith ladder` compares, and what it costs."""
+
+    rungs: Annotated[
+        list[Literal["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]], MinLen(1)
+    ] = field(default_factory=lambda: ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"])
+    """The methods, the cheapest first."""
+    hour: Annotated[float, Ge(0)] = 0.0
+    """What an hour of this machine costs, in US dollars; 0 for one's own."""
+    label: Annotated[float, Ge(0)] = 0.0
+    """What labelling an image costs, in US dollars."""
+
+
+@dataclass
+class CurveOptions:
+    """The learning curve of `lensmith curve`: accuracy against the number of labels."""
+
+    rungs: Annotated[list[Literal["neighbours", "probe", "lora", "lora+head"]], MinLen(1)] = field(
+        default_factory=lambda: ["probe"]
+    )
+    """The methods it is drawn for."""
+    sizes: Annotated[list[Positive], MinLen(4)] | None = None
+    """Numbers of training images, four or more; if not given, six in equal ratios up to all there are."""
+    seeds: Positive = 3
+    """Subsets of each size; those of one seed lie within each other."""
+    ahead: Annotated[float, Gt(1)] = 2.0
+    """The forecast is for so many times the largest size."""
+
+
+@dataclass
+class Range:
+    """What a number is searched in: `{low: 1e-4, high: 1e-2, log: true}`."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Search its logarithm: for what matters by its ratio, as a learning rate does."""
+
+
+@dataclass
+class SweepOptions:
+    """What `lensmith sweep` searches, and how."""
+
+    over: Annotated[dict[str, list[Any] | Range], MinLen(1)] = field(
+        default_factory=lambda: {
+            "train.learning_rate": Range(2e-4, 5e-3, log=True),
+            "tune.rank": [8, 16, 32, 64],
+        }
+    )
+    """Any options, each with what it is searched in: a list of values, or {low, high, log}."""
+    trials: Positive = 20
+    """Settings to try, over all workers."""
+    prune: bool = True
+    """Stop a trial at a ninth and at a third of its training if it is not in the best third of those that got there."""
+    finalists: Positive = 3
+    """The best so many are trained again with other seeds, so that the winner isn't luck."""
+    repeats: Positive = 3
+    """Trainings of each finalist, the first included."""
+    storage: str | None = None
+    """A database that several workers share, as Optuna writes it: postgresql://user@host/name; if not given, an SQLite
+    file in the run folder. A password belongs in the environment (PGPASSWORD), not here."""
+    wait: Annotated[float, Ge(0)] = 300.0
+    """Seconds that a database which doesn't answer is waited for."""
+
+
+@dataclass
+class SuspectsOptions:
+    """How `lensmith suspects` looks for wrong labels."""
+
+    folds: Annotated[int, Ge(2)] = 5
+    """Each image is judged by a probe that was fitted on the other parts of so many; a class needs as many images."""
+    most: Positive = 200
+    """Pictures on the page; the table has all suspects."""
+
+
+@dataclass
 class PlaceOptions:
     """The rented machine, where a job runs on one (`--on modal`)."""
 
@@ -238,6 +323,11 @@ class Recipe:
     train: TrainOptions = field(default_factory=TrainOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
+    ladder: LadderOptions = field(default_factory=LadderOptions)
+    curve: CurveOptions = field(default_factory=CurveOptions)
+    sweep: SweepOptions = field(default_factory=SweepOptions)
+    suspects: SuspectsOptions = field(default_factory=SuspectsOptions)
     place: PlaceOptions = field(default_factory=PlaceOptions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -323,13 +413,15 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     sections = [f.default_factory for f in dataclasses.fields(Recipe) if dataclasses.is_dataclass(f.default_factory)]
-    for options in (Recipe, *sections):
+    for options in (Recipe, Range, *sections):
         setattr(options, "__pydantic_config__", ConfigDict(extra="forbid", allow_inf_nan=False))  # noqa: B010 (no such attribute to mypy)
     try:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "float")
+        # Of what may be a list or a range, one that is written as a range is meant as one.
+        found = error.errors()
+        first = next((e for e in found if not (e["type"] == "list_type" and isinstance(e["input"], dict))), found[0])
+        key = ".".join(str(part) for part in first["loc"] if part not in ("float", "list[any]", "Range"))
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             raise UserError(f"There is no option {key!r} in {where}.", nearest(key, known_keys())) from None
         message = first["msg"][0].lower() + first["msg"][1:]
@@ -341,7 +433,7 @@ def help_text() -> str:
     import ast
     import inspect
 
-    lines = []
+    lines, defaults = [], flat(Recipe())
     for node in ast.parse(inspect.getsource(inspect.getmodule(Recipe))).body:  # type: ignore[arg-type]
         if not (isinstance(node, ast.ClassDef) and (node.name == "Recipe" or node.name.endswith("Options"))):
             continue
@@ -354,6 +446,6 @@ def help_text() -> str:
                 and isinstance(note.value, ast.Constant)
             ):
                 key = f"{section}.{ast.unparse(option.target)}".lstrip(".")
-                default = ast.unparse(option.value) if option.value else ""
-                lines.append(f"  {key} = {default}\n      {note.value.value!s}")
+                if key in defaults:
+                    lines.append(f"  {key} = {defaults[key]!r}\n      {note.value.value!s}")
     return "\n".join(lines).strip()

@@ -108,11 +108,12 @@ class Split:
         """16 hex digits that tell these samples in this order from any other."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()[:16]
 
-    def take(self, n: int | float | None) -> Split:
+    def take(self, n: int | float | None, seed: int = 0) -> Split:
         """A stable subset: `n` images (int), a share of them (float, above 0 to 1), or all (`None`).
 
-        Subsets are nested: a larger one contains the smaller. In each class the samples with the smallest content
-        hash come first, so neither the order of the files nor the other classes matter. Sample k (from 0) of a class
+        Subsets of one seed are nested: a larger one contains the smaller. In each class the samples with the smallest
+        content hash come first, so neither the order of the files nor the other classes matter; another seed hashes
+        the hash. Sample k (from 0) of a class
         with m images has the place k/m, and the samples with the lowest places are taken: each class is represented
         by its share, rounded up, and a subset with at least as many images as there are classes has every class.
         The samples keep their order. Asking for more than there are gives all. Raises `UserError` for `n` at or
@@ -124,13 +125,18 @@ class Split:
             raise UserError(
                 f"Can't take {n} of the {self.name} images.", "Give a number of 1 or more, or a share up to 1.0."
             )
+
+        def order(i: int) -> str:
+            name = self.ids[i]
+            return hashlib.sha256(f"{seed} {name}".encode()).hexdigest() if seed else name
+
         members: dict[str, list[int]] = defaultdict(list)
         for i, label in enumerate(self.labels):
             members[label].append(i)
         chosen: list[int] = []
         places: list[tuple[float, str, int]] = []
         for label, rows in members.items():
-            rows.sort(key=lambda i: self.ids[i])
+            rows.sort(key=order)
             if isinstance(n, float):
                 chosen += rows[: math.ceil(n * len(rows))]
             places += [(k / len(rows), label, i) for k, i in enumerate(rows)]
