@@ -38,6 +38,10 @@ bench: setup
 	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/preparing.py
+	$(BIN)/python benchmarks/probe.py
+	$(BIN)/python benchmarks/curve.py
+	$(BIN)/python benchmarks/suspects.py
+	$(BIN)/python benchmarks/sweep.py
 
 # Needs a CUDA GPU, and so is no part of `bench`.
 bench-gpu: setup

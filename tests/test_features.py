@@ -151,7 +151,7 @@ def test_without_room_training_goes_on_by_looking_anew(
     monkeypatch.setattr("lensmith.features.SPARE", 1 << 60)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
     _, told, _ = trained(recipe, tmp_path / "run")
-    assert any(isinstance(e, Note) and "Training looks anew" in e.text for e in told)
+    assert any(isinstance(e, Note) and "Images are looked at anew" in e.text for e in told)
     assert not list(cache_folder().rglob("*.safetensors"))
 
 
@@ -198,6 +198,6 @@ def test_images_are_looked_at_in_batches_that_fit(tiny: Model, monkeypatch: pyte
         sizes.clear()
         needed = tiny.memory(((3, 64, 64),), 0)
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, room=room, needed=needed: 4 * needed * room)
-        made = dict(features._made(images, range(40), tiny, False))
+        made = dict(features.made_of(images, range(40), tiny, tiny.see))
         assert sizes == expected
         assert len(made) == 40

@@ -17,11 +17,16 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"quickstart", "comparing", "places"},
+    {"probing", "ladders", "learning_curves", "sweeps", "suspicion"},
     {"verbs", "fetching"},
-    {"training", "evaluation", "probe", "report", "checkpoint", "runs"},
+    {"rungs"},
+    {"training", "evaluation", "report", "checkpoint", "runs"},
+    {"probes"},
+    {"tables"},
     {"step", "samples"},
     {"inference", "calibrate", "comparison", "objective", "features", "trackers"},
-    {"data", "models", "question", "labels", "branches", "augment", "mix", "metrics", "sureness"},
+    {"vectors"},
+    {"data", "models", "question", "labels", "branches", "augment", "mix", "metrics", "sureness", "power_law"},
     {"downloads", "hub_errors"},
     {"config", "records", "errors", "predictions", "interrupts", "progress", "processes"},
 ]
@@ -34,9 +39,10 @@ SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "recor
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
+LIGHT += ["probing", "ladders", "learning_curves", "sweeps", "suspicion"]
 LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions", "progress", "fetching"]
 LIGHT += ["places", "places.local", "places.modal", "places.prices", "places.remote", "places.transfers"]
-HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic", "modal"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic", "modal", "optuna", "cleanlab"}
 
 
 def home(module: str) -> str:

@@ -18,20 +18,30 @@ if TYPE_CHECKING:
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
     from lensmith.fetching import fetch
+    from lensmith.ladders import ladder
+    from lensmith.learning_curves import curve
+    from lensmith.probing import probe
     from lensmith.quickstart import demo
+    from lensmith.suspicion import suspects
+    from lensmith.sweeps import sweep
     from lensmith.verbs import evaluate, predict, resume, resume_evaluation, train
 
 __all__ = [
     "Recipe",
     "UserError",
     "compare",
+    "curve",
     "demo",
     "evaluate",
     "fetch",
+    "ladder",
     "load_recipe",
     "predict",
+    "probe",
     "resume",
     "resume_evaluation",
+    "suspects",
+    "sweep",
     "train",
 ]
 
@@ -42,6 +52,11 @@ _HOME = {
     "demo": "quickstart",
     "compare": "comparing",
     "fetch": "fetching",
+    "probe": "probing",
+    "ladder": "ladders",
+    "curve": "learning_curves",
+    "sweep": "sweeps",
+    "suspects": "suspicion",
 }
 
 

@@ -95,6 +95,25 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate.add_argument("--resume", type=Path, metavar="RUN", help="go on with an evaluation that was stopped")
 
+    probe = verb("probe", run_probe, "fit simple classifiers on what the frozen model sees, in seconds")
+    probe.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
+    probe.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-probe-TIME)")
+    probe.add_argument("--resume", type=Path, metavar="RUN", help="go on with a probe that was stopped")
+
+    for name, run, about in (
+        ("ladder", run_ladder, "compare methods, from the model as it is to LoRA: which is worth its time"),
+        ("curve", run_curve, "tell what more labels would bring"),
+        ("sweep", run_sweep, "search settings; several workers may share a search"),
+    ):
+        sub = verb(name, run, about)
+        sub.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
+        sub.add_argument("--run", type=Path, help=f"folder to write to (default: runs/NAME-{name}-TIME)")
+        sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with one that was stopped")
+
+    suspects = verb("suspects", run_suspects, "find the labels that are likely wrong")
+    suspects.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
+    suspects.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-suspects-TIME)")
+
     for sub in (train, evaluate):
         sub.add_argument("--on", default="local", metavar="PLACE", help="where to run: local (the default) or modal")
         sub.add_argument("--detach", action="store_true", help="leave the job running there; see `lensmith attach`")
@@ -154,12 +173,72 @@ def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith.places import Job, place
 
     if args.resume:
-        if args.recipe or args.run:
-            raise UserError("A resumed evaluation keeps its recipe and folder.", "Give --resume RUN alone.")
-        job = Job("evaluate", None, args.resume, resume=True)
+        job = Job("evaluate", None, _alone(args), resume=True)
     else:
         job = Job("evaluate", verbs.recipe_for(*_recipe_words(args.recipe)), args.run, split=args.split)
     return _rendered(place(args.on).run(job, show, args.detach))
+
+
+def run_probe(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import probing, verbs
+
+    if args.resume:
+        record = probing.resume_probe(_alone(args), show)
+    else:
+        record = probing.probe(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    both = {"neighbours": record["neighbours"]["accuracy"], "probe": record["accuracy"]}
+    lines = [f"{name:<12}{_rate(found)}" for name, found in both.items()]
+    lines += _unreadable(record["evaluation"]["unreadable"], "counted as wrong")
+    return record, "\n".join([*lines, f"Run: {record['run']}", f"Report: {record['report']}"])
+
+
+def run_ladder(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import ladders, verbs
+
+    if args.resume:
+        record = ladders.resume_ladder(_alone(args), show)
+    else:
+        record = ladders.ladder(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    costs = any(rung["dollars"] is not None for rung in record["rungs"])
+    head = f"{'':<12}{'validation':>10}{'test':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"
+    lines = [head + f"{'dollars':>10}" * costs]
+    for rung in record["rungs"]:
+        line = f"{rung['name']:<12}{rung['validation']['accuracy'] * 100:>8.1f} %{_rate(rung['test'])}"
+        lines.append(f"{line}{rung['seconds']:>9.1f}" + (f"{rung['dollars']:>10.2f}" if costs else ""))
+    lines += ["", record["verdict"], *record["sentences"], f"Report: {record['report']}"]
+    return record, "\n".join(lines)
+
+
+def run_curve(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import learning_curves, verbs
+
+    if args.resume:
+        record = learning_curves.resume_curve(_alone(args), show)
+    else:
+        record = learning_curves.curve(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    lines = []
+    for name, found in record["curves"].items():
+        lines += [f"{name:<12}{p['size']:>8,} images{p['mean'] * 100:>8.1f} %" for p in found["points"]]
+        lines += ["", found["sentence"], *([found["check"]["sentence"]] if found["check"] else []), ""]
+    return record, "\n".join([*lines, f"Report: {record['report']}"])
+
+
+def run_sweep(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import sweeps, verbs
+
+    if args.resume:
+        record = sweeps.resume_sweep(_alone(args), show)
+    else:
+        record = sweeps.sweep(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    return record, "\n".join([record["verdict"], f"Recipe: {record['recipe']}", f"Report: {record['report']}"])
+
+
+def run_suspects(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
+    from lensmith import suspicion, verbs
+
+    record = suspicion.suspects(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    lines = [record["verdict"], *record["notes"]]
+    return record, "\n".join([*lines, f"Table: {record['table']}", f"Report: {record['report']}"])
 
 
 def run_attach(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
@@ -209,6 +288,14 @@ def _recipe_words(words: list[str]) -> tuple[str | None, list[str]]:
     if words and ("=" not in words[0] or Path(words[0]).exists()):
         return words[0], words[1:]
     return None, words
+
+
+def _alone(args: argparse.Namespace) -> Path:
+    """The run to go on with, given without a recipe or another folder."""
+    if args.recipe or args.run:
+        raise UserError("What is resumed keeps its recipe and folder.", "Give --resume RUN alone.")
+    run: Path = args.resume
+    return run
 
 
 def _rendered(record: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -44,6 +44,9 @@ class DataOptions:
     """Use only this many training images (or this share, if below 1); smaller sets lie inside larger ones."""
     test_limit: Annotated[float, Gt(0)] | None = None
     """Score only this many test images (or this share, if below 1)."""
+    corrections: str | None = None
+    """A table of labels to put right, as `lensmith suspects` makes it: where its column `label` was changed, that is
+    the image's label; where it was emptied, the image is left out."""
     unreadable: Literal["skip", "stop"] = "skip"
     """An image that can't be read: list it, leave it out of training and count it as wrong, or stop."""
     max_pixels: Positive = 100_000_000

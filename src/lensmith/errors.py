@@ -27,6 +27,10 @@ class ImageError(UserError):
     """One image that can't be used: missing, truncated, not an image, or larger than the limit."""
 
 
+class Diverged(UserError):
+    """A loss or gradients that are no numbers."""
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C during long work, after its state was saved: `lensmith VERB --resume FOLDER` goes on."""
 

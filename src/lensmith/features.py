@@ -1,8 +1,9 @@
-"""What a frozen vision tower makes of images, kept on disk: it is the same in every epoch and in every run.
+"""What a frozen model makes of images, kept on disk: it is the same in every epoch and in every run.
 
-A store belongs to one way of making features: the tower's weights and settings, and the number format. It holds a
-tensor for each view of an image, under the image's content id, so that it can't go stale: another image, another tower
-or other settings have other names. Files are written whole or not at all; one that is damaged is made again.
+A store belongs to one way of making features: the weights and settings that make them, and the number format. It holds
+a tensor for each view of an image, or one for all its vectors, under the image's content id, so that it can't go stale:
+another image, another model or other settings have other names. Files are written whole or not at all; one that is
+damaged is made again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
@@ -47,18 +48,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lensmith"
 
 
-def fingerprint(model: Model, parts: Sequence[str]) -> str:
-    """32 hex digits for how features are made: weights of these components, settings, number format, versions."""
+def fingerprint(model: Model, parts: Sequence[str], more: dict[str, Any] | None = None) -> str:
+    """32 hex digits for how features are made: weights of these components, settings, number format, versions, and
+    what more they depend on, as plain values."""
     digest = hashlib.blake2b(digest_size=16)
     about = {
         "parts": list(parts),
+        "more": more,
         "type": type(model).__module__,
         "compute": str(model.compute),
         "device": model.device.type,
-        "code": [
-            hashlib.sha256(Path(str(sys.modules[name].__file__)).read_bytes()).hexdigest()
-            for name in (type(model).__module__, *PREPARING)
-        ],
+        "code": code(type(model).__module__, *PREPARING),
         "pillow": PIL.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -72,6 +72,11 @@ def fingerprint(model: Model, parts: Sequence[str]) -> str:
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def code(*modules: str) -> list[str]:
+    """What loaded modules are made of, as digests."""
+    return [hashlib.sha256(Path(str(sys.modules[name].__file__)).read_bytes()).hexdigest() for name in modules]
 
 
 class Store:
@@ -133,7 +138,7 @@ def fill(
     images: Any,
     ids: Sequence[str],
     model: Model,
-    project: bool,
+    make: Callable[[Views], Views],
     processes: Processes,
     tell: Tell,
 ) -> bool:
@@ -142,7 +147,7 @@ def fill(
     Args:
         images: prepared views by index, or None for one that can't be read.
         ids: the name of each.
-        project: what the projector makes of them, and not the tower alone.
+        make: a stack of prepared views -> their features, one stack or several.
 
     Returns:
         Whether they are all there; False if the disk has no room for them.
@@ -155,7 +160,7 @@ def fill(
     room, first, width, largest = True, 0, min(FIRST, WINDOW), 1
     while first < len(share):
         window = share[first : first + width]
-        made = {ids[i]: features for i, features in _made(images, window, model, project)}
+        made = {ids[i]: features for i, features in made_of(images, window, model, make)}
         sizes = [sum(view.nbytes for view in views) for views in made.values()]
         needed = sum(sizes) * (len(share) - first) / len(window) * processes.count
         largest = max(largest, model.bytes(), *sizes)
@@ -166,7 +171,7 @@ def fill(
             if made:
                 store.add(made)
         except OSError as error:
-            tell(Note(f"Features are not kept in {store.folder}: {error}. Training looks anew at every image."))
+            tell(Note(f"Features are not kept in {store.folder}: {error}. Images are looked at anew."))
             room = False
             break
         first += len(window)
@@ -176,11 +181,14 @@ def fill(
     store.reopen()
     if missing and room:
         size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
-        tell(Note(f"What the vision tower sees is kept in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
+        tell(Note(f"What the model makes of images is kept in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
     return room
 
 
-def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> Iterator[tuple[int, Views]]:
+def made_of(
+    images: Any, window: Sequence[int], model: Model, make: Callable[[Views], Views]
+) -> Iterator[tuple[int, Views]]:
+    """The features of some images, as far as they can be read, in no order; see `fill`."""
     read = [(i, views) for i in window if (views := images[i]) is not None]
     for places in grouped(shape_of(views) for _, views in read):
         # Tiles of many images at once can take more memory than there is, and a machine that grants memory before it
@@ -189,18 +197,17 @@ def _made(images: Any, window: Sequence[int], model: Model, project: bool) -> It
         size = max(1, min(BATCH, fit))
         for first in range(0, len(places), size):
             some = places[first : first + size]
-            made = unstack(_seen(model, stack([read[k][1] for k in some]), project))
+            made = unstack(_seen(model, stack([read[k][1] for k in some]), make))
             yield from (
                 (read[k][0], tuple(view.clone() for view in features)) for k, features in zip(some, made, strict=True)
             )
 
 
-def _seen(model: Model, views: Views, project: bool) -> Views:
+def _seen(model: Model, views: Views, make: Callable[[Views], Views]) -> Views:
     """Features of images of one shape; when memory runs out, of one half after the other."""
     try:
         with torch.no_grad(), model.autocast():
-            seen = model.see(views)
-            return tuple(view.to("cpu", model.compute) for view in (model.project(seen) if project else seen))
+            return tuple(view.cpu() for view in make(views))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -208,4 +215,4 @@ def _seen(model: Model, views: Views, project: bool) -> Views:
         raise UserError("There is not enough memory to look at one image.", "Use a smaller model.")
     torch.cuda.empty_cache()
     halves = zip(*(view.split((n + 1) // 2) for view in views), strict=True)
-    return tuple(torch.cat(parts) for parts in zip(*(_seen(model, half, project) for half in halves), strict=True))
+    return tuple(torch.cat(parts) for parts in zip(*(_seen(model, half, make) for half in halves), strict=True))

@@ -26,6 +26,7 @@ from lensmith.models.family import Model, grouped, out_of_memory
 from lensmith.models.views import Shape, Views, shape_of, stack
 from lensmith.question import make_prompt
 from lensmith.records import Calibration, Prediction
+from lensmith.vectors import vectors
 
 MOST = 256
 """The largest batch that is chosen by itself: on two CPU cores, more were no faster."""
@@ -100,12 +101,19 @@ class Classifier:
         """
         model = self.model
         with model.autocast():
-            seen = model.look(views)
-            segment = torch.cat([seen, self._after.expand(len(seen), -1, -1).to(seen.dtype)], 1)
-            hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(seen)))
             if model.head is not None:
-                return Scores.of_all(model.head(hidden[:, -1]).log_softmax(1))
+                seen = vectors(model, self._before, self._after, views, [model.head.feature])
+                return Scores.of_all(model.head(seen[model.head.feature]).log_softmax(1))
+            image = model.look(views)
+            segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
+            hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))
             return search(model, self.trie, hidden[:, -1], branch, self.top, self.tolerance)
+
+    @torch.inference_mode()
+    def vectors(self, views: Views, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """The images' vectors of these kinds, given the question; see `vectors.vectors`."""
+        with self.model.autocast():
+            return vectors(self.model, self._before, self._after, views, kinds)
 
     def score_all(self, views: Views) -> Iterator[Scores]:
         """The same in batches that fit into memory; when one doesn't, from then on only half as many are tried at once.

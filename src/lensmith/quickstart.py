@@ -11,10 +11,10 @@ from lensmith import verbs
 from lensmith.comparison import compare, power_hint
 from lensmith.config import SHIPPED, load_recipe
 from lensmith.errors import UserError, nearest
-from lensmith.predictions import write_predictions
+from lensmith.probing import fitted
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import percent, write_json
-from lensmith.runs import PREDICTIONS, default_folder, new_run_folder, start_run
+from lensmith.runs import default_folder, new_run_folder, start_run
 
 
 def demos() -> list[str]:
@@ -35,10 +35,10 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     """
     from lensmith import models
     from lensmith.evaluation import classifier_for
-    from lensmith.evaluation import evaluate as summarize
     from lensmith.models.tuning import attach, coverage_table
-    from lensmith.probe import pixel_probe
+    from lensmith.rungs import Frozen
     from lensmith.training import train
+    from lensmith.vectors import PIXELS
 
     if data not in demos():
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")
@@ -52,18 +52,17 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     tell(Note(verbs.describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
 
-    model = models.load(recipe.model)
-    bare, inner = classifier_for(model, recipe, dataset), folder / "zero-shot"
+    frozen, inner = Frozen(recipe, dataset, tell), folder / "zero-shot"
+    bare = frozen.asked
     zero_shot, before = verbs.score(bare, recipe, dataset, dataset.test, "zero-shot", inner, tell, "evaluate")
     tell(Note(f"As it is, the base model gets {percent(zero_shot.accuracy)} right."))
 
+    # What can be told from the pixels alone, by the simplest classifier and no model.
     clock = time.perf_counter()
-    simple = pixel_probe(dataset, recipe.data.max_pixels)
-    pixels = summarize("pixels", simple, dataset, dataset.test, time.perf_counter() - clock, seed=recipe.seed)
-    write_predictions(folder / "pixels" / PREDICTIONS, simple, dataset.labels)
-    write_json(folder / "pixels" / "evaluation.json", pixels.to_dict())
-    tell(Note(f"Logistic regression on raw pixels: {percent(pixels.accuracy)}."))
+    pixels, simple = fitted(frozen, PIXELS, folder / PIXELS, tell, "evaluate")
+    pixels = replace(pixels, seconds=round(time.perf_counter() - clock, 2))
 
+    model = models.load(recipe.model)
     tell(Note(coverage_table(attach(model, recipe.tune, dataset.labels, recipe.seed))))
 
     clock = time.perf_counter()

@@ -42,20 +42,26 @@ class Images(Protocol):
 class Samples:
     """Prepared images, read when first asked for and kept while they fit into `CACHE_BYTES`.
 
-    One that can't be read is listed once and gives None from then on; with `unreadable="stop"` all are read at once
-    and the first such image raises.
+    One that can't be read is listed once and gives None from then on.
+
+    Args:
+        room: bytes that may be kept.
     """
 
-    def __init__(self, model: Model, split: Split, max_pixels: int, unreadable: str) -> None:
+    def __init__(self, model: Model, split: Split, max_pixels: int, room: int | None = None) -> None:
         self.model, self.split, self.max_pixels = model, split, max_pixels
         self.errors: dict[int, str] = {}
         self._kept: dict[int, Views] = {}
-        self._room = CACHE_BYTES
+        self._room = CACHE_BYTES if room is None else room
+
+    def require(self, unreadable: str) -> None:
+        """Raises UserError if none can be read; with `unreadable="stop"` all are read at once, and the first that can't
+        be raises ImageError."""
         if unreadable == "stop":
-            for i in range(len(split)):
+            for i in range(len(self.split)):
                 if self[i] is None:
                     raise ImageError(self.errors[i], "Remove it, or set data.unreadable=skip to leave it out.")
-        elif all(self[i] is None for i in range(len(split))):  # ends at the first one that can be read
+        elif all(self[i] is None for i in range(len(self.split))):  # ends at the first one that can be read
             raise UserError("There is no readable training image.", *list(self.errors.values())[:1])
 
     def __len__(self) -> int:
@@ -108,17 +114,28 @@ def open_images(
     Raises:
         UserError: no image can be read, or one can't and the recipe says to stop.
     """
-    samples = Samples(model, dataset.train, recipe.data.max_pixels, recipe.data.unreadable)
+    samples = Samples(model, dataset.train, recipe.data.max_pixels)
+    samples.require(recipe.data.unreadable)
     tuned = {component_of(model, name) for name in trainable(model)}
     if not recipe.train.cache_features or "vision_tower" in tuned or recipe.augment != AugmentOptions():
         return samples, model.look
     project = "projector" not in tuned
     parts = ["vision_tower", "projector"] if project else ["vision_tower"]
     store = Store(cache_folder() / "features" / fingerprint(model, parts))
-    names = [name.partition("-")[0] for name in dataset.train.ids]  # exact copies have one name
-    if not fill(store, samples, names, model, project, processes, tell):
+    names = contents(dataset.train)
+
+    def make(views: Views) -> Views:
+        seen = model.see(views)
+        return tuple(view.to(model.compute) for view in (model.project(seen) if project else seen))
+
+    if not fill(store, samples, names, model, make, processes, tell):
         return samples, model.look
     return Seen(samples, names, store), model.lay_out if project else lambda seen: model.lay_out(model.project(seen))
+
+
+def contents(split: Split) -> list[str]:
+    """What each image holds, as 16 hex digits: exact copies have the same."""
+    return [name.partition("-")[0] for name in split.ids]
 
 
 def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lensmith import checkpoint, metrics
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
-from lensmith.errors import Stopped, UserError
+from lensmith.errors import Diverged, Stopped
 from lensmith.inference import Classifier, predict, require_readable
 from lensmith.interrupts import uninterrupted
 from lensmith.models.family import Model
@@ -68,6 +68,7 @@ def train(
     tell: Tell = silent,
     resume: bool = False,
     processes: Processes | None = None,
+    checked: Callable[[int, int, Rate | None], Any] | None = None,
 ) -> Training:
     """Train what `tuning.attach` has made ready, and keep the weights that do best on the validation images.
 
@@ -79,10 +80,13 @@ def train(
         tell: called with an `Advance` after every step, and with notes.
         resume: go on from the folder's newest checkpoint, or begin anew if it has none yet.
         processes: those that train together.
+        checked: called after each validation with the steps done, all there are, and what was found. What it raises
+            ends the training, whose folder keeps its last checkpoint.
 
     Raises:
-        UserError: no readable image, a class without any, a loss that isn't finite, too little memory, a full disk, or
-            a checkpoint that is damaged or of another recipe.
+        UserError: no readable image, a class without any, too little memory, a full disk, or a checkpoint that is
+            damaged or of another recipe.
+        Diverged: a loss that isn't finite.
         Stopped: Ctrl-C, after a checkpoint has been written.
     """
     processes, options, state = processes or Processes(), recipe.train, Training()
@@ -119,6 +123,8 @@ def train(
             with uninterrupted():
                 state.note(errors)
                 book.validated(found)
+            if checked:
+                checked(state.steps, steps, found)
 
     try:
         check()  # a stop may have come between a step and its validation
@@ -197,11 +203,11 @@ def average(weights: Sequence[nn.Parameter], losses: Tensor, parts: Sequence[Par
     return total / count if count else 0.0
 
 
-def not_finite(step: int, loss: float, wrong: Sequence[str], recipe: Recipe) -> UserError:
+def not_finite(step: int, loss: float, wrong: Sequence[str], recipe: Recipe) -> Diverged:
     """The sentence for a step whose loss or gradients are no numbers."""
     what = f"The loss is {loss}" if not math.isfinite(loss) else "The gradients are not finite"
     where = f", by the images {', '.join(wrong[:8])}{', ...' * (len(wrong) > 8)}" if wrong else ""
-    return UserError(
+    return Diverged(
         f"{what} at step {step}{where}.",
         f"Look at them, or lower train.learning_rate ({recipe.train.learning_rate}); the best weights so far are kept.",
     )
@@ -300,10 +306,10 @@ class Book:
             self.tracker.log(tracked, self.state.steps)
 
 
-def keep(model: Model, recipe: Recipe, dataset: ImageDataset, folder: Path) -> None:
-    """Save what was tuned, processor, question and labels: a run folder is all that `predict` needs."""
+def keep(model: Model, recipe: Recipe, dataset: ImageDataset, folder: Path, name: str = "tuned") -> None:
+    """Save what was tuned or fitted, processor, question and labels: a run folder is all that `predict` needs."""
     with checkpoint.replacing(folder / "adapter") as new:
         save_tuned(model, new)
-        task: dict[str, Any] = {"labels": list(dataset.labels), "question": asdict(recipe.question)}
+        task: dict[str, Any] = {"name": name, "labels": list(dataset.labels), "question": asdict(recipe.question)}
         task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
         (new / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -40,6 +40,7 @@ CALIBRATION = "calibration.json"
 def open_data(recipe: Recipe) -> ImageDataset:
     """The recipe's dataset with its limits applied."""
     from lensmith.data import open_dataset
+    from lensmith.data.corrections import corrected
 
     d = recipe.data
     dataset = open_dataset(
@@ -50,6 +51,8 @@ def open_data(recipe: Recipe) -> ImageDataset:
         validation=d.validation,
         test=d.test,
     )
+    if d.corrections:
+        dataset = corrected(dataset, Path(d.corrections))
     return replace(dataset, train=_limit(dataset.train, d.train_limit), test=_limit(dataset.test, d.test_limit))
 
 
@@ -171,10 +174,18 @@ def evaluate(
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(part))))
     tell(Note(image_cost(classifier, part, recipe.data.max_pixels)))
-    name = "tuned" if recipe.model.adapter else "zero-shot"
+    name = _name(recipe.model.adapter)
     evaluation, predictions = score(classifier, recipe, dataset, part, name, folder, tell, "evaluate")
     report = finish(folder, part, [evaluation], predictions)
     return evaluation.to_dict() | {"run": str(folder), "report": str(report)}
+
+
+def _name(adapter: str | None) -> str:
+    """What is scored: `zero-shot`, or what is said beside the weights: `tuned`, `probe`."""
+    if not adapter:
+        return "zero-shot"
+    place = Path(adapter) / "adapter" if (Path(adapter) / "adapter").is_dir() else Path(adapter)
+    return str(read_json(place / TASK).get("name", "tuned")) if (place / TASK).exists() else "tuned"
 
 
 def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
@@ -207,7 +218,10 @@ def predict(
     if run:
         recipe = read_run(run)
         if not (run / "adapter" / TASK).exists():
-            raise UserError(f"The run {run} holds no trained adapter.", "Give a folder made by `lensmith train`.")
+            raise UserError(
+                f"The run {run} holds no trained adapter.",
+                "Give a folder made by `lensmith train` or `lensmith probe`.",
+            )
         task = read_json(run / "adapter" / TASK)
         question = QuestionOptions(**task["question"])
         if not labels or list(labels) == task["labels"]:
@@ -240,12 +254,14 @@ def score(
     folder: Path,
     tell: Tell,
     verb: str,
+    notes: Sequence[str] = (),
 ) -> tuple[Evaluation, list[Prediction]]:
     """Predict a part of the dataset into the run folder, or go on with that, and sum it up.
 
     Args:
-        name: what is scored: `zero-shot`, `tuned`.
+        name: what is scored: `zero-shot`, `tuned`, `probe`.
         verb: the command that goes on after a stop.
+        notes: sentences on it for the report.
     """
     from lensmith import evaluation
     from lensmith.calibrate import ENOUGH
@@ -261,6 +277,7 @@ def score(
     seconds = evaluation.score(classifier, split, folder / PREDICTIONS, recipe, verb, progress)
     predictions = read_predictions(folder / PREDICTIONS)
     found = evaluation.evaluate(name, predictions, dataset, split, seconds, calibration, classifier.top, recipe.seed)
+    found.notes += notes
     write_json(folder / "evaluation.json", found.to_dict())
     return found, predictions
 

@@ -32,6 +32,7 @@ from lensmith.models.views import shape_of, stack, unstack
 from lensmith.question import make_prompt, messages
 from lensmith.step import Step
 from lensmith.training import keep
+from lensmith.vectors import kinds
 from tests.models import checkpoints
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
@@ -387,3 +388,19 @@ def answers_of(model: Model, labels: Sequence[str]) -> list[str]:
 def test_answers_begin_and_end_as_the_chat_template_writes_them(model: Model, family: str) -> None:
     said = {"smolvlm": " can<end_of_utterance>"}.get(family, "can<|im_end|>")
     assert answers_of(model, LABELS)[0] == said
+
+
+def test_vectors_are_of_the_whole_image_and_of_every_depth(model: Model) -> None:
+    views = stack([model.prepare(photograph(*SIZES["large"], seed)) for seed in (0, 1)])
+    asked, wanted = Classifier(model, QuestionOptions(), LABELS), kinds(model)
+    found = asked.vectors(views, wanted)
+    assert set(found) == set(wanted)
+    whole = model.see(views)[-1]
+    torch.testing.assert_close(found["tower mean"], whole.mean((1, 2)))
+    assert found["tower grid"].shape == (2, 4 * whole.shape[-1])
+    for kind, vector in found.items():
+        assert vector.isfinite().all()
+        # Another image, another vector; but where a conv layer ends that sees only the words around it.
+        assert kind == "decoder 1 end" or not torch.allclose(vector[0], vector[1]), kind
+    ends = [vector for kind, vector in found.items() if kind.endswith("end")]
+    assert not any(torch.allclose(a, b) for a, b in zip(ends, ends[1:], strict=False))

@@ -144,6 +144,12 @@ class Split:
             chosen = [i for _, _, i in sorted(places)[:n]]
         return Split(self.name, self._rows.select(sorted(chosen)), self._scratch)
 
+    def relabelled(self, labels: Sequence[str | None]) -> Split:
+        """The same images with other labels, one for each in their order; those with None are left out."""
+        kept = [i for i, label in enumerate(labels) if label is not None]
+        rows = self._rows.select(kept).remove_columns("label").add_column("label", [labels[i] for i in kept])
+        return Split(self.name, rows, self._scratch)
+
 
 @dataclass(frozen=True)
 class ImageDataset:

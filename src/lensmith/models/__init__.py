@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NANO = Path(__file__).parent / "nano"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """What of a model on the hub is needed to load it; no pickle among it."""
-NOT_FAMILIES = {"cost", "family", "loading", "tuning", "views"}
+NOT_FAMILIES = {"cost", "family", "heads", "loading", "tuning", "views"}
 
 
 def families() -> list[str]:

@@ -8,55 +8,21 @@ How a checkpoint is read is in `loading.py`.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
+from lensmith.models.heads import Head
 from lensmith.models.loading import Checkpoint, available_memory, compute_dtype, machine_memory
 from lensmith.models.views import Shape, Views, resize, to_pixels
-
-
-class ClassHead(nn.Linear):
-    """Scores classes by the hidden state that would begin the answer: (..., hidden) -> (..., labels) logits.
-
-    It starts at zero, where all classes are equally probable.
-    """
-
-    def __init__(self, size: int, labels: Sequence[str]) -> None:
-        super().__init__(size, len(labels))
-        self.labels = tuple(labels)
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """In float32; not under autocast, so that close classes don't tie."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return super().forward(hidden.float())
-
-    def save(self, path: Path) -> None:
-        """Write weights and labels as one safetensors file."""
-        save_file(self.state_dict(), path, {"labels": json.dumps(self.labels)})
-
-    @classmethod
-    def load(cls, path: Path) -> ClassHead:
-        """Read what `save` wrote. Raises ValueError, KeyError or RuntimeError if it is something else."""
-        with safe_open(path, "pt") as file:
-            labels = json.loads(file.metadata()["labels"])
-        state = load_file(path)
-        head = cls(state["weight"].shape[1], labels)
-        head.load_state_dict(state)
-        return head.requires_grad_(False)
 
 
 class Model(ABC):
@@ -81,7 +47,7 @@ class Model(ABC):
         self.folder = checkpoint.folder
         self.options = options
         self.peft: Any = None
-        self.head: ClassHead | None = None
+        self.head: Head | None = None
         self.device = torch.device(next(self.network.parameters()).device)
         self.compute = compute_dtype(options.dtype, self.device)
 

@@ -24,7 +24,8 @@ from torch import nn
 
 from lensmith.config import TrainOptions, TuneOptions
 from lensmith.errors import UserError
-from lensmith.models.family import ClassHead, Model
+from lensmith.models.family import Model
+from lensmith.models.heads import ClassHead, load_head
 from lensmith.records import TASK
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
@@ -239,7 +240,7 @@ def load_tuned(model: Model, folder: Path) -> None:
             model.peft = PeftModel.from_pretrained(model.network, str(inner))
         _load_own(model, inner)
         if (inner / HEAD).exists():
-            model.head = ClassHead.load(inner / HEAD).to(model.device)
+            model.head = load_head(inner / HEAD).to(model.device)
         # Images are shown as they were in training, unless the recipe says otherwise.
         task = json.loads((inner / TASK).read_text(encoding="utf-8")) if (inner / TASK).exists() else {}
         if task.get("image_tokens") and not model.options.image_tokens:
@@ -259,7 +260,7 @@ def restore(model: Model, folder: Path) -> None:
         set_peft_model_state_dict(model.peft, load_file(folder / "adapter_model.safetensors"))
     _load_own(model, folder)
     if model.head is not None:
-        model.head.load_state_dict(ClassHead.load(folder / HEAD).state_dict())
+        model.head.load_state_dict(load_head(folder / HEAD).state_dict())
 
 
 def _own(model: Model) -> dict[str, nn.Parameter]:

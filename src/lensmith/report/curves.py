@@ -28,20 +28,20 @@ def loss_curve(points: Sequence[tuple[int, float]], last: int) -> Markup:
     def spot(step: int, loss: float) -> tuple[float, float]:
         return (step / last if last else 0.0, 1 - loss / ticks[-1])
 
-    lines = _line([spot(*point) for point in points], opacity=0.25, width=1) if len(points) >= MANY else Markup()
-    body = _stretched(lines + _line([spot(*point) for point in smooth]))
+    lines = line([spot(*point) for point in points], opacity=0.25, width=1) if len(points) >= MANY else Markup()
+    body = stretched(lines + line([spot(*point) for point in smooth]))
     if len(points) == 1:
         body += dot(*spot(*points[0]), radius=4)
     title = f"Training loss: {smooth[0][1]:.3g} at step {smooth[0][0]}, {smooth[-1][1]:.3g} at step {smooth[-1][0]}"
     rows = [(1 - y / ticks[-1], f"{y:g}") for y in ticks]
-    return svg("curve", title, _frame(_steps(last), rows, "step", "loss") + body)
+    return svg("curve", title, frame(_steps(last), rows, "step", "loss") + body)
 
 
 def validation_curve(points: Sequence[tuple[int, Rate]], last: int) -> Markup:
     """Validation accuracy (percent, 0 to 100) against the step, up to step `last`, each with its 95 % interval."""
     body = Markup().join(_whisker(step / last if last else 0, rate) for step, rate in points)
     title = f"Validation accuracy: {percent(points[-1][1].accuracy)} at step {points[-1][0]}"
-    return svg("curve", title, _frame(_steps(last), _percents(GRID), "step", "accuracy, %") + body)
+    return svg("curve", title, frame(_steps(last), _percents(GRID), "step", "accuracy, %") + body)
 
 
 def reliability_curve(bins: Sequence[ReliabilityBin]) -> Markup:
@@ -67,8 +67,8 @@ def reliability_curve(bins: Sequence[ReliabilityBin]) -> Markup:
     body += Markup().join(_whisker(b.share, b.accuracy) for b in bins)
     told = "; ".join(f"{percent(b.share)} sure, {percent(b.accuracy.accuracy)} right" for b in bins)
     columns = [(x / 100, f"{x}") for x in GRID]
-    frame = _frame(columns, _percents(GRID), "how sure it was, %", "how often it was right, %")
-    return svg("curve", f"How sure and how often right: {told}", frame + body)
+    axes = frame(columns, _percents(GRID), "how sure it was, %", "how often it was right, %")
+    return svg("curve", f"How sure and how often right: {told}", axes + body)
 
 
 def coverage_curve(points: Sequence[CoveragePoint], marked: CoveragePoint | None) -> Markup:
@@ -85,8 +85,8 @@ def coverage_curve(points: Sequence[CoveragePoint], marked: CoveragePoint | None
     ordered = sorted(points, key=lambda p: p.coverage)
     top = [(p.coverage, height(p.accuracy.high)) for p in ordered]
     bottom = [(p.coverage, height(p.accuracy.low)) for p in reversed(ordered)]
-    band = Markup('<polygon points="{}" fill="var(--accent)" fill-opacity=".16"/>').format(_path([*top, *bottom]))
-    body = _stretched(band + _line([(p.coverage, height(p.accuracy.accuracy)) for p in ordered]))
+    band = Markup('<polygon points="{}" fill="var(--accent)" fill-opacity=".16"/>').format(path([*top, *bottom]))
+    body = stretched(band + line([(p.coverage, height(p.accuracy.accuracy)) for p in ordered]))
     if marked:
         x, y = marked.coverage, height(marked.accuracy.accuracy)
         body += Markup(
@@ -96,8 +96,8 @@ def coverage_curve(points: Sequence[CoveragePoint], marked: CoveragePoint | None
         body += dot(points[0].coverage, height(points[0].accuracy.accuracy), radius=4)
     rows = [(height(y / 100), f"{y}") for y in range(floor, 101, step)]
     told = "; ".join(f"{percent(p.accuracy.accuracy)} right of {percent(p.coverage)}" for p in ordered)
-    frame = _frame([(x / 100, f"{x}") for x in GRID], rows, "images answered, %", "right among those, %")
-    return svg("curve", f"Accuracy of the surest answers: {told}", frame + body)
+    axes = frame([(x / 100, f"{x}") for x in GRID], rows, "images answered, %", "right among those, %")
+    return svg("curve", f"Accuracy of the surest answers: {told}", axes + body)
 
 
 def coverage_floor(points: Iterable[CoveragePoint]) -> int:
@@ -125,19 +125,24 @@ def _percents(at: Iterable[int]) -> list[tuple[float, str]]:
     return [(1 - y / 100, f"{y}") for y in at]
 
 
-def _path(spots: Sequence[tuple[float, float]]) -> str:
+def path(spots: Sequence[tuple[float, float]]) -> str:
+    """Shares of the width and height as the points of an SVG line or area, for `stretched`."""
     return " ".join(f"{place(x):g},{place(y):g}" for x, y in spots)
 
 
-def _line(spots: Sequence[tuple[float, float]], opacity: float = 1, width: float = 2) -> Markup:
+def line(
+    spots: Sequence[tuple[float, float]], opacity: float = 1, width: float = 2, colour: str = "accent", dash: str = ""
+) -> Markup:
+    """A line through shares of the width and height, for `stretched`; `dash` as in SVG, in pixels."""
     stride = max(1, len(spots) // 800)  # more than a screen can show only makes the file large
+    dashed = Markup(' stroke-dasharray="{}"').format(dash) if dash else Markup()
     return Markup(
-        '<polyline points="{}" fill="none" stroke="var(--accent)" stroke-opacity="{}" stroke-width="{}"'
+        '<polyline points="{}" fill="none" stroke="var(--{})" stroke-opacity="{}" stroke-width="{}"{}'
         ' stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
-    ).format(_path([*spots[::stride], spots[-1]]), opacity, width)
+    ).format(path([*spots[::stride], spots[-1]]), colour, opacity, width, dashed)
 
 
-def _stretched(body: Markup) -> Markup:
+def stretched(body: Markup) -> Markup:
     """Lines and areas can't be placed in percent; these are drawn on 100 by 100 and stretched."""
     return Markup('<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>').format(
         body
@@ -148,13 +153,13 @@ def _whisker(x: float, rate: Rate) -> Markup:
     """A rate on an upright axis from 0 to 100 %: a dot, and a line over its 95 % interval."""
     if not all(map(math.isfinite, (x, rate.accuracy, rate.low, rate.high))):
         return Markup()
-    line = Markup(
+    stroke = Markup(
         '<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--accent)" stroke-opacity=".4" stroke-width="4"/>'
     )
-    return line.format(place(x), place(1 - rate.high), place(1 - rate.low)) + dot(x, 1 - rate.accuracy, radius=4)
+    return stroke.format(place(x), place(1 - rate.high), place(1 - rate.low)) + dot(x, 1 - rate.accuracy, radius=4)
 
 
-def _frame(columns: Iterable[tuple[float, str]], rows: Iterable[tuple[float, str]], across: str, up: str) -> Markup:
+def frame(columns: Iterable[tuple[float, str]], rows: Iterable[tuple[float, str]], across: str, up: str) -> Markup:
     """Grid lines, labels and what the axes show. Places are shares of the width and height, from the upper left."""
     body = Markup(
         '<text x="-2.4em" y="0" dy="-1.1em" fill="var(--muted)">{}</text>'

@@ -1,0 +1,233 @@
+"""The verb that tells which method is worth its time: from the model as it is to LoRA, on one dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean, pvariance
+from typing import TYPE_CHECKING, Any
+
+from lensmith import verbs
+from lensmith.comparison import compare, power_hint
+from lensmith.config import LadderOptions, Recipe
+from lensmith.errors import Stopped, UserError
+from lensmith.progress import Note, Tell, counter, silent
+from lensmith.records import Prediction, Rate, percent, write_json
+from lensmith.runs import PREDICTIONS, default_folder, facts, new_run_folder, read_json, read_run, same_data, start_run
+
+if TYPE_CHECKING:
+    from lensmith.data import ImageDataset
+    from lensmith.report import Rung
+
+VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
+"""In a rung's folder: its answers to the validation images, and what making it took; in the ladder's: what was chosen
+before any test image was looked at."""
+
+
+def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
+    """Make a classifier by each method, choose one on the validation images, and score all once on the test images.
+
+    Each rung has a run folder of its own within, which `evaluate`, `compare` and `predict` take.
+
+    Returns:
+        The record: `rungs` (accuracies, seconds, dollars), `chosen`, `verdict`, `sentences`, `run`, `report`.
+
+    Raises:
+        UserError: see `config`, `data`, `models`, `probes.fit` and `training.train`; or there is a part without images.
+        Stopped: Ctrl-C; what was done is kept.
+    """
+    from lensmith.report import LadderData, write_ladder
+    from lensmith.rungs import ABOUT
+
+    started, options = time.perf_counter(), recipe.ladder
+    dataset = verbs.open_data(recipe)
+    for part in (dataset.train, dataset.validation, dataset.test):
+        if not len(part):
+            raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A ladder needs all three parts.")
+    names: list[str] = [name for name in ABOUT if name in options.rungs]
+    folder = folder or default_folder(recipe, "ladder")
+    if resume and (folder / "record.json").exists():
+        same_data(folder, dataset)
+    else:
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset)
+    tell(Note(verbs.describe(dataset)))
+    tell(Note(power_hint(len(dataset.test))))
+    try:
+        make(names, recipe, dataset, folder, tell)
+        checked = {name: answers(name, recipe, dataset, "validation", folder, tell) for name in names}
+        chosen, verdict = choose(names, checked, len(dataset.validation))
+        write_json(folder / CHOICE, {"chosen": chosen, "verdict": verdict})
+        tell(Note(verdict))
+        tested = {name: answers(name, recipe, dataset, "test", folder, tell) for name in names}
+    except KeyboardInterrupt:
+        raise Stopped(folder, "ladder") from None
+    rows = [row(name, checked[name], dataset, folder, options) for name in names]
+    sentences = confirm(names, chosen, checked, tested)
+    report = folder / "report.html"
+    write_ladder(
+        report,
+        LadderData(
+            title=f"Which method for {dataset.uri}",
+            verdict=verdict,
+            sentences=sentences,
+            rungs=rows,
+            chosen=chosen,
+            facts=facts(folder),
+            notes=list(dataset.notes),
+        ),
+    )
+    record = {
+        "rungs": [asdict(r) for r in rows],
+        "chosen": chosen,
+        "verdict": verdict,
+        "sentences": sentences,
+        "seconds": round(time.perf_counter() - started, 1),
+        "run": str(folder),
+        "report": str(report),
+    }
+    write_json(folder / "ladder.json", record)
+    return record
+
+
+def resume_ladder(folder: Path, tell: Tell = silent) -> dict[str, Any]:
+    """Go on with a ladder that was stopped; no rung is made twice.
+
+    Raises:
+        UserError: the folder holds no run, or the run is finished.
+    """
+    recipe = read_run(folder)
+    if (folder / "ladder.json").exists():
+        raise UserError(f"The ladder {folder} is finished: there is nothing to resume.")
+    return ladder(recipe, folder, tell, resume=True)
+
+
+def make(names: Sequence[str], recipe: Recipe, dataset: ImageDataset, folder: Path, tell: Tell) -> None:
+    """Make each rung into its run folder, as far as it isn't there; test images are not touched."""
+    from lensmith.rungs import ABOUT, FITTED, Frozen, recipe_of, taught
+
+    frozen, looked = None, 0.0
+    for name in names:
+        place = folder / name
+        if (place / MADE).exists():
+            continue
+        tell(Note(f"{name}: {ABOUT[name]}."))
+        own, begun, note, seconds = recipe_of(name, recipe), (place / "record.json").exists(), "", 0.0
+        place.mkdir(exist_ok=True)
+        if not begun:
+            start_run(place, own, dataset)
+        if name in FITTED:
+            clock = time.perf_counter()
+            if frozen is None:
+                frozen = Frozen(recipe, dataset, tell)
+                frozen.table("train"), frozen.table("validation")
+                looked = time.perf_counter() - clock
+                clock = time.perf_counter()
+            found = frozen.fit(name)
+            frozen.keep(found, name, place)
+            # Looking is part of each of them, though it is done once.
+            note, seconds = found.sentence(), looked + time.perf_counter() - clock
+        elif name.startswith("lora"):
+            frozen = None  # its model's memory
+            _, training = taught(own, dataset, place, tell, resume=begun)
+            seconds = training.seconds
+        write_json(place / MADE, {"seconds": round(seconds, 2), "note": note})
+
+
+def answers(
+    name: str, recipe: Recipe, dataset: ImageDataset, part: str, folder: Path, tell: Tell
+) -> Sequence[Prediction]:
+    """A rung's answers to `validation` or `test`, from its folder or made now."""
+    from lensmith import evaluation, models
+    from lensmith.predictions import read_predictions
+    from lensmith.rungs import recipe_of
+
+    place, split = folder / name, getattr(dataset, part)
+    path = place / (VALIDATION if part == "validation" else PREDICTIONS)
+    if not path.exists() or (part == "test" and not (place / "evaluation.json").exists()):
+        own = recipe_of(name, recipe)
+        adapter = str(place) if (place / "adapter").is_dir() else None
+        classifier = evaluation.classifier_for(models.load(replace(own.model, adapter=adapter)), own, dataset)
+        if part == "test":
+            note = str(read_json(place / MADE)["note"])
+            found, answered = verbs.score(
+                classifier, own, dataset, split, name, place, tell, "ladder", [note] if note else []
+            )
+            if adapter:
+                verbs.keep_calibration(place)
+            verbs.finish(place, split, [found], answered)
+            return answered
+        checked = counter(f"calibrating ({name})", len(split), tell)
+        evaluation.calibrated(classifier, dataset, own, dataset.test, place / verbs.CALIBRATION, checked)
+        progress = counter(f"validating ({name})", len(split), tell)
+        evaluation.score(classifier, split, path, own, "ladder", progress)
+    return read_predictions(path)
+
+
+def choose(names: Sequence[str], checked: Mapping[str, Sequence[Prediction]], images: int) -> tuple[str, str]:
+    """The cheapest rung within a standard error of the best one on so many validation images, and why, in a sentence.
+
+    The rule is that of Breiman et al. (1984) for pruning trees; the error is that of the difference on the same images.
+    To take the cheapest that a test can't tell from the best would be worse the fewer images there are.
+    """
+    from lensmith.metrics import accuracy, is_right
+
+    rates = {name: accuracy(checked[name]) for name in names}
+    right = {name: [is_right(p) for p in checked[name]] for name in names}
+    best = max(names, key=lambda name: rates[name].accuracy)
+
+    def behind(name: str) -> tuple[float, float]:
+        """By how much less it is right than the best one, and the standard error of that."""
+        differences = [int(b) - int(a) for a, b in zip(right[name], right[best], strict=True)]
+        mean = fmean(differences)
+        return mean, (pvariance(differences, mean) / len(differences)) ** 0.5
+
+    chosen = next(name for name in names if behind(name)[0] <= behind(name)[1])
+    said = f"Take {chosen}: {percent(rates[chosen])} of the {images:,} validation images right"
+    if chosen != best:
+        least, error = behind(chosen)
+        return chosen, (
+            f"{said}. The best, {best}, has {percent(rates[best])}: {least * 100:.1f} points more, which is within a "
+            f"standard error ({error * 100:.1f}) of none."
+        )
+    return (
+        chosen,
+        f"{said}, {'which no cheaper method comes near' if chosen != names[0] else 'and it is the cheapest'}.",
+    )
+
+
+def confirm(
+    names: Sequence[str],
+    chosen: str,
+    checked: Mapping[str, Sequence[Prediction]],
+    tested: Mapping[str, Sequence[Prediction]],
+) -> list[str]:
+    """What the test images say of the choice: against the model as it is, and against the best on validation."""
+    from lensmith.metrics import accuracy
+
+    best = max(names, key=lambda name: accuracy(checked[name]).accuracy)
+    others = [name for name in (names[0], best) if name != chosen]
+    found = [compare(other, tested[other], chosen, tested[chosen]).sentence for other in dict.fromkeys(others)]
+    return [f"On the test images: {sentence}" for sentence in found]
+
+
+def row(name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder: Path, options: LadderOptions) -> Rung:
+    """A rung's line in the table."""
+    from lensmith.metrics import accuracy
+    from lensmith.report import Rung
+    from lensmith.rungs import ABOUT, labels_of
+
+    found = read_json(folder / name / "evaluation.json")
+    seconds, labels = float(read_json(folder / name / MADE)["seconds"]), labels_of(name, dataset)
+    free = not options.hour and not options.label
+    return Rung(
+        name=name,
+        about=ABOUT[name],
+        validation=accuracy(checked),
+        test=Rate(**found["accuracy"]),
+        labels=labels,
+        seconds=seconds,
+        per_thousand=round(1000 * float(found["seconds"]) / len(dataset.test), 2),
+        dollars=None if free else round(seconds / 3600 * options.hour + labels * options.label, 4),
+    )

@@ -1,0 +1,69 @@
+"""A corrected table changes the labels it changes, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lensmith.data import ImageDataset, open_dataset
+from lensmith.data.corrections import corrected
+from lensmith.errors import UserError
+from tests.conftest import Shapes
+
+HEAD = "id,was,label,file\n"
+
+
+@pytest.fixture
+def dataset(shapes: Shapes) -> ImageDataset:
+    return open_dataset(str(shapes(circle=20, square=20)))
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "corrected.csv"
+    path.write_text(HEAD + text, encoding="utf-8-sig")
+    return path
+
+
+def labels(dataset: ImageDataset) -> dict[str, str]:
+    parts = (dataset.train, dataset.validation, dataset.test)
+    return {name: label for part in parts for name, label in zip(part.ids, part.labels, strict=True)}
+
+
+def test_changed_rows_change_labels_and_empty_ones_leave_images_out(dataset: ImageDataset, tmp_path: Path) -> None:
+    first, second, third = dataset.train.ids[:3]
+    was = labels(dataset)
+    other = "square" if was[first] == "circle" else "circle"
+    text = f"{first},{was[first]},{other},x\n{second},{was[second]},,x\n{third},{was[third]},{was[third]},x\n"
+    now = corrected(dataset, table(tmp_path, text))
+    assert labels(now) == {k: v for k, v in was.items() if k != second} | {first: other}
+    assert now.train.hash != dataset.train.hash
+    assert now.test.hash == dataset.test.hash
+    assert "1 labels changed, 1 images left out" in now.notes[-1]
+    assert now.train.image(0).tobytes() == dataset.train.image(0).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0123456789abcdef,circle,square,x\n", "corrects the image 0123456789abcdef, which"),
+        ("{id},circle,sqare,x\n", "Line 2 of .* has the label 'sqare'.*Did you mean 'square'"),
+        ("{id},star,circle,x\n", "was labelled 'star', but it is labelled"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(dataset: ImageDataset, tmp_path: Path, text: str, message: str) -> None:
+    square = next(k for k, v in labels(dataset).items() if v == "square")
+    with pytest.raises(UserError, match=message):
+        corrected(dataset, table(tmp_path, text.replace("{id}", square)))
+
+
+def test_a_table_of_something_else_is_refused(dataset: ImageDataset, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("name,label\na,circle\n")
+    with pytest.raises(UserError, match="no column 'id'"):
+        corrected(dataset, path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="can't be read"):
+        corrected(dataset, path)
+    with pytest.raises(UserError, match="can't be read"):
+        corrected(dataset, tmp_path / "none.csv")

@@ -1,0 +1,52 @@
+"""Heads score as they did when they were saved, and nearest neighbours vote as by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lensmith.models.heads import ANSWER, ClassHead, Head, Neighbours, load_head
+
+
+def neighbours(k: int) -> Neighbours:
+    vectors = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 2.0], [1.0, 0.0]])  # around (1, 1)
+    centre, spread = vectors.mean(0), vectors.std(0)
+    keys = Neighbours.direction(vectors, centre, spread).half()
+    return Neighbours(centre, spread, keys, torch.tensor([0, 1, 1, 0]), k, ["east", "west and north"], "tower mean")
+
+
+@pytest.mark.parametrize("head", [ClassHead(2, ["a", "b", "c"]), neighbours(3)], ids=["linear", "neighbours"])
+def test_a_saved_head_scores_as_before(head: Head, tmp_path: Path) -> None:
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    head.save(tmp_path / "head.safetensors")
+    again = load_head(tmp_path / "head.safetensors")
+    vectors = torch.randn(5, 2)
+    assert (again.labels, again.feature) == (head.labels, head.feature)
+    assert torch.equal(again(vectors), head(vectors))
+    assert not any(weight.requires_grad for weight in again.parameters())
+
+
+def test_neighbours_vote_by_how_alike_they_are() -> None:
+    head = neighbours(2)
+    direction = Neighbours.direction(torch.tensor([[1.9, 1.3]]), head.centre, head.spread)
+    alike = sorted(((direction @ key.float()).item(), int(owner)) for key, owner in zip(head.keys, head.owners))[::-1]
+    weights = [math.exp((cosine - alike[0][0]) / 0.07) for cosine, _ in alike[:2]]
+    votes = [0.5, 0.5]
+    for weight, (_, owner) in zip(weights, alike, strict=False):
+        votes[owner] += weight
+    torch.testing.assert_close(head(torch.tensor([[1.9, 1.3]])), torch.tensor([votes]).log(), atol=1e-3, rtol=1e-3)
+    assert math.isfinite(neighbours(1)(torch.tensor([[5.0, 1.0]]))[0, 1].item())  # no class is impossible
+
+
+def test_heads_of_before_there_were_kinds_can_be_loaded(tmp_path: Path) -> None:
+    state = {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
+    save_file(state, tmp_path / "head.safetensors", {"labels": '["a", "b"]'})
+    head = load_head(tmp_path / "head.safetensors")
+    assert isinstance(head, ClassHead)
+    assert head.feature == ANSWER
+    assert torch.equal(head.weight, state["weight"])

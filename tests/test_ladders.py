@@ -1,0 +1,118 @@
+"""A ladder makes each rung, chooses by validation before the test is looked at, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensmith import ladders, verbs
+from lensmith.config import load_recipe
+from lensmith.errors import Stopped
+from lensmith.predictions import read_predictions
+from lensmith.progress import Advance, Note
+from lensmith.records import Prediction
+from tests.conftest import Run, Shapes
+
+
+def options(folder: Path, tiny_folder: Path) -> list[str]:
+    words = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
+    return [*words, "data.validation=0.3", "train.epochs=1", "train.batch_size=8", "tune.rank=2"]
+
+
+def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    words = options(shapes(circle=50, square=50), tiny_folder)
+    code, out, err = run("ladder", *words, "ladder.hour=3600", "ladder.label=0.5", "--run", "a ladder", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    rungs = {rung["name"]: rung for rung in record["rungs"]}
+    assert list(rungs) == ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]
+    n = {rung["test"]["n"] for rung in record["rungs"]}
+    assert len(n) == 1
+    data = json.loads(Path("a ladder/record.json").read_text())["data"]
+    labels = data["train"]["n"] + data["validation"]["n"]
+    assert [rung["labels"] for rung in record["rungs"]] == [0, data["validation"]["n"], *[labels] * 4]
+    for rung in record["rungs"]:
+        assert rung["dollars"] == pytest.approx(rung["seconds"] + rung["labels"] / 2, abs=0.01)
+        found = json.loads((Path("a ladder") / rung["name"] / "evaluation.json").read_text())
+        assert rung["test"] == found["accuracy"]
+    assert rungs["zero-shot"]["seconds"] == 0 < rungs["probe"]["seconds"]
+    assert rungs["probe"]["test"]["accuracy"] >= 0.9
+    assert record["chosen"] != "zero-shot"  # the tiny model knows nothing as it is
+    page = Path(record["report"]).read_text()
+    assert f"Take {record['chosen']}" in page
+    # Each is a run like any other.
+    code, _, err = run("compare", "a ladder/zero-shot", "a ladder/probe", "a ladder/lora+head", "--run", "compared")
+    assert code == 0, err
+
+
+def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    more = "ladder.rungs=[lora, probe, zero-shot]"  # whatever their order here
+    recipe = load_recipe(None, [*options(shapes(circle=40, square=40), tiny_folder), more])
+    told: list[Any] = []
+
+    def stop(event: Note | Advance) -> None:
+        told.append(event)
+        if isinstance(event, Advance) and event.task == "training" and event.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        ladders.ladder(recipe, tmp_path / "part", stop)
+    assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "part", "ladder")
+    assert not list((tmp_path / "part").rglob("predictions.parquet"))  # no test image was looked at
+    again: list[Any] = []
+    record = ladders.resume_ladder(tmp_path / "part", again.append)
+    assert [rung["name"] for rung in record["rungs"]] == ["zero-shot", "probe", "lora"]
+    steps = [e.done for e in again if isinstance(e, Advance) and e.task == "training"]
+    assert min(steps) == 3  # it went on
+    assert not any(isinstance(e, Note) and e.text.startswith("probe:") for e in again)
+    whole = ladders.ladder(recipe, tmp_path / "whole")
+    answers = [read_predictions(tmp_path / name / "lora" / "predictions.parquet") for name in ("part", "whole")]
+    assert answers[0] == answers[1]
+    assert whole["chosen"] == record["chosen"]
+    with pytest.raises(verbs.UserError, match="nothing to resume"):
+        ladders.resume_ladder(tmp_path / "part")
+
+
+def answers(right: int, n: int = 100, first: int = 0) -> list[Prediction]:
+    """So many right ones, from the `first` image on."""
+    said = ["a" if (i - first) % n < right else "b" for i in range(n)]
+    return [Prediction(str(i), "a", label, 0.9) for i, label in enumerate(said)]
+
+
+def test_the_cheapest_within_a_standard_error_of_the_best_is_taken() -> None:
+    names = ["zero-shot", "probe", "lora"]
+    for made, expected, words in [
+        # Three points behind, by wrong answers of its own: the error of the difference is 5.7.
+        ((answers(50), answers(80, first=30), answers(83)), "probe", "lora, has 83.0 %"),
+        # Three points behind on images that are otherwise the same: the error is 1.7.
+        ((answers(50), answers(80), answers(83)), "lora", "no cheaper method comes near"),
+        ((answers(50), answers(60, first=30), answers(90)), "lora", "no cheaper method comes near"),
+        ((answers(80), answers(60), answers(70)), "zero-shot", "it is the cheapest"),
+        ((answers(80), answers(80), answers(80)), "zero-shot", "it is the cheapest"),
+    ]:
+        checked = dict(zip(names, made, strict=True))
+        chosen, sentence = ladders.choose(names, checked, 100)
+        assert chosen == expected
+        assert words in sentence
+        assert "100 validation images" in sentence
+
+
+def test_the_test_images_confirm_the_choice_or_not() -> None:
+    names = ["zero-shot", "probe", "lora"]
+    checked = dict(zip(names, map(answers, (50, 80, 83)), strict=True))
+    tested = dict(zip(names, map(answers, (50, 70, 90)), strict=True))
+    against_nothing, against_best = ladders.confirm(names, "probe", checked, tested)
+    assert "probe is better than zero-shot" in against_nothing
+    assert "probe is worse than lora" in against_best
+    assert ladders.confirm(["probe"], "probe", {"probe": answers(9)}, {"probe": answers(9)}) == []
+
+
+def test_a_ladder_needs_all_three_parts(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    words = options(shapes(circle=20, square=20), tiny_folder)
+    code, _, err = run("ladder", *words, "data.validation=0", "--run", "x")
+    assert code == 2
+    assert "has no validation images" in err
+    assert not Path("x").exists()
