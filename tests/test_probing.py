@@ -53,7 +53,8 @@ def test_only_the_features_that_are_named_are_tried(shapes: Shapes, tiny_folder:
     assert {row["feature"] for row in json.loads(out)["probe"]["tried"]} == {"tower mean"}
     code, _, err = run("probe", *words, "probe.features=[tower men]", "--run", "q")
     assert code == 2
-    assert "There is no feature 'tower men'. There are: tower mean, tower grid, decoder" in err
+    assert "There is no feature 'tower men' (probe.features). There are: tower mean, tower grid, decoder" in err
+    assert not Path("q").exists()
 
 
 def test_a_stopped_probe_goes_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from lensmith import models, probes
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
+from lensmith.errors import UserError
 from lensmith.evaluation import classifier_for
 from lensmith.inference import Classifier
 from lensmith.models.tuning import attach
@@ -23,7 +24,7 @@ from lensmith.probes import Fitted
 from lensmith.progress import Tell
 from lensmith.tables import Table, read_table
 from lensmith.training import Training, keep, train
-from lensmith.vectors import PIXELS
+from lensmith.vectors import PIXELS, kinds
 
 ABOUT = {
     "zero-shot": "the model as it is, asked",
@@ -54,7 +55,7 @@ class Frozen:
     """The base model as it was published, and what it makes of a dataset's images, each looked at once.
 
     Raises:
-        UserError: the model can't be loaded, or the labels can't be said.
+        UserError: the model can't be loaded, the labels can't be said, or the recipe names a feature that there is not.
     """
 
     def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
@@ -62,15 +63,18 @@ class Frozen:
         self.model = models.load(replace(recipe.model, adapter=None))
         self.asked = classifier_for(self.model, recipe, dataset)
         self._tables: dict[str, Table] = {}
+        known = kinds(self.model)
+        if unknown := [feature for feature in recipe.probe.features or [] if feature not in known]:
+            raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(known)}.")
 
     def table(self, part: str, pixels: bool = False) -> Table:
         """The vectors of `train`, `validation` or `test`. Raises UserError if no training image can be read."""
         key = f"{part} {pixels}"
         if key not in self._tables:
-            data, kinds = self.recipe.data, [PIXELS] if pixels else None
+            data, wanted = self.recipe.data, [PIXELS] if pixels else None
             self.model.head = None
             self._tables[key] = read_table(
-                self.asked, getattr(self.dataset, part), kinds, data.max_pixels, data.unreadable, self.tell
+                self.asked, getattr(self.dataset, part), wanted, data.max_pixels, data.unreadable, self.tell
             )
         return self._tables[key]
 

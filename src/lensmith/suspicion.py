@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lensmith import verbs
 from lensmith.config import Recipe
 from lensmith.data.corrections import COLUMNS
-from lensmith.errors import ImageError, Stopped, UserError
+from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import write, write_json
 from lensmith.runs import default_folder, facts, new_run_folder, start_run
@@ -58,7 +58,8 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
 
     Raises:
         UserError: `cleanlab` isn't there; or fewer than two classes have enough images.
-        Stopped: Ctrl-C; what was looked at is kept.
+
+    What was looked at is kept in the cache, so one that was stopped is soon where it was.
     """
     from lensmith.report import SuspectsData, write_suspects
 
@@ -68,12 +69,13 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     if not len(dataset.train):
         raise UserError(f"{recipe.data.uri} has no training images.", "Suspects are looked for among them.")
     folder = new_run_folder(folder or default_folder(recipe, "suspects"))
-    start_run(folder, recipe, dataset, "train")
     tell(Note(verbs.describe(dataset)))
     try:
         doubts, examined, notes = find(recipe, dataset, tell)
-    except KeyboardInterrupt:
-        raise Stopped(folder, "suspects") from None
+    except BaseException:
+        folder.rmdir()  # nothing is in it yet
+        raise
+    start_run(folder, recipe, dataset, "train")
     write(folder / TABLE, table(doubts, dataset))
     pairs = [(a, b, n) for (a, b), n in Counter((d.label, d.suggested) for d in doubts).most_common()]
     share = len(doubts) / examined
