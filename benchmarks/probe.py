@@ -45,9 +45,7 @@ def main() -> None:
         pixels = right(frozen.fit(PIXELS), frozen.table("test", pixels=True)) / len(dataset.test)
         table, feature, strength = frozen.table("train"), record["probe"]["feature"], record["probe"]["setting"]
     accuracy = record["accuracy"]["accuracy"]
-    print(
-        f"{len(dataset.train):,} + {len(dataset.validation):,} images, {len(dataset.test):,} scored: {whole:.1f} s"
-    )
+    print(f"{len(dataset.train):,} + {len(dataset.validation):,} images, {len(dataset.test):,} scored: {whole:.1f} s")
     print(f"probe {accuracy:.4f} ({feature}), neighbours {record['neighbours']['accuracy']['accuracy']:.4f}")
     print(f"pixels {pixels:.4f}")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lensmith import ladders, verbs
+from lensmith import ladders
 from lensmith.config import load_recipe
-from lensmith.errors import Stopped
+from lensmith.errors import Stopped, UserError
 from lensmith.predictions import read_predictions
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction
@@ -72,7 +72,7 @@ def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path,
     answers = [read_predictions(tmp_path / name / "lora" / "predictions.parquet") for name in ("part", "whole")]
     assert answers[0] == answers[1]
     assert whole["chosen"] == record["chosen"]
-    with pytest.raises(verbs.UserError, match="nothing to resume"):
+    with pytest.raises(UserError, match="nothing to resume"):
         ladders.resume_ladder(tmp_path / "part")
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"quickstart", "comparing", "places"},
     {"probing", "ladders", "learning_curves", "sweeps", "suspicion"},
     {"verbs", "fetching"},
-    {"rungs"},
+    {"rungs", "search"},
     {"training", "evaluation", "report", "checkpoint", "runs"},
     {"probes"},
     {"tables"},
@@ -39,10 +39,24 @@ SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "recor
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
+LIGHT += ["search.trials", "search.database", "search.board", "search.outcome"]
 LIGHT += ["probing", "ladders", "learning_curves", "sweeps", "suspicion"]
 LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions", "progress", "fetching"]
 LIGHT += ["places", "places.local", "places.modal", "places.prices", "places.remote", "places.transfers"]
-HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "numpy", "pyarrow", "pydantic", "modal", "optuna", "cleanlab"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "sklearn",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "modal",
+    "optuna",
+    "sqlalchemy",
+    "cleanlab",
+}
 
 
 def home(module: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from lensmith import learning_curves, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset
-from lensmith.errors import Stopped
+from lensmith.errors import Stopped, UserError
 from lensmith.progress import Advance, Note
 from tests.conftest import Run, Shapes
 
@@ -68,7 +69,7 @@ def test_a_curve_of_trainings_goes_on_where_it_was_stopped(shapes: Shapes, tiny_
     assert kept[0] == kept[1]
     assert not list((tmp_path / "whole").glob("lora-*"))  # models of a curve are not kept
     assert len(whole["curves"]["lora"]["points"]) == 4
-    with pytest.raises(verbs.UserError, match="nothing to resume"):
+    with pytest.raises(UserError, match="nothing to resume"):
         learning_curves.resume_curve(tmp_path / "part")
 
 
@@ -90,7 +91,7 @@ def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> N
     sizes, n = learning_curves.sizes_of(Recipe(), dataset), len(dataset.train)
     assert sizes[0] == 4
     assert sizes[-1] == n
-    ratios = [b / a for a, b in zip(sizes, sizes[1:], strict=False)]
+    ratios = [b / a for a, b in pairwise(sizes)]
     assert max(ratios) / min(ratios) < 1.3
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lensmith import probing, verbs
+from lensmith import probing
 from lensmith.config import load_recipe
-from lensmith.errors import Stopped
+from lensmith.errors import Stopped, UserError
 from lensmith.predictions import read_predictions
 from lensmith.progress import Advance, Note
 from tests.conftest import Run, Shapes
@@ -72,7 +72,7 @@ def test_a_stopped_probe_goes_on(shapes: Shapes, tiny_folder: Path, tmp_path: Pa
     assert found["accuracy"] == whole["accuracy"]
     answers = [read_predictions(tmp_path / name / "predictions.parquet") for name in ("whole", "part")]
     assert answers[0] == answers[1]
-    with pytest.raises(verbs.UserError, match="nothing to resume"):
+    with pytest.raises(UserError, match="nothing to resume"):
         probing.resume_probe(tmp_path / "part")
 
 

@@ -230,7 +230,8 @@ def run_sweep(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
         record = sweeps.resume_sweep(_alone(args), show)
     else:
         record = sweeps.sweep(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
-    return record, "\n".join([record["verdict"], f"Recipe: {record['recipe']}", f"Report: {record['report']}"])
+    lines = [record["verdict"], *record["sentences"], f"Train with: lensmith train {shlex.quote(record['recipe'])}"]
+    return record, "\n".join([*lines, f"Report: {record['report']}"])
 
 
 def run_suspects(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:

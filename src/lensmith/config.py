@@ -275,7 +275,8 @@ class SweepOptions:
     trials: Positive = 20
     """Settings to try, over all workers."""
     prune: bool = True
-    """Stop a trial at a ninth and at a third of its training if it is not in the best third of those that got there."""
+    """Stop a trial at a ninth and at a third of its training if it is not in the best third of those that got there, or
+    if all trials together would cost more than two fifths of training them to their ends."""
     finalists: Positive = 3
     """The best so many are trained again with other seeds, so that the winner isn't luck."""
     repeats: Positive = 3

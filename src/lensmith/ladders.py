@@ -39,7 +39,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         Stopped: Ctrl-C; what was done is kept.
     """
     from lensmith.report import LadderData, write_ladder
-    from lensmith.rungs import ABOUT
+    from lensmith.rungs import ABOUT, recipe_of, require_trainable
 
     started, options = time.perf_counter(), recipe.ladder
     dataset = verbs.open_data(recipe)
@@ -47,6 +47,9 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         if not len(part):
             raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A ladder needs all three parts.")
     names: list[str] = [name for name in ABOUT if name in options.rungs]
+    for name in names:
+        if name.startswith("lora") and not resume:
+            require_trainable(recipe_of(name, recipe), dataset)
     folder = folder or default_folder(recipe, "ladder")
     if resume and (folder / "record.json").exists():
         same_data(folder, dataset)

@@ -45,12 +45,16 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; what was measured is kept.
     """
     from lensmith.report import CurveData, write_curve
+    from lensmith.rungs import recipe_of, require_trainable
 
     started = time.perf_counter()
     dataset = verbs.open_data(recipe)
     if not len(dataset.test):
         raise UserError(f"{recipe.data.uri} has no test images.", "A learning curve is measured on them.")
     sizes = sizes_of(recipe, dataset)
+    for rung in recipe.curve.rungs:
+        if rung.startswith("lora") and not resume:
+            require_trainable(recipe_of(rung, recipe), dataset)
     folder = folder or default_folder(recipe, "curve")
     if resume and (folder / "record.json").exists():
         same_data(folder, dataset)

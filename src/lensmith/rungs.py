@@ -22,7 +22,9 @@ from lensmith.inference import Classifier
 from lensmith.models.tuning import attach
 from lensmith.probes import Fitted
 from lensmith.progress import Tell
+from lensmith.samples import class_weights
 from lensmith.tables import Table, read_table
+from lensmith.trackers import require_tracker
 from lensmith.training import Training, keep, train
 from lensmith.vectors import PIXELS, kinds
 
@@ -110,6 +112,15 @@ class Frozen:
         """Save a fitted head as a training saves its weights: a run folder is all that `predict` needs."""
         self.model.head = fitted.head.to(self.model.device)
         keep(self.model, self.recipe, self.dataset, folder, rung)
+
+
+def require_trainable(recipe: Recipe, dataset: ImageDataset) -> None:
+    """Raises UserError if a training by this recipe can't begin: said before there is a folder, or hours are spent."""
+    require_tracker(recipe.train.tracker)
+    class_weights(dataset.train, dataset.labels, recipe.train.class_weights)
+    model = models.load(replace(recipe.model, adapter=None))
+    attach(model, recipe.tune, dataset.labels, recipe.seed)
+    classifier_for(model, recipe, dataset)
 
 
 def taught(

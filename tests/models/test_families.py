@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -403,4 +404,4 @@ def test_vectors_are_of_the_whole_image_and_of_every_depth(model: Model) -> None
         # Another image, another vector; but where a conv layer ends that sees only the words around it.
         assert kind == "decoder 1 end" or not torch.allclose(vector[0], vector[1]), kind
     ends = [vector for kind, vector in found.items() if kind.endswith("end")]
-    assert not any(torch.allclose(a, b) for a, b in zip(ends, ends[1:], strict=False))
+    assert not any(torch.allclose(a, b) for a, b in pairwise(ends))

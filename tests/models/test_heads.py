@@ -34,7 +34,8 @@ def test_a_saved_head_scores_as_before(head: Head, tmp_path: Path) -> None:
 def test_neighbours_vote_by_how_alike_they_are() -> None:
     head = neighbours(2)
     direction = Neighbours.direction(torch.tensor([[1.9, 1.3]]), head.centre, head.spread)
-    alike = sorted(((direction @ key.float()).item(), int(owner)) for key, owner in zip(head.keys, head.owners))[::-1]
+    pairs = zip(head.keys, head.owners, strict=True)
+    alike = sorted(((direction @ key.float()).item(), int(owner)) for key, owner in pairs)[::-1]
     weights = [math.exp((cosine - alike[0][0]) / 0.07) for cosine, _ in alike[:2]]
     votes = [0.5, 0.5]
     for weight, (_, owner) in zip(weights, alike, strict=False):

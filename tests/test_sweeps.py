@@ -1,0 +1,555 @@
+"""A sweep ends in a recipe, survives stops, kills and lost databases, and is shared by workers without races."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from lensmith import sweeps, verbs
+from lensmith.config import Recipe, load_recipe
+from lensmith.errors import Diverged, Stopped, UserError
+from lensmith.progress import Advance, Note, silent
+from lensmith.records import Rate
+from lensmith.search.board import Board
+from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
+from lensmith.search.trials import PARTS, search_space
+from lensmith.sweeps import resume_sweep, sweep
+from lensmith.training import Training
+from tests.conftest import Shapes
+
+OVER = "{train.learning_rate: {low: 1e-5, high: 1, log: true}, tune.rank: [4, 16]}"
+
+
+def recipe_for(data: Path, tiny_folder: Path, *more: str) -> Recipe:
+    options = [f"data.uri={data}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
+    options += ["data.validation=0.3", "train.batch_size=8", f"sweep.over={OVER}", "sweep.wait=1"]
+    return load_recipe(None, [*options, *more])
+
+
+class Trainer:
+    """Stands in for a training: an accuracy by the learning rate, and a list of what was trained."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Recipe, Path]] = []
+        self.pause = 0.0
+        self.meanwhile: Callable[[Recipe, Path, int], Any] = lambda *_: None
+
+    def accuracy(self, recipe: Recipe) -> float:
+        rate = recipe.train.learning_rate
+        return 0.9 - abs(rate - 0.01) / (rate + 0.01) / 3 + 0.001 * recipe.seed
+
+    def __call__(self, recipe: Recipe, dataset: Any, folder: Path, tell: Any, checked: Any) -> Training:
+        self.done.append((recipe, folder))
+        for part in range(1, PARTS + 1):
+            time.sleep(self.pause)
+            self.meanwhile(recipe, folder, part)
+            found = Rate(self.accuracy(recipe) - 0.1 / part + 0.1 / PARTS, 0, 1, 10)
+            checked(part, PARTS, found)
+        return Training(steps=PARTS, validation=found, finished=True)
+
+    def times(self, part: str) -> Counter[str]:
+        """How often each folder was trained in."""
+        return Counter(folder.name for _, folder in self.done if folder.parent.name == part)
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    """Sweeps train with the stand-in, and workers look at the board often."""
+    stand_in = Trainer()
+    monkeypatch.setattr("lensmith.sweeps.train_once", stand_in)
+    monkeypatch.setattr("lensmith.rungs.require_trainable", lambda *_: None)
+    monkeypatch.setattr("lensmith.search.board.LOOK", 0.02)
+    return stand_in
+
+
+@pytest.fixture(autouse=True)
+def _quick_files() -> Iterator[None]:
+    """SQLite need not wait for the disk: no test here cuts the power."""
+
+    def quick(connection: Any, _: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", quick)
+    yield
+    event.remove(Engine, "connect", quick)
+
+
+@pytest.fixture
+def recipe(shapes: Shapes, tiny_folder: Path) -> Recipe:
+    return recipe_for(shapes(circle=9, square=9), tiny_folder, "sweep.trials=5", "sweep.finalists=2")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with Database(sqlite_url(tmp_path / "a {file}?.db"), 1, silent) as found:
+        yield found
+
+
+# Training for true
+
+
+def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(
+        shapes(circle=18, square=18), tiny_folder, "train.epochs=2", "tune.projector=true", "sweep.trials=3",
+        "sweep.finalists=1", "sweep.repeats=2", "train.checkpoint_minutes=60",
+    )  # fmt: skip
+    split = type(verbs.open_data(recipe).test)
+    plain = split.image
+
+    def image(self: Any, i: int, *args: Any) -> Any:
+        assert self.name != "test", "a sweep must not look at the test images"
+        return plain(self, i, *args)
+
+    monkeypatch.setattr(split, "image", image)
+    whole = sweep(recipe, tmp_path / "whole")
+
+    def stop(event: Note | Advance) -> None:
+        """Ctrl-C in the middle of the first trial."""
+        if isinstance(event, Advance) and event.task == "training" and event.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        sweep(recipe, tmp_path / "parts", stop)
+    assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "parts", "sweep")
+    assert (tmp_path / "parts" / "trials" / "001" / "checkpoint").is_dir()
+    told: list[Note | Advance] = []
+    parts = resume_sweep(tmp_path / "parts", told.append)
+    assert parts["trials"] == whole["trials"]
+    assert parts["finalists"] == whole["finalists"]
+    first = next(e for e in told if isinstance(e, Advance) and e.task == "training")
+    assert first.done == 4, "it goes on after the step that was done"
+
+    for trial in (tmp_path / "parts" / "trials").iterdir():
+        steps = [row["step"] for row in map(json.loads, (trial / "metrics.jsonl").open()) if "loss" in row]
+        assert steps == list(range(1, len(steps) + 1)), "no step twice"
+        assert {f.name for f in trial.iterdir()} <= {"recipe.yaml", "metrics.jsonl", "training.json"}
+    assert len(whole["trials"]) == 3
+    assert whole["trials"][0]["state"] == "finished"
+    assert whole["cost"]["trials"] < 3
+    assert len(whole["finalists"][0]["accuracies"]) == 2
+
+    monkeypatch.setattr(split, "image", plain)
+    best = load_recipe(Path(whole["recipe"]))
+    assert all(best.to_dict()[k.split(".")[0]][k.split(".")[1]] == v for k, v in whole["best"].items())
+    assert (best.train.validate_every, best.sweep) == (recipe.train.validate_every, Recipe().sweep)
+    assert "accuracy" in verbs.train(best, tmp_path / "trained")
+    assert whole["verdict"] in (page := Path(whole["report"]).read_text()).replace("&nbsp;", " ").replace("\xa0", " ")
+    assert "tune.rank" in page
+    assert json.loads((tmp_path / "whole" / "sweep.json").read_text()) == json.loads(json.dumps(whole))
+    with pytest.raises(UserError, match="nothing to resume"):
+        resume_sweep(tmp_path / "whole")
+
+
+# With a stand-in for training
+
+
+def test_pruning_saves_and_the_best_is_found(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.sweep.trials = 20
+    told: list[Note | Advance] = []
+    record = sweep(recipe, tmp_path / "pruned", told.append)
+    assert len(record["trials"]) == 20
+    assert sum(t["share"] for t in record["trials"]) == pytest.approx(record["cost"]["trials"], abs=0.01)
+    assert record["cost"]["trials"] <= 8
+    assert {t["state"] for t in record["trials"]} == {"finished", "pruned"}
+    assert 1e-3 < record["best"]["train.learning_rate"] < 1e-1
+    assert {name for name, _ in record["importance"]} == {"train.learning_rate", "tune.rank"}
+    assert record["importance"][0][0] == "train.learning_rate"
+    texts = [e.text for e in told if isinstance(e, Note)]
+    assert any("20 trials over train.learning_rate (1e-05 to 1, by its logarithm)" in t for t in texts)
+    assert any("at most 8.0 full trainings. Then 4 to 6 more" in t for t in texts)
+    assert any(t.startswith("Trial 7 of 20: ") and "stopped after 11 % of its training" in t for t in texts)
+    assert trainer.times("trials") == {f"{i:03d}": 1 for i in range(1, 21)}
+    first = trainer.done[0][0]
+    assert (first.train.learning_rate, first.tune.rank) == (2e-4, 16), "the recipe as it is comes first"
+    assert first.train.validate_every == pytest.approx(first.train.epochs / 9)
+
+    recipe.sweep.prune, recipe.sweep.trials = False, 5
+    assert sweep(recipe, tmp_path / "whole")["cost"]["trials"] == 5
+
+
+def test_finalists_are_trained_with_other_seeds(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    record = sweep(recipe, tmp_path / "run")
+    again = [recipe for recipe, folder in trainer.done if folder.parent.name == "finalists"]
+    assert sorted(r.seed for r in again) == [1, 1, 2, 2]
+    assert {r.seed for r, folder in trainer.done if folder.parent.name == "trials"} == {0}
+    assert [len(f["accuracies"]) for f in record["finalists"]] == [3, 3]
+    assert record["cost"]["finalists"] == 4
+    assert record["chosen"] == record["finalists"][0]["number"]
+    assert record["best"] == record["finalists"][0]["values"]
+
+    recipe.sweep.repeats, recipe.sweep.trials = 1, 2
+    record = sweep(recipe, tmp_path / "once")
+    assert record["cost"]["finalists"] == 0
+    assert "of one training" in record["verdict"]
+
+
+def test_a_few_settings_are_tried_once_each(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.sweep.over = {"tune.targets": [None, ["q_proj"]], "augment.flip": [False, True]}
+    record = sweep(recipe, tmp_path / "run")
+    tried = [(t["values"]["tune.targets"], t["values"]["augment.flip"]) for t in record["trials"]]
+    assert sorted(tried, key=str) == sorted([(a, b) for a in (None, ["q_proj"]) for b in (False, True)], key=str)
+    assert yaml.safe_load(Path(record["recipe"]).read_text())["tune"]["targets"] == record["best"]["tune.targets"]
+
+
+def test_patience_means_as_many_epochs_as_before(recipe: Recipe) -> None:
+    recipe.train.epochs, recipe.train.patience, recipe.train.validate_every = 18.0, 3, 2.0  # three times two epochs
+    trial = sweeps.trial_recipe(recipe, {"tune.rank": 4})
+    assert trial.train.patience == 3
+    recipe.train.validate_every = 4.0
+    assert sweeps.trial_recipe(recipe, {"train.epochs": 9.0}).train.patience == 12
+    assert recipe.train.patience == 3
+    recipe.model.adapter = "a run"
+    assert sweeps.trial_recipe(recipe, {}).model.adapter is None, "trials begin with the base"
+
+
+# Stops, kills, other workers
+
+
+def killed() -> dict[str, Any]:
+    """A worker on this machine whose process is gone."""
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    return this_process() | {"pid": process.pid, "token": "killed"}
+
+
+def stopped_sweep(trainer: Trainer, recipe: Recipe, folder: Path, at: int) -> None:
+    """A sweep that is stopped in its first trial."""
+
+    def stop(_: Recipe, where: Path, part: int) -> None:
+        if part == at and where.parent.name == "trials":
+            raise KeyboardInterrupt
+
+    trainer.meanwhile = stop
+    with pytest.raises(Stopped):
+        sweep(recipe, folder)
+    trainer.meanwhile = lambda *_: None
+
+
+def board_of(recipe: Recipe, database: Database) -> Board:
+    return Board(database, recipe.name, search_space(recipe))
+
+
+def test_what_a_killed_worker_had_is_gone_on_with(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped_sweep(trainer, recipe, run, at=1)
+    with Database(sqlite_url(run / "sweep.db"), 1, silent) as database:
+        board = board_of(recipe, database)
+        database.worker = killed()
+        left = board.entries()[0]
+        mine = board.claim("after 0", left.values, None, left)
+        assert mine
+        board.report(mine, 3, 0.77, 0.4)
+    (run / "trials" / "001" / "checkpoint").mkdir()
+    seen: list[bool] = []
+    trainer.meanwhile = lambda _, where, part: seen.append((where / "checkpoint").exists())
+    record = resume_sweep(run)
+    assert seen[0], "its folder is kept"
+    assert not any(seen[9:])
+    assert record["trials"][0]["values"] == left.values
+    assert [t["number"] for t in record["trials"]] == list(range(1, 6))
+    assert trainer.times("trials") == {f"{i:03d}": 1 + (i == 1) for i in range(1, 6)}, "one was begun before"
+    with Database(sqlite_url(run / "sweep.db"), 1, silent) as database:
+        last = [e for e in board_of(recipe, database).entries() if e.origin == 0][-1]
+        assert last.reports[3] >= 0.77, "what it had got is not forgotten"
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped_sweep(trainer, recipe, run, at=1)
+    for _ in range(3):
+        with Database(sqlite_url(run / "sweep.db"), 1, silent) as database:
+            board, token = board_of(recipe, database), database.worker["token"]
+            database.worker = killed()
+            next(board.work(lambda _: None))
+            database.worker["token"] = token
+    record = resume_sweep(run)
+    assert record["trials"][0]["state"] == "failed"
+    assert "was killed 3 times at the same place" in record["trials"][0]["sentence"]
+    assert len(record["trials"]) == 5
+    assert "was killed 3 times" in Path(record["report"]).read_text()
+
+
+def test_a_worker_elsewhere_is_dead_only_when_it_is_silent(
+    database: Database, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lensmith.search.board.LOOK", 0.02)
+    monkeypatch.setattr("lensmith.search.board.SILENCE", 0.4)
+    monkeypatch.setattr("lensmith.search.board.BEAT", 0.05)
+    board = board_of(recipe, database)
+    here, database.worker = database.worker, database.worker | {"host": "elsewhere", "token": "other"}
+    values = {"train.learning_rate": 0.1, "tune.rank": 4}
+    theirs = board.claim("k", values)
+    assert theirs
+    database.worker, board.current = here, None
+    began = time.monotonic()
+
+    def speak() -> None:
+        with board.alive(theirs):
+            time.sleep(1.0)
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    mine = next(board.work(lambda _: None))
+    assert 1.2 < time.monotonic() - began < 3
+    assert (mine.origin, mine.values) == (theirs.number, values)
+    thread.join()
+    with pytest.raises(Lost):  # should it wake up again
+        board.report(theirs, 1, 0.5, 0.1)
+
+
+def test_a_worker_that_lost_its_trial_goes_on_with_another(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    run, told = tmp_path / "run", list[Note | Advance]()
+
+    def take(_: Recipe, where: Path, part: int) -> None:
+        if (where.name, part) == ("002", 1) and trainer.times("trials")["002"] == 1:
+            with Database(sqlite_url(run / "sweep.db"), 1, silent) as other:
+                board = board_of(recipe, other)
+                board.end(next(e for e in board.entries() if e.state == "running"), "left")
+
+    trainer.meanwhile = take
+    record = sweep(recipe, run, told.append)
+    assert any(isinstance(e, Note) and "Trial 2 of 5 was given to another" in e.text for e in told)
+    assert [t["number"] for t in record["trials"]] == list(range(1, 6))
+    assert trainer.times("trials")["002"] == 2
+
+
+def test_who_lives() -> None:
+    mine = this_process()
+    assert lives(mine | {"token": "nobody"}) is False, "this process, but none of its workers"
+    assert lives(killed()) is False
+    assert lives(mine | {"pid": 1, "since": 0.0}) is False, "another process of the same number"
+    assert lives(mine | {"host": "elsewhere", "token": ""}) is None
+    assert lives({}) is None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    import psutil
+
+    assert lives(mine | {"pid": child.pid, "since": psutil.Process(child.pid).create_time(), "token": ""}) is True
+    child.communicate(b"\n")
+
+
+def test_of_two_claims_one_stands(database: Database, recipe: Recipe) -> None:
+    values = {"train.learning_rate": 0.1, "tune.rank": 4}
+    first, second = board_of(recipe, database), board_of(recipe, database)
+    entry = first.claim("k", values, 2)
+    assert entry
+    assert second.claim("k", values, 2) is None
+    other = second.claim("l", values | {"tune.rank": 16}, 2)
+    assert other
+    assert first.claim("m", values, 2) is None, "there are two already"
+    first.end(entry, "left")
+    on = second.claim(f"after {entry.number}", values, 2, entry)
+    assert on, "what was left may be gone on with"
+    assert first.claim(f"after {entry.number}", values, 2, entry) is None
+    assert on.origin == entry.number
+    first.end(on, "finished", 0.5)
+    with pytest.raises(Lost):
+        first.end(on, "finished", 0.6)
+
+
+def test_two_workers_share_the_trials(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    run, records, workers = tmp_path / "run", list[dict[str, Any]](), Counter[int]()
+    trainer.pause = 0.004
+    trainer.meanwhile = lambda _, where, part: workers.update([threading.get_ident()])
+    recipe.sweep.trials = 10
+    first = threading.Thread(target=lambda: records.append(sweep(recipe, run)))
+    first.start()
+    while not trainer.done:
+        time.sleep(0.01)
+    second = threading.Thread(target=lambda: records.append(resume_sweep(run)))
+    second.start()
+    for thread in (first, second):
+        thread.join(60)
+    assert len(records) == 2
+    assert trainer.times("trials") == {f"{i:03d}": 1 for i in range(1, 11)}
+    assert sum(trainer.times("finalists").values()) == 4
+    assert set(trainer.times("finalists").values()) == {1}
+    assert len(workers) == 2
+    assert min(workers.values()) >= PARTS, "both have worked"
+    for key in ("trials", "finalists", "best", "importance", "verdict"):
+        assert records[0][key] == records[1][key]
+    assert records[0]["cost"]["trials"] <= 0.4 * 10
+    assert not list(run.glob(".page-*"))
+
+
+def test_a_second_machine_joins_by_the_database(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    recipe.sweep.storage, recipe.sweep.repeats = sqlite_url(tmp_path / "shared.db"), 1
+    first = sweep(recipe, tmp_path / "one")
+    trained = len(trainer.done)
+    second = sweep(recipe, tmp_path / "two")
+    assert len(trainer.done) == trained, "all was done"
+    assert second["trials"] == first["trials"]
+    assert (tmp_path / "two" / "best.yaml").exists()
+
+    other = load_recipe(None, ["tune.alpha=8"], base=recipe)
+    with pytest.raises(UserError, match=r"another sweep named 'run': tune.alpha was 32.0 and is 8.0"):
+        sweep(other, tmp_path / "three")
+    assert not (tmp_path / "three").exists()
+    extra = next(Path(recipe.data.uri).rglob("*.jpg"))
+    for i in range(9):  # of which some are cut off for validation
+        (extra.parent / f"more {i}.jpg").write_bytes(extra.read_bytes() + bytes([i]))
+    with pytest.raises(UserError, match=r"another sweep named 'run': the train images are others"):
+        sweep(recipe, tmp_path / "three")
+    other.name = "another"
+    assert len(sweep(other, tmp_path / "three")["trials"]) == 5
+
+
+# Trouble
+
+
+def test_a_database_that_goes_away_is_waited_for(
+    trainer: Trainer, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import OperationalError
+
+    plain, until, told = RDBStorage.set_trial_intermediate_value, [0.0], list[Note | Advance]()
+
+    def away(self: Any, *args: Any) -> Any:
+        until[0] = until[0] or time.monotonic() + away_for
+        if time.monotonic() < until[0]:
+            raise OperationalError("SELECT secrets", {}, Exception("server closed the connection\nunexpectedly"))
+        return plain(self, *args)
+
+    monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", away)
+    away_for, recipe.sweep.wait, recipe.sweep.trials, recipe.sweep.repeats = 0.6, 5.0, 3, 1
+    assert len(sweep(recipe, tmp_path / "short", told.append)["trials"]) == 3
+    texts = [e.text for e in told if isinstance(e, Note)]
+    said = [t for t in texts if "doesn't answer" in t]
+    assert len(said) == 1, "it is said once"
+    assert said[0].endswith("sweep.db doesn't answer: server closed the connection. Waiting up to 5 s.")
+    assert "The database answers again." in texts
+
+    away_for, recipe.sweep.wait, until[0] = 1000.0, 0.5, 0.0
+    began = time.monotonic()
+    with pytest.raises(Gone, match=r"sweep.db doesn't answer: server closed.*lensmith sweep --resume .*long"):
+        sweep(recipe, tmp_path / "long")
+    assert 0.5 <= time.monotonic() - began < 5
+    until[0] = 1.0
+    assert len(resume_sweep(tmp_path / "long")["trials"]) == 3
+    assert trainer.times("trials")["001"] == 3, "it was in hand"
+
+
+def test_a_locked_file_is_waited_for(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    """Another process holds the file, as a backup or a slow disk would."""
+    run = tmp_path / "run"
+
+    def lock(_: Recipe, where: Path, part: int) -> None:
+        if (where.name, part) == ("001", 2):
+            other = sqlite3.connect(run / "sweep.db", check_same_thread=False)
+            other.execute("BEGIN EXCLUSIVE")
+            threading.Timer(0.5, other.close).start()
+
+    trainer.meanwhile, recipe.sweep.trials, recipe.sweep.repeats = lock, 2, 1
+    assert len(sweep(recipe, run)["trials"]) == 2
+
+
+def test_what_is_no_database_is_said_before_anything_is_written(
+    trainer: Trainer, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lensmith.search.database.OPENING", 0.1)
+    for url, says in (
+        ("my database", r"sweep.storage is not the address of a database.*postgresql://user@host/name"),
+        ("nosuch://host/name", r"nosuch://host/name can't be used.*Install its driver"),
+        (f"sqlite:///{tmp_path}/no/such/folder.db", r"folder.db doesn't answer: unable to open database file"),
+        ("postgresql+psycopg2://me:secret@host/name?password=secret", r"me:\*\*\*@host/name can't be used: No module"),
+    ):
+        recipe.sweep.storage = url
+        with pytest.raises(UserError, match=says) as caught:
+            sweep(recipe, tmp_path / "run")
+        assert "secret" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert not trainer.done
+
+
+def test_a_lost_database_file_is_said(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    stopped_sweep(trainer, recipe, tmp_path / "run", at=2)
+    (tmp_path / "run" / "sweep.db").unlink()
+    with pytest.raises(UserError, match=r"holds no sweep"):
+        resume_sweep(tmp_path / "run")
+    with pytest.raises(UserError, match=r"sweep.db is gone"):
+        sweep(recipe, tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match=r"not a run folder"):
+        resume_sweep(tmp_path)
+
+
+def test_divergence_is_a_result_and_other_trouble_ends_the_sweep(
+    trainer: Trainer, recipe: Recipe, tmp_path: Path
+) -> None:
+    def diverge(trial: Recipe, where: Path, part: int) -> None:
+        if trial.train.learning_rate > 0.01 and part == 2:
+            raise Diverged("The loss is nan at step 2.", "Lower it.")
+
+    trainer.meanwhile = diverge
+    recipe.sweep.prune, recipe.sweep.repeats = False, 1
+    record = sweep(recipe, tmp_path / "some")
+    failed = [t for t in record["trials"] if t["state"] == "failed"]
+    assert failed
+    assert all(t["values"]["train.learning_rate"] > 0.01 and "loss is nan" in t["sentence"] for t in failed)
+    assert all(t["state"] == "finished" for t in record["trials"] if t not in failed)
+    assert record["best"]["train.learning_rate"] <= 0.01
+    assert "loss is nan" in Path(record["report"]).read_text()
+
+    def full(trial: Recipe, where: Path, part: int) -> None:
+        raise UserError(f"The disk is full: {where}/metrics.jsonl was not written.", "Free some space.")
+
+    trainer.meanwhile, trainer.done = full, []
+    with pytest.raises(UserError, match=r"3 trainings in a row have failed: The disk is full.*Free some space"):
+        sweep(recipe, tmp_path / "none")
+    assert len(trainer.done) == 3
+
+    def always(trial: Recipe, where: Path, part: int) -> None:
+        raise Diverged("The loss is nan.", "Lower it.")
+
+    trainer.meanwhile = always
+    with pytest.raises(UserError, match=r"None of the 5 trials could be trained to its end: The loss is nan"):
+        sweep(recipe, tmp_path / "nan")
+    assert not (tmp_path / "nan" / "best.yaml").exists()
+
+
+def test_trouble_that_comes_and_goes_does_not_end_it(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    def sometimes(trial: Recipe, where: Path, part: int) -> None:
+        if where.parent.name == "trials" and where.name in ("002", "003", "005", "006"):
+            raise UserError("There is too little memory.", "")
+
+    trainer.meanwhile, recipe.sweep.repeats, recipe.sweep.trials = sometimes, 1, 7
+    record = sweep(recipe, tmp_path / "run")
+    assert [t["number"] for t in record["trials"] if t["state"] == "failed"] == [2, 3, 5, 6]
+    assert "Trial 3 failed: There is too little memory." in record["notes"]
+
+
+def test_what_can_not_go_well_is_refused_before_there_is_a_folder(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = shapes(circle=9, square=9), tmp_path / "run"
+
+    def refused(says: str, *more: str) -> None:
+        with pytest.raises(UserError, match=says):
+            sweep(recipe_for(data, tiny_folder, *more), run)
+        assert not run.exists()
+
+    refused("has no validation images to choose by", "data.validation=0")
+    refused("list of tune.rank in sweep.over is empty", "sweep.over={tune.rank: []}")
+    refused("nowhere", "model.base=./nowhere")
+    refused("Nothing is tuned", "tune.language_model=false")
+    with monkeypatch.context() as context:
+        context.setenv("WORLD_SIZE", "2")
+        refused("A sweep trains in one process")
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, "optuna", None)
+        refused(r"needs Optuna, which isn't installed. pip install 'lensmith\[sweep\]'")
