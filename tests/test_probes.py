@@ -102,7 +102,7 @@ def test_a_class_without_images_is_improbable_and_not_an_error() -> None:
 
 
 def test_bad_input_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="no feature 'god'.*There are: bad, good"):
+    with pytest.raises(UserError, match=r"no feature 'god'.*There are: bad, good"):
         probes.fit(probes.probes, table(30), table(30, 1), LABELS, ["god"])
     one = table(30, classes=1)
     with pytest.raises(UserError, match="at least two classes"):

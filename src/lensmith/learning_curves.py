@@ -66,7 +66,8 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         rows = measure(recipe, dataset, sizes, folder, tell)
     except KeyboardInterrupt:
         raise Stopped(folder, "curve") from None
-    curves, lines = {}, []
+    curves: dict[str, dict[str, Any]] = {}
+    lines = []
     for rung in recipe.curve.rungs:
         points = [(int(r["size"]), r["right"] / r["n"]) for r in rows if r["rung"] == rung]
         found, line = fitted(rung, points, recipe.curve.ahead)

@@ -103,8 +103,8 @@ def load_head(path: Path) -> Head:
     labels, feature, state = json.loads(about["labels"]), about.get("feature", ANSWER), load_file(path)
     head: Head
     if about.get("kind") == Neighbours.__name__:
-        buffers = (state[name] for name in ("centre", "spread", "keys", "owners"))
-        head = Neighbours(*buffers, int(state["k"]), labels, feature)
+        centre, spread, keys, owners, k = (state[name] for name in ("centre", "spread", "keys", "owners", "k"))
+        head = Neighbours(centre, spread, keys, owners, int(k), labels, feature)
     else:
         head = ClassHead(state["weight"].shape[1], labels, feature)
         head.load_state_dict(state)
