@@ -88,8 +88,8 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken() -> None:
         # Three points behind, by wrong answers of its own: the error of the difference is 5.7.
         ((answers(50), answers(80, first=30), answers(83)), "probe", "lora, has 83.0 %"),
         # Three points behind on images that are otherwise the same: the error is 1.7.
-        ((answers(50), answers(80), answers(83)), "lora", "no cheaper method comes near"),
-        ((answers(50), answers(60, first=30), answers(90)), "lora", "no cheaper method comes near"),
+        ((answers(50), answers(80), answers(83)), "lora", "above all that is cheaper"),
+        ((answers(50), answers(60, first=30), answers(90)), "lora", "above all that is cheaper"),
         ((answers(80), answers(60), answers(70)), "zero-shot", "it is the cheapest"),
         ((answers(80), answers(80), answers(80)), "zero-shot", "it is the cheapest"),
     ]:
@@ -107,6 +107,13 @@ def test_the_test_images_confirm_the_choice_or_not() -> None:
     against_nothing, against_best = ladders.confirm(names, "probe", checked, tested)
     assert "probe is better than zero-shot" in against_nothing
     assert "probe is worse than lora" in against_best
+    names = ["zero-shot", "neighbours", "probe", "lora"]
+    checked = dict(zip(names, map(answers, (50, 60, 80, 90)), strict=True))
+    tested = dict(zip(names, map(answers, (50, 60, 89, 90)), strict=True))
+    against_nothing, alike = ladders.confirm(names, "lora", checked, tested)
+    assert "lora is better than zero-shot" in against_nothing
+    assert "lora can't be told from probe with 89.0 %" in alike
+    assert "neighbours" not in alike
     assert ladders.confirm(["probe"], "probe", {"probe": answers(9)}, {"probe": answers(9)}) == []
 
 

@@ -26,6 +26,12 @@ VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
 before any test image was looked at."""
 
 
+FLATTERED = (
+    "A training's checkpoint, a probe's vector and strength and a calibration were chosen on the validation images too. "
+    "That flatters most what had most to choose from; the more validation images (data.validation), the less."
+)
+
+
 def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
     """Make a classifier by each method, choose one on the validation images, and score all once on the test images.
 
@@ -78,7 +84,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             rungs=rows,
             chosen=chosen,
             facts=facts(folder),
-            notes=list(dataset.notes),
+            notes=[*dataset.notes, FLATTERED],
         ),
     )
     record = {
@@ -194,10 +200,8 @@ def choose(names: Sequence[str], checked: Mapping[str, Sequence[Prediction]], im
             f"{said}. The best, {best}, has {percent(rates[best])}: {least * 100:.1f} points more, which is within a "
             f"standard error ({error * 100:.1f}) of none."
         )
-    return (
-        chosen,
-        f"{said}, {'which no cheaper method comes near' if chosen != names[0] else 'and it is the cheapest'}.",
-    )
+    why = "above all that is cheaper by more than a standard error" if chosen != names[0] else "and it is the cheapest"
+    return chosen, f"{said}, {why}."
 
 
 def confirm(
@@ -206,13 +210,18 @@ def confirm(
     checked: Mapping[str, Sequence[Prediction]],
     tested: Mapping[str, Sequence[Prediction]],
 ) -> list[str]:
-    """What the test images say of the choice: against the model as it is, and against the best on validation."""
+    """What the test images say of the choice: against the cheapest and the best on validation, and what is as good."""
     from lensmith.metrics import accuracy
 
     best = max(names, key=lambda name: accuracy(checked[name]).accuracy)
-    others = [name for name in (names[0], best) if name != chosen]
-    found = [compare(other, tested[other], chosen, tested[chosen]).sentence for other in dict.fromkeys(others)]
-    return [f"On the test images: {sentence}" for sentence in found]
+    against = {name: compare(name, tested[name], chosen, tested[chosen]) for name in names if name != chosen}
+    said = [
+        f"On the test images: {against[name].sentence}" for name in dict.fromkeys([names[0], best]) if name != chosen
+    ]
+    alike = [f"{name} with {percent(c.accuracy_first)}" for name, c in against.items() if c.verdict == "can't tell"]
+    if alike:
+        said.append(f"On the test images {chosen} can't be told from {' nor from '.join(alike)}.")
+    return said
 
 
 def row(name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder: Path, options: LadderOptions) -> Rung:

@@ -35,8 +35,7 @@ def new_run_folder(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"The run folder {folder} exists already.",
-            "Choose another with --run, go on with an unfinished one by `lensmith train --resume FOLDER` or "
-            "`lensmith evaluate --resume FOLDER`, or remove it.",
+            "Choose another with --run, go on with an unfinished one by `lensmith VERB --resume FOLDER`, or remove it.",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
