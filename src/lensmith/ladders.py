@@ -27,7 +27,7 @@ before any test image was looked at."""
 
 
 FLATTERED = (
-    "A training's checkpoint, a probe's vector and strength and a calibration were chosen on the validation images too. "
+    "A training's checkpoint, a probe's vector and strength, a calibration: these were chosen on the validation images too. "
     "That flatters most what had most to choose from; the more validation images (data.validation), the less."
 )
 
