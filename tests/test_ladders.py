@@ -14,6 +14,7 @@ from lensmith.errors import Stopped, UserError
 from lensmith.predictions import read_predictions
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction
+from lensmith.rungs import recipe_of
 from tests.conftest import Run, Shapes
 
 
@@ -123,3 +124,27 @@ def test_a_ladder_needs_all_three_parts(shapes: Shapes, tiny_folder: Path, run: 
     assert code == 2
     assert "has no validation images" in err
     assert not Path("x").exists()
+
+
+def test_a_rung_takes_from_the_recipe_what_is_its_own() -> None:
+    recipe = load_recipe(None, ["evaluate.top=5", "tune.head=true", "tune.rates={head: 0.1, language_model: 0.2}"])
+    assert recipe_of("calibrated", recipe).evaluate.top is None  # a prior takes all labels' scores
+    assert recipe_of("zero-shot", recipe).evaluate.top == 5
+    assert recipe_of("lora", recipe).tune.rates == {"language_model": 0.2}
+    assert recipe_of("lora+head", recipe).tune.rates == {"head": 0.1, "language_model": 0.2}
+    assert recipe.evaluate.top == 5
+
+
+def test_what_a_stop_left_out_of_a_rung_is_made_up_for(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.rungs=[probe]"]
+    ladders.ladder(load_recipe(None, words), tmp_path / "run")
+    task = tmp_path / "run" / "probe" / "adapter" / "lensmith.json"
+    kept = json.loads(task.read_text())
+    # A stop just after the figures were written, before calibration and page.
+    (tmp_path / "run" / "ladder.json").unlink()
+    (tmp_path / "run" / "probe" / "report.html").unlink()
+    task.write_text(json.dumps({key: value for key, value in kept.items() if key != "calibration"}))
+    record = ladders.resume_ladder(tmp_path / "run")
+    assert (tmp_path / "run" / "probe" / "report.html").exists()
+    assert json.loads(task.read_text()) == kept
+    assert record["rungs"][0]["per_thousand"] > 0

@@ -100,7 +100,7 @@ def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> N
     [
         ("[8, 16, 32, 999]", "curve.sizes has 999, but there are only"),
         ("[1, 8, 16, 32]", "curve.sizes has 1, but there are 2 classes"),
-        ("[30, 31, 32, 33]", "needs 4 sizes"),
+        ("[30, 31, 32, 33]", "curve.sizes has 30, 31, 32, 33. Name others."),
         ("[8, 8, 16, 16]", "needs 4 sizes"),
     ],
 )

@@ -24,7 +24,9 @@ def table(n: int, seed: int = 0, noise: float = 1.0, classes: int = 3) -> Table:
     bad = torch.randn(n, 4, generator=generator)
     places = {"bad": slice(0, 4), "good": slice(4, 9)}
     scale = torch.tensor([1.0, 50.0, 0.01, 1.0, 1.0])
-    return Table(torch.cat([bad, good * scale + 20], 1).half(), places, truth, list(range(n)), {})
+    return Table(
+        torch.cat([bad, good * scale + 20], 1).half(), places, truth, list(range(n)), {}, [str(k) for k in range(n)]
+    )
 
 
 def shares(head: torch.nn.Module, data: Table, kind: str) -> Tensor:
@@ -112,10 +114,31 @@ def test_bad_input_is_one_sentence() -> None:
 @given(counts=st.lists(st.integers(0, 20), min_size=2, max_size=5), folds=st.integers(2, 6), seed=st.integers(0, 9))
 def test_folds_part_each_class_evenly_and_every_image_once(counts: list[int], folds: int, seed: int) -> None:
     truth = torch.tensor([c for c, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
-    data = Table(torch.zeros(len(truth), 1).half(), {"x": slice(0, 1)}, truth, list(range(len(truth))), {})
+    rows = list(range(len(truth)))
+    data = Table(torch.zeros(len(truth), 1).half(), {"x": slice(0, 1)}, truth, rows, {}, [str(k) for k in rows])
     pairs = probes.split_folds(data, folds, seed)
     assert sorted(row for _, check in pairs for row in check.rows) == data.rows
     for train, check in pairs:
         assert sorted(train.rows + check.rows) == data.rows
         held = check.truth.bincount(minlength=len(counts)).tolist()
         assert all(n // folds <= k <= -(-n // folds) for k, n in zip(held, counts, strict=True))
+
+
+def test_copies_of_an_image_are_in_one_fold() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 3, (60,), generator=generator).repeat(2)  # labels that nothing tells
+    values = torch.randn(60, 4, generator=generator).repeat(2, 1).half()
+    names = [f"image {k % 60}" for k in range(120)]
+    data = Table(values, {"x": slice(0, 4)}, truth, list(range(120)), {}, names)
+    for train, check in probes.split_folds(data, 5, 0):
+        assert not set(train.names) & set(check.names)
+    found = probes.fit(probes.neighbours, data, data.some([]), LABELS)
+    assert max(row.accuracy for row in found.tried) < 0.6  # a copy in another fold would have told
+
+
+def test_many_images_of_which_one_is_alone_in_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "MANY", 20)
+    data = table(60)
+    alone = data.some([k for k in range(60) if data.truth[k] < 2 or k == 2])
+    found = probes.fit(probes.probes, alone, data.some([]), LABELS)
+    assert (found.folds, found.tried) == (1, [])

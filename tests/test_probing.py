@@ -86,3 +86,35 @@ def test_unreadable_images_are_left_out_and_counted_as_wrong(shapes: Shapes, tin
     unreadable = len(record["evaluation"]["unreadable"])
     assert unreadable > 0
     assert record["accuracy"]["accuracy"] == pytest.approx(1 - unreadable / record["accuracy"]["n"])
+
+
+def test_one_verb_does_not_go_on_with_the_run_of_another(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    words = options(shapes(circle=30, square=30), tiny_folder)
+    code, _, err = run("evaluate", *words, "--run", "scored")
+    assert code == 0, err
+    before = {path: path.read_bytes() for path in Path("scored").iterdir() if path.is_file()}
+    for verb in ("probe", "ladder", "curve", "sweep", "train"):
+        code, _, err = run(verb, "--resume", "scored")
+        assert code == 2
+        assert "The run scored was begun by `lensmith evaluate`" in err
+    assert {path: path.read_bytes() for path in Path("scored").iterdir() if path.is_file()} == before
+
+
+def test_a_class_without_training_images_is_refused(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    words = options(shapes(circle=30, square=30, star=30), tiny_folder)
+    for verb in ("probe", "ladder"):
+        code, _, err = run(verb, *words, "data.train_limit=2", "--run", "x")
+        assert code == 2
+        assert "There is no training image of the class" in err
+        assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("verb", ["probe", "ladder", "curve", "suspects"])
+def test_several_processes_are_refused(
+    shapes: Shapes, tiny_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(verb, *options(shapes(circle=9, square=9), tiny_folder), "--run", "x")
+    assert code == 2
+    assert f"`lensmith {verb}` runs in one process" in err
+    assert not Path("x").exists()

@@ -549,7 +549,7 @@ def test_what_can_not_go_well_is_refused_before_there_is_a_folder(
     refused("Nothing is tuned", "tune.language_model=false")
     with monkeypatch.context() as context:
         context.setenv("WORLD_SIZE", "2")
-        refused("A sweep trains in one process")
+        refused("sweep. runs in one process")
     with monkeypatch.context() as context:
         context.setitem(sys.modules, "optuna", None)
         refused(r"needs Optuna, which isn't installed. pip install 'lensmith\[sweep\]'")

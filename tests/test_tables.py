@@ -126,3 +126,14 @@ def test_a_full_disk_costs_the_cache_and_not_the_work(
     monkeypatch.setattr(features, "SPARE", 1 << 60)
     assert torch.equal(read(recipe, looks).values, kept.values)
     assert not list((tmp_path / "another").rglob("*.safetensors"))
+
+
+def test_a_lower_limit_of_pixels_is_not_passed_by_what_was_kept(
+    shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
+    recipe = recipe_for(folder, tiny_folder, "data.validation=0")
+    split = verbs.open_data(recipe).train
+    assert len(read_table(asked(recipe, looks), split, None, 10**8, "skip", silent)) == len(split)
+    with pytest.raises(UserError, match="no readable training image"):
+        read_table(asked(recipe, looks), split, None, 100, "skip", silent)

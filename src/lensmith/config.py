@@ -271,12 +271,12 @@ class SweepOptions:
             "tune.rank": [8, 16, 32, 64],
         }
     )
-    """Any options, each with what it is searched in: a list of values, or {low, high, log}."""
+    """Options that change what is learned, each with what it is searched in: a list of values, or {low, high, log}."""
     trials: Positive = 20
     """Settings to try, over all workers."""
     prune: bool = True
     """Stop a trial at a ninth and at a third of its training if it is not in the best third of those that got there, or
-    if all trials together would cost more than two fifths of training them to their ends."""
+    if all trials together would cost more than two fifths of training them to their ends (two trainings at least)."""
     finalists: Positive = 3
     """The best so many are trained again with other seeds, so that the winner isn't luck."""
     repeats: Positive = 3

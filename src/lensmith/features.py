@@ -29,7 +29,7 @@ from lensmith.errors import UserError
 from lensmith.models.family import Model, grouped, out_of_memory
 from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.processes import Processes
-from lensmith.progress import Note, Tell, counter
+from lensmith.progress import LOOKING, Note, Tell, counter
 
 WINDOW, BATCH = 256, 32
 """Images of one file, and images that go through the tower at once, at most."""
@@ -155,7 +155,7 @@ def fill(
     # One list for all, since others may add to the store meanwhile.
     missing = processes.agree([i for i in range(len(images)) if ids[i] not in store])
     share = missing[processes.rank :: processes.count]
-    progress = counter("looking once at each image", len(share), tell if processes.main else lambda _: None)
+    progress = counter(LOOKING, len(share), tell if processes.main else lambda _: None)
     progress(0)
     room, first, width, largest = True, 0, min(FIRST, WINDOW), 1
     while first < len(share):

@@ -13,9 +13,20 @@ from lensmith import verbs
 from lensmith.comparison import compare, power_hint
 from lensmith.config import LadderOptions, Recipe
 from lensmith.errors import Stopped, UserError
-from lensmith.progress import Note, Tell, counter, silent
+from lensmith.progress import LOOKING, Advance, Note, Tell, counter, silent
 from lensmith.records import Prediction, Rate, percent, write_json
-from lensmith.runs import PREDICTIONS, default_folder, facts, new_run_folder, read_json, read_run, same_data, start_run
+from lensmith.runs import (
+    PREDICTIONS,
+    default_folder,
+    facts,
+    new_run_folder,
+    read_evaluation,
+    read_json,
+    require_one_process,
+    resumed,
+    same_data,
+    start_run,
+)
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -27,15 +38,16 @@ before any test image was looked at."""
 
 
 FLATTERED = (
-    "A training's checkpoint, a probe's vector and strength, a calibration: these were chosen on the validation images too. "
-    "That flatters most what had most to choose from; the more validation images (data.validation), the less."
+    "A training's checkpoint, a probe's vector and strength, a calibration were chosen on the validation images too: "
+    "that flatters most what had most to choose from, and the less the more images there are (data.validation)."
 )
+LOOKED = "Images had been looked at before, so what neighbours and probe took is without that."
 
 
 def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
     """Make a classifier by each method, choose one on the validation images, and score all once on the test images.
 
-    Each rung has a run folder of its own within, which `evaluate`, `compare` and `predict` take.
+    Each rung has a run folder of its own within, for `evaluate` and `compare`, and for `predict` where it has learnt.
 
     Returns:
         The record: `rungs` (accuracies, seconds, dollars), `chosen`, `verdict`, `sentences`, `run`, `report`.
@@ -46,13 +58,17 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     """
     from lensmith.report import LadderData, write_ladder
     from lensmith.rungs import ABOUT, recipe_of, require_trainable
+    from lensmith.samples import class_weights
 
+    require_one_process("ladder")
     started, options = time.perf_counter(), recipe.ladder
     dataset = verbs.open_data(recipe)
     for part in (dataset.train, dataset.validation, dataset.test):
         if not len(part):
             raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A ladder needs all three parts.")
     names: list[str] = [name for name in ABOUT if name in options.rungs]
+    if set(names) - {"zero-shot", "calibrated"}:
+        class_weights(dataset.train, dataset.labels, recipe.train.class_weights)  # each class has an image
     for name in names:
         if name.startswith("lora") and not resume:
             require_trainable(recipe_of(name, recipe), dataset)
@@ -60,7 +76,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     if resume and (folder / "record.json").exists():
         same_data(folder, dataset)
     else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset)
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="ladder")
     tell(Note(verbs.describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
     try:
@@ -73,6 +89,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     except KeyboardInterrupt:
         raise Stopped(folder, "ladder") from None
     rows = [row(name, checked[name], dataset, folder, options) for name in names]
+    spent = [read_json(folder / name / MADE) for name in names]
     sentences = confirm(names, chosen, checked, tested)
     report = folder / "report.html"
     write_ladder(
@@ -84,7 +101,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             rungs=rows,
             chosen=chosen,
             facts=facts(folder),
-            notes=[*dataset.notes, FLATTERED],
+            notes=[*dataset.notes, FLATTERED, *([LOOKED] if any(made["looked_before"] for made in spent) else [])],
         ),
     )
     record = {
@@ -106,17 +123,26 @@ def resume_ladder(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     Raises:
         UserError: the folder holds no run, or the run is finished.
     """
-    recipe = read_run(folder)
-    if (folder / "ladder.json").exists():
-        raise UserError(f"The ladder {folder} is finished: there is nothing to resume.")
-    return ladder(recipe, folder, tell, resume=True)
+    return ladder(resumed(folder, "ladder", "ladder.json"), folder, tell, resume=True)
+
+
+class Counting:
+    """Passes on what is told, and counts the images that are looked at."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell, self.images = tell, 0
+
+    def __call__(self, event: Note | Advance) -> None:
+        if isinstance(event, Advance) and event.task == LOOKING and event.done == event.total:
+            self.images += event.total
+        self.tell(event)
 
 
 def make(names: Sequence[str], recipe: Recipe, dataset: ImageDataset, folder: Path, tell: Tell) -> None:
     """Make each rung into its run folder, as far as it isn't there; test images are not touched."""
     from lensmith.rungs import ABOUT, FITTED, Frozen, recipe_of, taught
 
-    frozen, looked = None, 0.0
+    frozen, looked, before = None, 0.0, False
     for name in names:
         place = folder / name
         if (place / MADE).exists():
@@ -129,19 +155,20 @@ def make(names: Sequence[str], recipe: Recipe, dataset: ImageDataset, folder: Pa
         if name in FITTED:
             clock = time.perf_counter()
             if frozen is None:
-                frozen = Frozen(recipe, dataset, tell)
+                counting = Counting(tell)
+                frozen = Frozen(recipe, dataset, counting)
                 frozen.table("train"), frozen.table("validation")
-                looked = time.perf_counter() - clock
+                looked, before = time.perf_counter() - clock, counting.images < len(dataset.train)
                 clock = time.perf_counter()
             found = frozen.fit(name)
             frozen.keep(found, name, place)
             # Looking is part of each of them, though it is done once.
             note, seconds = found.sentence(), looked + time.perf_counter() - clock
         elif name.startswith("lora"):
-            frozen = None  # its model's memory
-            _, training = taught(own, dataset, place, tell, resume=begun)
-            seconds = training.seconds
-        write_json(place / MADE, {"seconds": round(seconds, 2), "note": note})
+            frozen, clock = None, time.perf_counter()  # the other model's memory is free
+            training = taught(own, dataset, place, tell, resume=begun)[1]
+            seconds = max(training.seconds, time.perf_counter() - clock)  # the former counts what was before a stop
+        write_json(place / MADE, {"seconds": round(seconds, 2), "note": note, "looked_before": before})
 
 
 def answers(
@@ -154,18 +181,19 @@ def answers(
 
     place, split = folder / name, getattr(dataset, part)
     path = place / (VALIDATION if part == "validation" else PREDICTIONS)
-    if not path.exists() or (part == "test" and not (place / "evaluation.json").exists()):
+    done = (place / "report.html").exists() if part == "test" else path.exists()
+    if not done:
         own = recipe_of(name, recipe)
         adapter = str(place) if (place / "adapter").is_dir() else None
         classifier = evaluation.classifier_for(models.load(replace(own.model, adapter=adapter)), own, dataset)
         if part == "test":
-            note = str(read_json(place / MADE)["note"])
-            found, answered = verbs.score(
-                classifier, own, dataset, split, name, place, tell, "ladder", [note] if note else []
-            )
+            if not (place / "evaluation.json").exists():
+                note = str(read_json(place / MADE)["note"])
+                verbs.score(classifier, own, dataset, split, name, place, tell, "ladder", [note] if note else [])
             if adapter:
                 verbs.keep_calibration(place)
-            verbs.finish(place, split, [found], answered)
+            answered = read_predictions(path)
+            verbs.finish(place, split, [read_evaluation(place)], answered)
             return answered
         checked = counter(f"calibrating ({name})", len(split), tell)
         evaluation.calibrated(classifier, dataset, own, dataset.test, place / verbs.CALIBRATION, checked)

@@ -16,7 +16,7 @@ from lensmith.config import Recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import append_line, read_lines, write_json
-from lensmith.runs import default_folder, facts, new_run_folder, read_run, same_data, start_run
+from lensmith.runs import default_folder, facts, new_run_folder, require_one_process, resumed, same_data, start_run
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -47,6 +47,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     from lensmith.report import CurveData, write_curve
     from lensmith.rungs import recipe_of, require_trainable
 
+    require_one_process("curve")
     started = time.perf_counter()
     dataset = verbs.open_data(recipe)
     if not len(dataset.test):
@@ -59,7 +60,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     if resume and (folder / "record.json").exists():
         same_data(folder, dataset)
     else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset)
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="curve")
     tell(Note(verbs.describe(dataset)))
     tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {recipe.curve.seeds} subsets of each."))
     try:
@@ -75,8 +76,9 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         lines.append(line)
         tell(Note(f"{rung}: {line.sentence}"))
     report = folder / "report.html"
-    best = max(lines, key=lambda line: curves[line.name]["points"][-1]["mean"])
-    verdict = best.sentence if len(lines) == 1 else f"{best.name.capitalize()} is best. {best.sentence}"
+    # Which method is best is not for the test images to say.
+    ahead = ", ".join(f"{name} {found['forecast']['accuracy'] * 100:.1f} %" for name, found in curves.items())
+    verdict = lines[0].sentence if len(lines) == 1 else f"At {sizes[-1] * recipe.curve.ahead:,.0f} images: {ahead}."
     data = CurveData(
         title=f"What more labels bring, on {dataset.uri}",
         verdict=verdict,
@@ -102,10 +104,7 @@ def resume_curve(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     Raises:
         UserError: the folder holds no run, or the run is finished.
     """
-    recipe = read_run(folder)
-    if (folder / "curve.json").exists():
-        raise UserError(f"The curve {folder} is finished: there is nothing to resume.")
-    return curve(recipe, folder, tell, resume=True)
+    return curve(resumed(folder, "curve", "curve.json"), folder, tell, resume=True)
 
 
 def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
@@ -131,9 +130,11 @@ def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
         ratio = max(1.0, n / first) ** (1 / (SIZES - 1))
         sizes = sorted({round(first * ratio**k) for k in range(SIZES)} if n > first else {n})
     if len(sizes) < LEAST or sizes[-1] < 2 * sizes[0]:
+        need = f"A learning curve needs {LEAST} sizes, of which the largest is twice the smallest"
+        if recipe.curve.sizes:
+            raise UserError(f"{need}: curve.sizes has {', '.join(map(str, sizes))}.", "Name others.")
         raise UserError(
-            f"A learning curve needs {LEAST} sizes, from {2 * classes:,} images or more to twice as many, and there "
-            f"are {n:,} training images.",
+            f"{need}, which is {2 * classes:,} images, and there are {n:,} training images.",
             f"Add some, to {4 * classes:,} or more.",
         )
     return sizes
@@ -163,6 +164,7 @@ def measure(
         seconds, n = round(time.perf_counter() - clock, 2), len(dataset.test)
         row = {"rung": rung, "size": size, "seed": seed, "right": right, "n": n, "seconds": seconds}
         append_line(path, row)
+        shutil.rmtree(folder / f"{rung}-{size}-{seed}", ignore_errors=True)
         rows.append(row)
         tell(Note(f"{rung}, {size:,} images, subset {seed + 1}: {right / n * 100:.1f} % right."))
     return rows
@@ -231,5 +233,4 @@ def _train(recipe: Recipe, rung: str, dataset: ImageDataset, size: int, seed: in
     classifier, _ = taught(own, part, folder, tell, resume=begun)
     # Test images, scored by the loop that scores validation images: only the answers count here.
     found, _ = validate(classifier.model, replace(part, validation=dataset.test), own, Processes())
-    shutil.rmtree(folder, ignore_errors=True)
     return round(found.accuracy * found.n) if found else 0

@@ -168,7 +168,7 @@ def fit(
         return split_folds(table, folds, seed) if folds else [(table, validation)]
 
     tried = []
-    if len(train) > MANY and len(wanted) > 1:
+    if len(train) > MANY and len(wanted) > 1 and folds != 1:
         part = train.some(torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MANY].sort()[0])
         tried = judge(path, pairs(part), labels, wanted, weights, device)
         wanted = [best(tried).feature]
@@ -238,20 +238,24 @@ def middle(path: Path) -> float:
 
 
 def folds_of(table: Table, most: int = FOLDS) -> int:
-    """How many folds the table's smallest class allows; 1 for none."""
-    return max(1, min(most, *Counter(table.truth.tolist()).values()))
+    """How many folds the table's smallest class allows, copies counted once; 1 for none."""
+    distinct = set(zip(table.truth.tolist(), table.names, strict=True))
+    return max(1, min(most, *Counter(label for label, _ in distinct).values()))
 
 
 def split_folds(table: Table, folds: int, seed: int) -> list[tuple[Table, Table]]:
-    """Each class divided among so many folds at random: what is fitted on, and what is judged by it."""
+    """Each class divided among so many folds at random: what is fitted on, and what is judged by it. Copies of an image
+    are in one fold: what was fitted on one of them has seen the other."""
     if folds < 2:
         return []
-    generator = torch.Generator().manual_seed(seed)
-    fold = torch.empty(len(table), dtype=torch.long)
+    generator, fold = torch.Generator().manual_seed(seed), dict[str, int]()
     for label in table.truth.unique():
-        members = (table.truth == label).nonzero()[:, 0]
-        fold[members[torch.randperm(len(members), generator=generator)]] = torch.arange(len(members)) % folds
-    return [(table.some((fold != k).nonzero()[:, 0]), table.some((fold == k).nonzero()[:, 0])) for k in range(folds)]
+        names = dict.fromkeys(table.names[k] for k in (table.truth == label).nonzero()[:, 0].tolist())
+        fresh = [name for name in names if name not in fold]
+        order = torch.randperm(len(fresh), generator=generator).tolist()
+        fold |= {fresh[k]: place % folds for place, k in enumerate(order)}
+    of = torch.tensor([fold[name] for name in table.names])
+    return [(table.some((of != k).nonzero()[:, 0]), table.some((of == k).nonzero()[:, 0])) for k in range(folds)]
 
 
 def _tried(feature: str, setting: float, scores: Tensor, truth: Tensor) -> Tried:

@@ -13,7 +13,17 @@ from lensmith.config import Recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Evaluation, Prediction, percent, write_json
-from lensmith.runs import default_folder, new_run_folder, read_json, read_run, same_data, start_run
+from lensmith.runs import (
+    PREDICTIONS,
+    default_folder,
+    new_run_folder,
+    read_evaluation,
+    read_json,
+    require_one_process,
+    resumed,
+    same_data,
+    start_run,
+)
 
 if TYPE_CHECKING:
     from lensmith.rungs import Frozen
@@ -35,19 +45,22 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; what was looked at is kept.
     """
     from lensmith.rungs import Frozen
+    from lensmith.samples import class_weights
 
+    require_one_process("probe")
     started = time.perf_counter()
     dataset = verbs.open_data(recipe)
     for part in (dataset.train, dataset.test):
         if not len(part):
             raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A probe needs both train and test.")
+    class_weights(dataset.train, dataset.labels, recipe.train.class_weights)  # each class has an image
     frozen = Frozen(recipe, dataset, tell)
     folder = folder or default_folder(recipe, "probe")
     beside = folder / "neighbours"
     if resume and (folder / "record.json").exists():
         same_data(folder, dataset)
     else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset)
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="probe")
     if not (beside / "record.json").exists():
         beside.mkdir(exist_ok=True)
         start_run(beside, recipe, dataset)
@@ -83,16 +96,17 @@ def resume_probe(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     Raises:
         UserError: the folder holds no run, or the run is finished.
     """
-    recipe = read_run(folder)
-    if (folder / "result.json").exists():
-        raise UserError(f"The probe {folder} is finished: there is nothing to resume.")
-    return probe(recipe, folder, tell, resume=True)
+    return probe(resumed(folder, "probe", "result.json"), folder, tell, resume=True)
 
 
 def fitted(
     frozen: Frozen, rung: str, folder: Path, tell: Tell, verb: str = "probe"
 ) -> tuple[Evaluation, Sequence[Prediction]]:
     """Fit one classifier into its run folder, and score it on the test images; `verb` goes on after a stop."""
+    from lensmith.predictions import read_predictions
+
+    if (folder / "evaluation.json").exists():  # before a stop
+        return read_evaluation(folder), read_predictions(folder / PREDICTIONS)
     clock = time.perf_counter()
     found = frozen.fit(rung)
     frozen.keep(found, rung, folder)

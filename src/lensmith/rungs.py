@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lensmith import models, probes
+from lensmith import checkpoint, models, probes
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError
@@ -46,10 +46,12 @@ def recipe_of(rung: str, recipe: Recipe) -> Recipe:
     changed = replace(recipe, model=replace(recipe.model, adapter=None))
     if rung == "zero-shot":
         changed.evaluate = replace(recipe.evaluate, calibration="none")
-    elif rung == "calibrated":
-        changed.evaluate = replace(recipe.evaluate, calibration="auto")
+    elif rung == "calibrated":  # which takes all labels' scores
+        changed.evaluate = replace(recipe.evaluate, calibration="auto", top=None)
     elif rung.startswith("lora"):
-        changed.tune = replace(recipe.tune, method="lora", head=rung == "lora+head")
+        tune = replace(recipe.tune, method="lora", head=rung == "lora+head")
+        rates = {part: rate for part, rate in tune.rates.items() if getattr(tune, part)}  # of what it tunes
+        changed.tune = replace(tune, rates=rates)
     return changed
 
 
@@ -131,6 +133,8 @@ def taught(
     Raises:
         UserError, Stopped: see `training.train`.
     """
+    if resume:
+        checkpoint.recover(folder / "adapter")
     model = models.load(replace(recipe.model, adapter=None))
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     training = train(model, dataset, recipe, folder, tell, resume)

@@ -49,8 +49,9 @@ def default_folder(recipe: Recipe, verb: str) -> Path:
     return Path("runs") / f"{recipe.name}-{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = "test") -> None:
-    """What a run folder holds from its first moment: the resolved recipe, where it comes from, and what is scored."""
+def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = "test", verb: str = "") -> None:
+    """What a run folder holds from its first moment: the resolved recipe, where it comes from, and what is scored; and
+    the verb that it is resumed by, if any."""
     import yaml
 
     write(folder / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
@@ -59,7 +60,7 @@ def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = 
         for s in (dataset.train, dataset.validation, dataset.test)
     }
     data = {"uri": dataset.uri, "labels": list(dataset.labels), "notes": list(dataset.notes)} | parts
-    write_json(folder / "record.json", provenance() | {"split": split, "data": data})
+    write_json(folder / "record.json", provenance() | {"verb": verb, "split": split, "data": data})
 
 
 def same_data(folder: Path, dataset: ImageDataset) -> None:
@@ -72,6 +73,31 @@ def same_data(folder: Path, dataset: ImageDataset) -> None:
                 f"{then[part.name]['n']:,} then, {len(part):,} now.",
                 "Bring them back, or start a new run.",
             )
+
+
+def resumed(folder: Path, verb: str, record: str) -> Recipe:
+    """The recipe of a run that a verb is to go on with.
+
+    Args:
+        record: the file that stands in the folder when it is finished.
+
+    Raises:
+        UserError: it is no run, one of another verb, or finished.
+    """
+    recipe, path = read_run(folder), folder / "record.json"
+    kind = read_json(path).get("verb") if path.exists() else None
+    if kind and kind != verb:
+        raise UserError(f"The run {folder} was begun by `lensmith {kind}`.", f"lensmith {kind} --resume {folder}")
+    if (folder / record).exists():
+        raise UserError(f"The run {folder} is finished: there is nothing to resume.")
+    return recipe
+
+
+def require_one_process(verb: str) -> None:
+    """Raises UserError under torchrun: only a training takes several processes."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        hint = "Several workers share a sweep: lensmith sweep --resume RUN" if verb == "sweep" else "Start it without."
+        raise UserError(f"`lensmith {verb}` runs in one process, and torchrun has started several.", hint)
 
 
 def read_run(folder: Path) -> Recipe:

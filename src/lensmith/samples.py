@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -88,7 +88,7 @@ class Samples:
 class Seen:
     """The same as the frozen tower, or tower and projector, see them."""
 
-    def __init__(self, samples: Samples, names: list[str], store: Store) -> None:
+    def __init__(self, samples: Samples, names: Sequence[str], store: Store) -> None:
         self.samples, self.names, self.store, self.errors = samples, names, store, samples.errors
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ def open_images(
     project = "projector" not in tuned
     parts = ["vision_tower", "projector"] if project else ["vision_tower"]
     store = Store(cache_folder() / "features" / fingerprint(model, parts))
-    names = contents(dataset.train)
+    names = dataset.train.contents
 
     def make(views: Views) -> Views:
         seen = model.see(views)
@@ -131,11 +131,6 @@ def open_images(
     if not fill(store, samples, names, model, make, processes, tell):
         return samples, model.look
     return Seen(samples, names, store), model.lay_out if project else lambda seen: model.lay_out(model.project(seen))
-
-
-def contents(split: Split) -> list[str]:
-    """What each image holds, as 16 hex digits: exact copies have the same."""
-    return [name.partition("-")[0] for name in split.ids]
 
 
 def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[float]:

@@ -23,7 +23,7 @@ from lensmith.data.corrections import COLUMNS
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import write, write_json
-from lensmith.runs import default_folder, facts, new_run_folder, start_run
+from lensmith.runs import default_folder, facts, new_run_folder, require_one_process, start_run
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset, Split
@@ -64,6 +64,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     from lensmith.report import SuspectsData, write_suspects
 
     started = time.perf_counter()
+    require_one_process("suspects")
     _require_cleanlab()
     dataset = verbs.open_data(recipe)
     if not len(dataset.train):
@@ -120,7 +121,6 @@ def find(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> tuple[list[Doubt]
 
     from lensmith import probes
     from lensmith.rungs import Frozen
-    from lensmith.samples import contents
     from lensmith.tables import Table
 
     folds, labels = recipe.suspects.folds, dataset.labels
@@ -130,7 +130,7 @@ def find(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> tuple[list[Doubt]
     seen: set[str] = set()
     picked, truth = [], []
     for part in PARTS:
-        found, names = frozen.table(part), contents(getattr(dataset, part))
+        found, names = frozen.table(part), getattr(dataset, part).contents
         if not len(found):
             continue
         # A copy in another fold would vouch for its own label.
@@ -138,7 +138,8 @@ def find(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> tuple[list[Doubt]
         picked.append(found.values[rows])
         truth.append(found.truth[rows])
         where += [(part, found.rows[k]) for k in rows]
-    whole = Table(torch.cat(picked), frozen.table("train").places, torch.cat(truth), list(range(len(where))), {})
+    rows = list(range(len(where)))
+    whole = Table(torch.cat(picked), frozen.table("train").places, torch.cat(truth), rows, {}, list(map(str, rows)))
     counts = Counter(whole.truth.tolist())
     large = sorted(c for c, n in counts.items() if n >= folds)
     small = [f"{labels[c]} ({counts[c]})" for c in range(len(labels)) if 0 < counts[c] < folds]
@@ -151,7 +152,7 @@ def find(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> tuple[list[Doubt]
     whole = whole.some([k for k, c in enumerate(whole.truth.tolist()) if counts[c] >= folds])
     names = [labels[c] for c in large]
     number = torch.full((len(labels),), -1).scatter(0, torch.tensor(large), torch.arange(len(large)))
-    whole = Table(whole.values, whole.places, number[whole.truth], whole.rows, {})
+    whole = Table(whole.values, whole.places, number[whole.truth], whole.rows, {}, whole.names)
     shares = torch.zeros(len(whole), len(names))
     place = {row: k for k, row in enumerate(whole.rows)}
     pairs, device = probes.split_folds(whole, folds, recipe.seed), frozen.model.device
@@ -164,7 +165,9 @@ def find(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> tuple[list[Doubt]
         shares[[place[row] for row in check.rows]] = head(check.of(head.feature)).softmax(1)
         tell(Note(f"Fold {k + 1} of {folds} judged."))
     own = whole.truth.numpy()
-    order = find_label_issues(own, shares.numpy().astype(np.float64), return_indices_ranked_by="self_confidence")
+    order = find_label_issues(
+        own, shares.numpy().astype(np.float64), return_indices_ranked_by="self_confidence", n_jobs=1
+    )
     best = shares.argmax(1).tolist()
     doubts = [
         Doubt(*where[whole.rows[k]], names[own[k]], names[best[k]], float(shares[k, own[k]]), float(shares[k, best[k]]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from lensmith.config import Recipe, SweepOptions, known_keys, load_recipe
 from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Rate, disk_error, write
-from lensmith.runs import default_folder, new_run_folder, read_run, same_data, start_run
+from lensmith.runs import default_folder, new_run_folder, require_one_process, resumed, same_data, start_run
 from lensmith.search.board import Board
 from lensmith.search.database import Database, Gone, Lost, sqlite_url
 from lensmith.search.outcome import as_yaml, best_first, conclude
@@ -103,8 +102,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     started, space, url = time.perf_counter(), search_space(recipe), recipe.sweep.storage
     with quiet_optuna():
         pass  # that it is missing is said before anything is done
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("A sweep trains in one process.", "Start several workers instead: lensmith sweep --resume RUN")
+    require_one_process("sweep")
     dataset = open_data(recipe)
     for split, use in ((dataset.train, "learn from"), (dataset.validation, "choose by")):
         if not len(split):
@@ -121,7 +119,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         trials = Board(database, recipe.name, space)
         same_sweep(trials, recipe, dataset)
         if not resume:
-            start_run(new_run_folder(folder) if url else folder, recipe, dataset, "validation")
+            start_run(new_run_folder(folder) if url else folder, recipe, dataset, "validation", "sweep")
             if ":***@" in database.shown:
                 tell(Note(f"{folder / 'recipe.yaml'} holds the database's password: PGPASSWORD would keep it out."))
         database.hint = f"What was done is kept; go on with: lensmith sweep --resume {folder}"
@@ -145,9 +143,7 @@ def resume_sweep(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     Raises:
         UserError: the folder holds no sweep, or it is finished.
     """
-    recipe = read_run(folder)
-    if (folder / "sweep.json").exists():
-        raise UserError(f"The sweep {folder} is finished: there is nothing to resume.")
+    recipe = resumed(folder, "sweep", "sweep.json")
     if not (folder / DATABASE).exists() and not recipe.sweep.storage:
         raise UserError(f"{folder} holds no sweep: it has no {DATABASE}.", "Give a folder made by `lensmith sweep`.")
     return sweep(recipe, folder, tell, resume=True)
@@ -305,10 +301,11 @@ def train_once(
     checked: Callable[[int, int, Rate | None], None],
 ) -> Training:
     """One training, from the folder's last checkpoint if it has one; see `training.train`."""
-    from lensmith import models
+    from lensmith import checkpoint, models
     from lensmith.models.tuning import attach
     from lensmith.training import train
 
+    checkpoint.recover(folder / "adapter")
     gc.collect()  # the last one's model, for want of memory
     model = models.load(recipe.model)
     attach(model, recipe.tune, dataset.labels, recipe.seed)

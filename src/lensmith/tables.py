@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lensmith.data import Split
@@ -18,7 +20,7 @@ from lensmith.inference import Classifier
 from lensmith.models.views import Views
 from lensmith.processes import Processes
 from lensmith.progress import Tell
-from lensmith.samples import Samples, contents
+from lensmith.samples import Samples
 from lensmith.vectors import kinds
 
 MAKING = ("lensmith.vectors", "lensmith.branches")
@@ -39,6 +41,8 @@ class Table:
     """The place of each in the part."""
     errors: dict[int, str]
     """A sentence for each image that can't be read, by its place in the part."""
+    names: list[str]
+    """What each holds; exact copies have the same."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,9 +53,10 @@ class Table:
 
     def some(self, which: Sequence[int] | Tensor) -> Table:
         """The rows at these places of the table."""
-        index = torch.as_tensor(which)
+        index = torch.as_tensor(which, dtype=torch.long)
         rows = [self.rows[i] for i in index.tolist()]
-        return Table(self.values[index], self.places, self.truth[index], rows, self.errors)
+        names = [self.names[i] for i in index.tolist()]
+        return Table(self.values[index], self.places, self.truth[index], rows, self.errors, names)
 
 
 def read_table(
@@ -78,13 +83,13 @@ def read_table(
         widths.update({kind: vector.shape[1] for kind, vector in found.items()})
         return (torch.cat(list(found.values()), 1).clamp(-LARGEST, LARGEST).half(),)
 
-    names = contents(split)
-    got = _kept(classifier, images, names, make, chosen, tell) if wanted is None else None
+    names = split.contents
+    about = {"kinds": chosen, "max_pixels": max_pixels}
+    got = _kept(classifier, images, names, make, about, tell) if wanted is None else None
     if got is None:
         got = {i: views[0] for i, views in made_of(images, range(len(split)), model, make)}
-    if not widths and got:  # all were there already
-        i = next(iter(got))
-        make(tuple(view[None] for view in images[i] or ()))
+    if not widths:  # all were there already
+        make(tuple(view[None] for view in model.prepare(Image.new("RGB", (64, 64)))))
     place = {label: k for k, label in enumerate(classifier.labels)}
     rows = sorted(got)
     values = torch.stack([got[i] for i in rows]) if rows else torch.empty(0, sum(widths.values()), dtype=torch.half)
@@ -95,20 +100,21 @@ def read_table(
         torch.tensor([place[split.labels[i]] for i in rows], dtype=torch.long),
         rows,
         images.errors,
+        [names[i] for i in rows],
     )
 
 
 def _kept(
     classifier: Classifier,
     images: Samples,
-    names: list[str],
+    names: Sequence[str],
     make: Callable[[Views], Views],
-    chosen: list[str],
+    about: dict[str, Any],
     tell: Tell,
 ) -> dict[int, Tensor] | None:
     """The rows from the store, which is filled before; None if the disk has no room for them."""
     model, prompt = classifier.model, classifier.prompt
-    more = {"kinds": chosen, "before": prompt.before, "after": prompt.after, "making": code(*MAKING)}
+    more = about | {"before": prompt.before, "after": prompt.after, "making": code(*MAKING)}
     store = Store(cache_folder() / "vectors" / fingerprint(model, list(model.components), more))
     if not fill(store, images, names, model, make, Processes(), tell):
         return None

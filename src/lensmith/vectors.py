@@ -67,7 +67,8 @@ def vectors(model: Model, before: Branch, after: Tensor, views: Views, wanted: S
     if set(wanted) - found.keys():
         image = model.lay_out(model.project(seen))
         segment = torch.cat([image, after.expand(len(image), -1, -1).to(image.dtype)], 1)
-        with _states(model) as states:
+        inner = [depth for depth in depths(model) if any(kind.startswith(f"decoder {depth} ") for kind in wanted)]
+        with _states(model, inner) as states:
             states[""], _ = grow(model.decoder, segment, fork_all(before, len(image)))
         for depth, state in states.items():
             name = f"decoder {depth} ".replace("  ", " ")
@@ -83,8 +84,8 @@ def _layers(model: Model) -> nn.ModuleList:
 
 
 @contextmanager
-def _states(model: Model) -> Iterator[dict[str, Tensor]]:
-    """Collects the (rows, tokens, hidden) states between the decoder's layers while it runs, by depth."""
+def _states(model: Model, wanted: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+    """Collects the (rows, tokens, hidden) states after so many of the decoder's layers while it runs, by depth."""
     states: dict[str, Tensor] = {}
 
     def keep(depth: int) -> Any:
@@ -93,7 +94,7 @@ def _states(model: Model) -> Iterator[dict[str, Tensor]]:
 
         return _layers(model)[depth - 1].register_forward_hook(hook)
 
-    hooks = [keep(depth) for depth in depths(model)]
+    hooks = [keep(depth) for depth in wanted]
     try:
         yield states
     finally:

@@ -25,6 +25,7 @@ from lensmith.runs import (
     new_run_folder,
     read_json,
     read_run,
+    resumed,
     same_data,
     start_run,
 )
@@ -98,7 +99,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         same_data(folder, dataset)
         checkpoint.recover(folder / "adapter")
     elif processes.main:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset)
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="train")
     processes.agree(None)  # that the folder is there
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
@@ -140,10 +141,8 @@ def resume(folder: Path, tell: Tell = silent, recipe: Recipe | None = None) -> d
     """
     from lensmith.checkpoint import same_recipe
 
-    own = read_run(folder)
+    own = resumed(folder, "train", "result.json")
     same_recipe(folder, own, recipe or own)
-    if (folder / "result.json").exists():
-        raise UserError(f"The run {folder} is finished: there is nothing to resume.")
     return train(recipe or own, folder, tell, resume=True)
 
 
@@ -170,7 +169,7 @@ def evaluate(
     classifier = classifier_for(model, recipe, dataset)  # what can't be scored is refused before anything is written
     folder = folder or default_folder(recipe, "evaluate")
     if not resume:
-        start_run(new_run_folder(folder), recipe, dataset, split)
+        start_run(new_run_folder(folder), recipe, dataset, split, "evaluate")
     tell(Note(describe(dataset)))
     tell(Note(power_hint(len(part))))
     tell(Note(image_cost(classifier, part, recipe.data.max_pixels)))
@@ -194,9 +193,7 @@ def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     Raises:
         UserError: the folder holds no run, or the run is finished.
     """
-    recipe = read_run(folder)
-    if (folder / "evaluation.json").exists():
-        raise UserError(f"The evaluation {folder} is finished: there is nothing to resume.")
+    recipe = resumed(folder, "evaluate", "evaluation.json")
     return evaluate(recipe, folder, tell, str(read_json(folder / "record.json")["split"]), resume=True)
 
 

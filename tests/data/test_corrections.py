@@ -67,3 +67,16 @@ def test_a_table_of_something_else_is_refused(dataset: ImageDataset, tmp_path: P
         corrected(dataset, path)
     with pytest.raises(UserError, match="can't be read"):
         corrected(dataset, tmp_path / "none.csv")
+
+
+def test_copies_under_different_labels_are_put_right_together(shapes: Shapes, tmp_path: Path) -> None:
+    folder = shapes(circle=10, square=10)
+    (folder / "square" / "copy.jpg").write_bytes((folder / "circle" / "circle 0.jpg").read_bytes())
+    dataset = open_dataset(str(folder))
+    copy = next(name for name in labels(dataset) if name.endswith("-2")).partition("-")[0]
+    said = {label for name, label in labels(dataset).items() if name.startswith(copy)}
+    assert said == {"circle", "square"}
+    now = labels(corrected(dataset, table(tmp_path, f"{copy},square,circle,x\n")))
+    assert {label for name, label in now.items() if name.startswith(copy)} == {"circle"}
+    gone = labels(corrected(dataset, table(tmp_path, f"{copy}-2,square,,x\n")))
+    assert not any(name.startswith(copy) for name in gone)

@@ -281,6 +281,8 @@ def test_what_seeds_explain_is_not_called_a_difference() -> None:
     text = sentences(far, trial(7, 0.85), 100)
     assert "5.5 points above the recipe as it was" in text[1]
     assert "100 images give such a figure to within 5.7 points" in text[-1]
+    stopped = replace(trial(7, 0.31), state="pruned")
+    assert "recipe as it was" not in " ".join(sentences(far, stopped, 100)), "of half a training nothing is said"
     assert "recipe as it was" not in " ".join(sentences(far, far[0].trial, 100)), "nothing is better than itself"
     assert scatter([Finalist(1, trial(0, 0.8), [0.8])]) is None
 

@@ -25,13 +25,22 @@ def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
             not, or one whose label is neither what it was nor what it should be.
     """
     changes = {name: (was, label) for name, was, label in _rows(path, dataset.labels) if was != label}
-    held = {name.partition("-")[0] for part in (dataset.train, dataset.validation, dataset.test) for name in part.ids}
+    held = {name for part in (dataset.train, dataset.validation, dataset.test) for name in part.contents}
     if missing := sorted(set(changes) - held):
         raise UserError(
             f"{path} corrects the image {missing[0]}, which {dataset.uri} does not hold.",
             "Use it with the images it was made from.",
         )
-    parts = [_split(part, changes, path) for part in (dataset.train, dataset.validation, dataset.test)]
+    whole = (dataset.train, dataset.validation, dataset.test)
+    carried = {pair for part in whole for pair in zip(part.contents, part.labels, strict=True)}
+    for name, (was, _) in changes.items():
+        if (name, was) not in carried:
+            now = next(label for other, label in carried if other == name)
+            raise UserError(
+                f"{path} says that the image {name} was labelled {was!r}, but it is labelled {now!r}.",
+                "Use it with the images it was made from.",
+            )
+    parts = [_split(part, changes) for part in whole]
     removed = sum(not label for _, label in changes.values())
     note = f"Corrected by {path}: {len(changes) - removed:,} labels changed, {removed:,} images left out."
     train, validation, test = parts
@@ -59,14 +68,6 @@ def _rows(path: Path, labels: tuple[str, ...]) -> list[tuple[str, str, str]]:
         raise UserError(f"The corrections {path} can't be read: {error}.", "Give the table as CSV, in UTF-8.") from None
 
 
-def _split(split: Split, changes: dict[str, tuple[str, str]], path: Path) -> Split:
-    labels: list[str | None] = []
-    for name, label in zip(split.ids, split.labels, strict=True):
-        was, now = changes.get(name.partition("-")[0], (label, label))
-        if label not in (was, now):
-            raise UserError(
-                f"{path} says that the image {name} was labelled {was!r}, but it is labelled {label!r}.",
-                "Use it with the images it was made from.",
-            )
-        labels.append(now or None)
-    return split.relabelled(labels)
+def _split(split: Split, changes: dict[str, tuple[str, str]]) -> Split:
+    pairs = zip(split.contents, split.labels, strict=True)
+    return split.relabelled([(changes[name][1] or None) if name in changes else label for name, label in pairs])

@@ -72,6 +72,11 @@ class Split:
         return list(self._rows["id"][:])
 
     @cached_property
+    def contents(self) -> Sequence[str]:
+        """What each image holds, as 16 hex digits: exact copies have the same."""
+        return [name.partition("-")[0] for name in self.ids]
+
+    @cached_property
     def labels(self) -> Sequence[str]:
         """Class name of each sample."""
         # A class name is repeated for each of its images: keep one string of each.

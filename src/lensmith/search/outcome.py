@@ -78,7 +78,7 @@ def sentences(found: Sequence[Finalist], own: Entry | None, validation: int) -> 
 
     Args:
         found: the finalists, the best first.
-        own: the trial with the recipe's own values, if there was one that was trained to the end.
+        own: the trial with the recipe's own values, if there was one; it is spoken of if it was trained to its end.
     """
     best, out = found[0], []
     if len(found) > 1 and (noise := scatter(found)) is not None:
@@ -89,7 +89,7 @@ def sentences(found: Sequence[Finalist], own: Entry | None, validation: int) -> 
             f"moves a training by about {_points(noise)} (standard deviation): "
             + ("more than chance explains." if lead > 2 * error else "so the two can't be told apart.")
         )
-    if own and own.accuracy is not None and key_of(own.values) != key_of(best.trial.values):
+    if own and own.state == "finished" and own.accuracy is not None and key_of(own.values) != key_of(best.trial.values):
         change = best.mean - own.accuracy
         word = "above" if change >= 0 else "below"
         out.append(
@@ -183,12 +183,16 @@ def conclude(
         last = next((entry.sentence for entry in reversed(trials) if entry.sentence), "")
         raise UserError(f"None of the {len(trials)} trials could be trained to its end: {last}", "Start a new sweep.")
     best, plain = found[0], flat(recipe)
-    own = next((e for e in trials if all(plain[key] == value for key, value in e.values.items())), None)
+    own = next(
+        (e for e in trials if all(plain[key] == value for key, value in e.values.items())),
+        None,
+    )
     said_of = [verdict(best, n), *sentences(found, own, n)]
     notes = [f"Trial {i} failed: {entry.sentence}" for i, entry in enumerate(trials, 1) if entry.sentence]
     notes += [f"A training with another seed failed: {entry.sentence}" for entry in repeats if entry.sentence]
     notes += [tied(trials)] if recipe.sweep.prune and tied(trials) else []
     advised = with_values(recipe, best.trial.values)
+    advised.model.adapter = None
     mattered = importance(space, trials, recipe.sweep.prune)
     record: dict[str, Any] = {
         "run": str(folder),
