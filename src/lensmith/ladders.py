@@ -17,14 +17,12 @@ from lensmith.progress import LOOKING, Advance, Note, Tell, counter, silent
 from lensmith.records import Prediction, Rate, percent, write_json
 from lensmith.runs import (
     PREDICTIONS,
-    default_folder,
+    begin_run,
     facts,
-    new_run_folder,
     read_evaluation,
     read_json,
     require_one_process,
     resumed,
-    same_data,
     start_run,
 )
 
@@ -72,11 +70,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     for name in names:
         if name.startswith("lora") and not resume:
             require_trainable(recipe_of(name, recipe), dataset)
-    folder = folder or default_folder(recipe, "ladder")
-    if resume and (folder / "record.json").exists():
-        same_data(folder, dataset)
-    else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="ladder")
+    folder = begin_run(folder, recipe, dataset, "ladder", resume)
     tell(Note(verbs.describe(dataset)))
     tell(Note(power_hint(len(dataset.test))))
     try:

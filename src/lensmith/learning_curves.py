@@ -16,7 +16,7 @@ from lensmith.config import Recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import append_line, read_lines, write_json
-from lensmith.runs import default_folder, facts, new_run_folder, require_one_process, resumed, same_data, start_run
+from lensmith.runs import begin_run, facts, require_one_process, resumed, start_run
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -56,11 +56,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     for rung in recipe.curve.rungs:
         if rung.startswith("lora") and not resume:
             require_trainable(recipe_of(rung, recipe), dataset)
-    folder = folder or default_folder(recipe, "curve")
-    if resume and (folder / "record.json").exists():
-        same_data(folder, dataset)
-    else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="curve")
+    folder = begin_run(folder, recipe, dataset, "curve", resume)
     tell(Note(verbs.describe(dataset)))
     tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {recipe.curve.seeds} subsets of each."))
     try:

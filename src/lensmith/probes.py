@@ -63,7 +63,9 @@ class Fitted:
     def sentence(self) -> str:
         """What was chosen, and by what."""
         by = f"the training images themselves, in {self.folds} folds" if self.folds else "validation images"
-        what = f"{self.setting:g} neighbours" if isinstance(self.head, Neighbours) else f"strength {self.setting:g}"
+        what = f"strength {self.setting:g}"
+        if isinstance(self.head, Neighbours):
+            what = f"{self.setting:g} neighbour{'s' if self.setting > 1 else ''}"
         found = f"the best log loss of {len(self.tried)} tried on {self.judged:,} {by}" if self.judged else "untried"
         return f"Chosen: {self.head.feature}, {what}; {found}."
 

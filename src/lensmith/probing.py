@@ -15,13 +15,11 @@ from lensmith.progress import Note, Tell, silent
 from lensmith.records import Evaluation, Prediction, percent, write_json
 from lensmith.runs import (
     PREDICTIONS,
-    default_folder,
-    new_run_folder,
+    begin_run,
     read_evaluation,
     read_json,
     require_one_process,
     resumed,
-    same_data,
     start_run,
 )
 
@@ -55,12 +53,8 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
             raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A probe needs both train and test.")
     class_weights(dataset.train, dataset.labels, recipe.train.class_weights)  # each class has an image
     frozen = Frozen(recipe, dataset, tell)
-    folder = folder or default_folder(recipe, "probe")
+    folder = begin_run(folder, recipe, dataset, "probe", resume)
     beside = folder / "neighbours"
-    if resume and (folder / "record.json").exists():
-        same_data(folder, dataset)
-    else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="probe")
     if not (beside / "record.json").exists():
         beside.mkdir(exist_ok=True)
         start_run(beside, recipe, dataset)

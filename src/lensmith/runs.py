@@ -63,6 +63,20 @@ def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = 
     write_json(folder / "record.json", provenance() | {"verb": verb, "split": split, "data": data})
 
 
+def begin_run(folder: Path | None, recipe: Recipe, dataset: ImageDataset, verb: str, resume: bool) -> Path:
+    """A verb's run folder: a new one, or the one that is gone on with.
+
+    Raises:
+        UserError: it exists already, can't be created, or was begun with other images.
+    """
+    folder = folder or default_folder(recipe, verb)
+    if resume and (folder / "record.json").exists():
+        same_data(folder, dataset)
+    else:
+        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb=verb)
+    return folder
+
+
 def same_data(folder: Path, dataset: ImageDataset) -> None:
     """Raises UserError if a run was begun with other images or labels than these, or in another order."""
     then = read_json(folder / "record.json")["data"]
