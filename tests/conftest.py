@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneratio
 from lensmith import cli, models
 from lensmith.config import ModelOptions
 from lensmith.models.family import Model
+
+# Two processes run the tests, and what they start has one core as well: threads that share one wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell that starts something in the background has it ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
