@@ -180,12 +180,9 @@ def run_evaluate(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 
 def run_probe(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
-    from lensmith import probing, verbs
+    from lensmith import probing
 
-    if args.resume:
-        record = probing.resume_probe(_alone(args), show)
-    else:
-        record = probing.probe(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    record = _begun(args, show, probing.probe, probing.resume_probe)
     both = {"neighbours": record["neighbours"]["accuracy"], "probe": record["accuracy"]}
     lines = [f"{name:<12}{_rate(found)}" for name, found in both.items()]
     lines += _unreadable(record["evaluation"]["unreadable"], "counted as wrong")
@@ -193,12 +190,9 @@ def run_probe(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 
 def run_ladder(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
-    from lensmith import ladders, verbs
+    from lensmith import ladders
 
-    if args.resume:
-        record = ladders.resume_ladder(_alone(args), show)
-    else:
-        record = ladders.ladder(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    record = _begun(args, show, ladders.ladder, ladders.resume_ladder)
     costs = any(rung["dollars"] is not None for rung in record["rungs"])
     head = f"{'':<12}{'validation':>10}{'test':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"
     lines = [head + f"{'dollars':>10}" * costs]
@@ -210,12 +204,9 @@ def run_ladder(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 
 def run_curve(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
-    from lensmith import learning_curves, verbs
+    from lensmith import learning_curves
 
-    if args.resume:
-        record = learning_curves.resume_curve(_alone(args), show)
-    else:
-        record = learning_curves.curve(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    record = _begun(args, show, learning_curves.curve, learning_curves.resume_curve)
     lines = []
     for name, found in record["curves"].items():
         lines += [f"{name:<12}{p['size']:>8,} images{p['mean'] * 100:>8.1f} %" for p in found["points"]]
@@ -224,12 +215,9 @@ def run_curve(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 
 
 def run_sweep(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
-    from lensmith import sweeps, verbs
+    from lensmith import sweeps
 
-    if args.resume:
-        record = sweeps.resume_sweep(_alone(args), show)
-    else:
-        record = sweeps.sweep(verbs.recipe_for(*_recipe_words(args.recipe)), args.run, show)
+    record = _begun(args, show, sweeps.sweep, sweeps.resume_sweep)
     lines = [record["verdict"], *record["sentences"], f"Train with: lensmith train {shlex.quote(record['recipe'])}"]
     return record, "\n".join([*lines, f"Report: {record['report']}"])
 
@@ -289,6 +277,20 @@ def _recipe_words(words: list[str]) -> tuple[str | None, list[str]]:
     if words and ("=" not in words[0] or Path(words[0]).exists()):
         return words[0], words[1:]
     return None, words
+
+
+def _begun(
+    args: argparse.Namespace,
+    show: Screen,
+    start: Callable[..., dict[str, Any]],
+    go_on: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
+    """A verb's record: of a run that a recipe starts, or of one that is gone on with."""
+    from lensmith.verbs import recipe_for
+
+    if args.resume:
+        return go_on(_alone(args), show)
+    return start(recipe_for(*_recipe_words(args.recipe)), args.run, show)
 
 
 def _alone(args: argparse.Namespace) -> Path:

@@ -105,10 +105,10 @@ class Frozen:
             self.model.device,
         )
 
-    def classifier(self, fitted: Fitted | None) -> Classifier:
-        """What scores by a fitted head, or zero-shot if None; the one before must not be used any more."""
-        self.model.head = fitted.head.to(self.model.device) if fitted else None
-        return classifier_for(self.model, self.recipe, self.dataset) if fitted else self.asked
+    def classifier(self, fitted: Fitted) -> Classifier:
+        """What scores by a fitted head; the one before must not be used any more."""
+        self.model.head = fitted.head.to(self.model.device)
+        return classifier_for(self.model, self.recipe, self.dataset)
 
     def keep(self, fitted: Fitted, rung: str, folder: Path) -> None:
         """Save a fitted head as a training saves its weights: a run folder is all that `predict` needs."""
