@@ -25,7 +25,7 @@ from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions, QuestionOptions, Recipe, TuneOptions
 from lensmith.models.tuning import attach, trainable
 from lensmith.question import make_prompt
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 from lensmith.step import Step
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600

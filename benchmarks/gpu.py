@@ -56,7 +56,7 @@ from lensmith.models.cost import weights
 from lensmith.models.family import Model
 from lensmith.models.tuning import attach
 from lensmith.models.views import Shape
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 
 GIB = 2**30
 TARGETS = {"ratio_training": 8, "matrix_share": 0.4, "ratio_outlines": 100, "gib": 12, "gib_4bit": 8}

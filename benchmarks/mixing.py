@@ -32,7 +32,7 @@ from lensmith.inference import Classifier, predict
 from lensmith.metrics import accuracy
 from lensmith.models.tuning import attach
 from lensmith.records import Prediction
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 from lensmith.training import train
 
 EPOCHS = {300: 20, 3000: 6}

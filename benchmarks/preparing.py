@@ -32,7 +32,7 @@ from lensmith.config import ModelOptions
 from lensmith.data import decode_image
 from lensmith.inference import _Reader
 from lensmith.models.family import Model
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

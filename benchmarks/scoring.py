@@ -35,7 +35,7 @@ from lensmith.data import decode_image
 from lensmith.inference import Classifier, predict
 from lensmith.models.family import Model
 from lensmith.question import codes, make_prompt
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 
 PEERS = Path(__file__).parent / "peers"
 OURS, ROUNDS = 512, 5

@@ -48,7 +48,7 @@ from lensmith.metrics import accuracy, is_right
 from lensmith.models.tuning import attach
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction, percent
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 from lensmith.training import train
 
 PEERS = Path(__file__).parent / "peers"

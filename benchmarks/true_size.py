@@ -38,7 +38,7 @@ from lensmith.objective import Parts
 from lensmith.processes import Processes
 from lensmith.question import Prompt, make_prompt
 from lensmith.records import Prediction
-from lensmith.runs import provenance
+from lensmith.runs.folder import provenance
 from lensmith.step import Step
 from lensmith.training import average
 

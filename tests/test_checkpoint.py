@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lensmith import checkpoint, models, verbs
-from lensmith.checkpoint import STATE, TENSORS, recover, replacing, same_recipe
+from lensmith.checkpoint import STATE, TENSORS, same_recipe
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.models.tuning import attach
 from lensmith.progress import Advance, Note
+from lensmith.runs.files import recover, replacing
 from lensmith.training import Training, train
 from tests.conftest import Shapes
 

@@ -16,8 +16,8 @@ from lensmith.errors import Stopped, UserError
 from lensmith.evaluation import evaluate, fit_calibration, score
 from lensmith.inference import Classifier
 from lensmith.models.family import Model
-from lensmith.predictions import read_predictions
 from lensmith.records import Calibration, Prediction
+from lensmith.runs.predictions import read_predictions
 from tests.conftest import Shapes
 
 

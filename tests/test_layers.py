@@ -20,28 +20,38 @@ LAYERS = [
     {"probing", "ladders", "learning_curves", "sweeps", "suspicion"},
     {"verbs", "fetching"},
     {"rungs", "search"},
-    {"training", "evaluation", "report", "checkpoint", "runs"},
+    {"training", "evaluation", "report", "checkpoint"},
     {"probes"},
     {"tables"},
     {"step", "samples"},
     {"inference", "calibrate", "comparison", "objective", "features", "trackers"},
     {"vectors"},
+    {"runs"},
     {"data", "models", "question", "labels", "branches", "augment", "mix", "metrics", "sureness", "power_law"},
     {"downloads", "hub_errors"},
-    {"config", "records", "errors", "predictions", "interrupts", "progress", "processes"},
+    {"config", "records", "errors", "progress", "processes"},
 ]
 # Within a layer: training needs checkpoints, and the label search branches.
 SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("models", "branches")}
 SIDEWAYS |= {("models", "data"), ("labels", "models"), ("question", "models"), ("sureness", "metrics")}
 SIDEWAYS |= {("calibrate", "inference")}
 SIDEWAYS |= {("downloads", "hub_errors")}
-SIDEWAYS |= {("records", "errors"), ("config", "errors"), ("predictions", "records"), ("predictions", "errors")}
+SIDEWAYS |= {("records", "errors"), ("config", "errors")}
 
 # These answer at once, so nothing heavy may come with them.
 LIGHT = ["cli", "config", "records", "errors", "metrics", "verbs", "quickstart"]
 LIGHT += ["search.trials", "search.database", "search.board", "search.outcome"]
 LIGHT += ["probing", "ladders", "learning_curves", "sweeps", "suspicion"]
-LIGHT += ["comparing", "comparison", "sureness", "runs", "predictions", "progress", "fetching"]
+LIGHT += [
+    "comparing",
+    "comparison",
+    "sureness",
+    "runs.folder",
+    "runs.files",
+    "runs.predictions",
+    "progress",
+    "fetching",
+]
 LIGHT += ["places", "places.local", "places.modal", "places.prices", "places.remote", "places.transfers"]
 HEAVY = {
     "torch",

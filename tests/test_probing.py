@@ -10,8 +10,8 @@ import pytest
 from lensmith import probing
 from lensmith.config import load_recipe
 from lensmith.errors import Stopped, UserError
-from lensmith.predictions import read_predictions
 from lensmith.progress import Advance, Note
+from lensmith.runs.predictions import read_predictions
 from tests.conftest import Run, Shapes
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from lensmith.config import Recipe, flat, recipe_from
 from lensmith.errors import UserError
-from lensmith.records import Rate, disk_error
+from lensmith.records import Rate
+from lensmith.runs.files import recover, replacing
 
 if TYPE_CHECKING:
     from lensmith.training import Training
@@ -35,46 +35,6 @@ FREE = {
     *("place.gpu", "place.hours", "place.retries", "place.secrets"),
 }
 """Options that may be others when a training goes on."""
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes `folder`'s place when the block ends well, and goes when it doesn't.
-
-    Raises:
-        UserError: the disk is full or can't be written; the old folder is kept.
-    """
-    new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
-    recover(folder)
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        new.mkdir(parents=True)
-        yield new
-        for path in new.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.replace(old)
-        new.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(folder, error) from None
-    except Exception as error:
-        # safetensors reports a full disk as an error of its own, with the system's words in it.
-        if "No space left" in str(error):
-            raise disk_error(folder, OSError(28, "No space left on device")) from None
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def recover(folder: Path) -> None:
-    """Undo a replacement that was cut off between its two renames."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
-        with suppress(FileNotFoundError):  # another process has done it
-            old.replace(folder)
 
 
 def save(

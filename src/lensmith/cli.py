@@ -155,7 +155,7 @@ def run_demo(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
 def run_train(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     from lensmith import verbs
     from lensmith.places import Job, place
-    from lensmith.runs import read_run
+    from lensmith.runs.folder import read_run
 
     if args.resume:
         if args.run:

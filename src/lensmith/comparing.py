@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lensmith.comparison import compare_all
 from lensmith.config import Recipe, flat
 from lensmith.errors import ImageError, UserError
-from lensmith.records import Comparison, Prediction, write_json
-from lensmith.runs import PREDICTIONS, default_folder, facts, new_run_folder, read_evaluation, read_json, read_run
+from lensmith.records import Comparison, Prediction
+from lensmith.runs.files import read_json, write_json
+from lensmith.runs.folder import PREDICTIONS, default_folder, facts, new_run_folder, read_evaluation, read_run
 from lensmith.verbs import open_data
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: fewer than two runs; one isn't finished or is damaged; they scored different images.
     """
-    from lensmith.predictions import read_predictions
     from lensmith.report import ComparisonData, write_comparison
+    from lensmith.runs.predictions import read_predictions
 
     if len(set(map(Path.resolve, runs))) < 2:
         raise UserError("A comparison takes two runs or more.", "Give their folders: lensmith compare RUN RUN.")

@@ -21,10 +21,11 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset, Split
 from lensmith.errors import Stopped, UserError
 from lensmith.inference import Classifier, predict, require_readable, windows
-from lensmith.interrupts import uninterrupted
 from lensmith.models.family import Model
-from lensmith.predictions import Unfinished
-from lensmith.records import Calibration, Evaluation, Prediction, write_json
+from lensmith.records import Calibration, Evaluation, Prediction
+from lensmith.runs.files import write_json
+from lensmith.runs.interrupts import uninterrupted
+from lensmith.runs.predictions import Unfinished
 
 Progress = Callable[[int], Any]
 

@@ -14,17 +14,9 @@ from lensmith.comparison import compare, power_hint
 from lensmith.config import LadderOptions, Recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import LOOKING, Advance, Note, Tell, counter, silent
-from lensmith.records import Prediction, Rate, percent, write_json
-from lensmith.runs import (
-    PREDICTIONS,
-    begin_run,
-    facts,
-    read_evaluation,
-    read_json,
-    require_one_process,
-    resumed,
-    start_run,
-)
+from lensmith.records import Prediction, Rate, percent
+from lensmith.runs.files import read_json, write_json
+from lensmith.runs.folder import PREDICTIONS, begin_run, facts, read_evaluation, require_one_process, resumed, start_run
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -170,8 +162,8 @@ def answers(
 ) -> Sequence[Prediction]:
     """A rung's answers to `validation` or `test`, from its folder or made now."""
     from lensmith import evaluation, models
-    from lensmith.predictions import read_predictions
     from lensmith.rungs import recipe_of
+    from lensmith.runs.predictions import read_predictions
 
     place, split = folder / name, getattr(dataset, part)
     path = place / (VALIDATION if part == "validation" else PREDICTIONS)

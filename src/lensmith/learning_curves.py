@@ -15,8 +15,8 @@ from lensmith import verbs
 from lensmith.config import Recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
-from lensmith.records import append_line, read_lines, write_json
-from lensmith.runs import begin_run, facts, require_one_process, resumed, start_run
+from lensmith.runs.files import append_line, read_lines, write_json
+from lensmith.runs.folder import begin_run, facts, require_one_process, resumed, start_run
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset

@@ -12,16 +12,9 @@ from lensmith import verbs
 from lensmith.config import Recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
-from lensmith.records import Evaluation, Prediction, percent, write_json
-from lensmith.runs import (
-    PREDICTIONS,
-    begin_run,
-    read_evaluation,
-    read_json,
-    require_one_process,
-    resumed,
-    start_run,
-)
+from lensmith.records import Evaluation, Prediction, percent
+from lensmith.runs.files import read_json, write_json
+from lensmith.runs.folder import PREDICTIONS, begin_run, read_evaluation, require_one_process, resumed, start_run
 
 if TYPE_CHECKING:
     from lensmith.rungs import Frozen
@@ -97,7 +90,7 @@ def fitted(
     frozen: Frozen, rung: str, folder: Path, tell: Tell, verb: str = "probe"
 ) -> tuple[Evaluation, Sequence[Prediction]]:
     """Fit one classifier into its run folder, and score it on the test images; `verb` goes on after a stop."""
-    from lensmith.predictions import read_predictions
+    from lensmith.runs.predictions import read_predictions
 
     if (folder / "evaluation.json").exists():  # before a stop
         return read_evaluation(folder), read_predictions(folder / PREDICTIONS)

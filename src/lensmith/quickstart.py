@@ -13,8 +13,9 @@ from lensmith.config import SHIPPED, load_recipe
 from lensmith.errors import UserError, nearest
 from lensmith.probing import fitted
 from lensmith.progress import Note, Tell, silent
-from lensmith.records import percent, write_json
-from lensmith.runs import default_folder, new_run_folder, start_run
+from lensmith.records import percent
+from lensmith.runs.files import write_json
+from lensmith.runs.folder import default_folder, new_run_folder, start_run
 
 
 def demos() -> list[str]:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-from lensmith.errors import UserError
 
 TASK = "lensmith.json"
 """Beside tuned weights: the question and the labels they were taught, and what else using them needs."""
@@ -161,61 +154,3 @@ class Comparison:
     needed: int | None
     """About how many images would show a difference of this size; None if there was no difference at all."""
     sentence: str
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: the disk is full or the folder can't be written; what stood there before is kept.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(path, error) from None
-
-
-def disk_error(path: Path, error: OSError) -> UserError:
-    """The sentence for a write that failed."""
-    if error.errno == errno.ENOSPC:
-        return UserError(f"The disk is full: {path} was not written.", "Free some space and run again.")
-    return UserError(f"{path} can't be written: {error.strerror or error}.", "Check the folder and its permissions.")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values as indented JSON; see `write`."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a JSONL file; a last line cut short by a stop is left out."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
-
-
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a JSONL file anew; see `write`."""
-    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Add one row to a JSONL file.
-
-    Raises:
-        UserError: the disk is full or the file can't be written.
-    """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise disk_error(path, error) from None

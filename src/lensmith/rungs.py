@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lensmith import checkpoint, models, probes
+from lensmith import models, probes
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError
@@ -22,6 +22,7 @@ from lensmith.inference import Classifier
 from lensmith.models.tuning import attach
 from lensmith.probes import Fitted
 from lensmith.progress import Tell
+from lensmith.runs.files import recover
 from lensmith.samples import class_weights
 from lensmith.tables import Table, read_table
 from lensmith.trackers import require_tracker
@@ -134,7 +135,7 @@ def taught(
         UserError, Stopped: see `training.train`.
     """
     if resume:
-        checkpoint.recover(folder / "adapter")
+        recover(folder / "adapter")
     model = models.load(replace(recipe.model, adapter=None))
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     training = train(model, dataset, recipe, folder, tell, resume)

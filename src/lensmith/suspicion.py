@@ -22,8 +22,8 @@ from lensmith.config import Recipe
 from lensmith.data.corrections import COLUMNS
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent
-from lensmith.records import write, write_json
-from lensmith.runs import default_folder, facts, new_run_folder, require_one_process, start_run
+from lensmith.runs.files import write, write_json
+from lensmith.runs.folder import default_folder, facts, new_run_folder, require_one_process, start_run
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset, Split

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from lensmith.config import Recipe, SweepOptions, known_keys, load_recipe
 from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Note, Tell, silent
-from lensmith.records import Rate, disk_error, write
-from lensmith.runs import default_folder, new_run_folder, require_one_process, resumed, same_data, start_run
+from lensmith.records import Rate
+from lensmith.runs.files import disk_error, recover, write
+from lensmith.runs.folder import default_folder, new_run_folder, require_one_process, resumed, same_data, start_run
 from lensmith.search.board import Board
 from lensmith.search.database import Database, Gone, Lost, sqlite_url
 from lensmith.search.outcome import as_yaml, best_first, conclude
@@ -301,11 +302,11 @@ def train_once(
     checked: Callable[[int, int, Rate | None], None],
 ) -> Training:
     """One training, from the folder's last checkpoint if it has one; see `training.train`."""
-    from lensmith import checkpoint, models
+    from lensmith import models
     from lensmith.models.tuning import attach
     from lensmith.training import train
 
-    checkpoint.recover(folder / "adapter")
+    recover(folder / "adapter")
     gc.collect()  # the last one's model, for want of memory
     model = models.load(recipe.model)
     attach(model, recipe.tune, dataset.labels, recipe.seed)

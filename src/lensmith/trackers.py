@@ -20,7 +20,7 @@ from typing import Any
 
 from lensmith.config import Recipe, flat
 from lensmith.errors import UserError
-from lensmith.records import write_json
+from lensmith.runs.files import write_json
 
 WANDB = {"silent": True, "console": "off", "init_timeout": 20, "finish_timeout": 30, "finish_timeout_raises": True}
 """W&B's settings: nothing on the console, and a network that is down costs seconds, not minutes."""

@@ -26,14 +26,15 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import Diverged, Stopped
 from lensmith.inference import Classifier, predict, require_readable
-from lensmith.interrupts import uninterrupted
 from lensmith.models.family import Model
 from lensmith.models.tuning import restore, save_tuned, trainable, weight_groups
 from lensmith.objective import Parts
 from lensmith.processes import Processes
 from lensmith.progress import Advance, Note, Tell, silent
 from lensmith.question import make_prompt
-from lensmith.records import TASK, Rate, append_line, percent, read_lines, write_json, write_lines
+from lensmith.records import TASK, Rate, percent
+from lensmith.runs.files import append_line, read_lines, replacing, write_json, write_lines
+from lensmith.runs.interrupts import uninterrupted
 from lensmith.samples import batches, class_weights, open_images
 from lensmith.step import Chance, Step, vary
 from lensmith.trackers import open_tracker
@@ -308,7 +309,7 @@ class Book:
 
 def keep(model: Model, recipe: Recipe, dataset: ImageDataset, folder: Path, name: str = "tuned") -> None:
     """Save what was tuned or fitted, processor, question and labels: a run folder is all that `predict` needs."""
-    with checkpoint.replacing(folder / "adapter") as new:
+    with replacing(folder / "adapter") as new:
         save_tuned(model, new)
         task: dict[str, Any] = {"name": name, "labels": list(dataset.labels), "question": asdict(recipe.question)}
         task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}

@@ -17,13 +17,13 @@ from lensmith.comparison import power_hint
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.progress import Note, Tell, counter, silent
-from lensmith.records import TASK, Calibration, Evaluation, Prediction, percent, write_json
-from lensmith.runs import (
+from lensmith.records import TASK, Calibration, Evaluation, Prediction, percent
+from lensmith.runs.files import read_json, recover, write_json
+from lensmith.runs.folder import (
     PREDICTIONS,
     default_folder,
     facts,
     new_run_folder,
-    read_json,
     read_run,
     resumed,
     same_data,
@@ -73,7 +73,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     Of several processes (torchrun), those that are not the main one return nothing.
     """
-    from lensmith import checkpoint, models
+    from lensmith import models
     from lensmith.evaluation import classifier_for
     from lensmith.models.tuning import attach, coverage_table
     from lensmith.processes import Processes
@@ -97,7 +97,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     begun = resume and (folder / "record.json").exists()
     if begun:
         same_data(folder, dataset)
-        checkpoint.recover(folder / "adapter")
+        recover(folder / "adapter")
     elif processes.main:
         start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="train")
     processes.agree(None)  # that the folder is there
@@ -262,7 +262,7 @@ def score(
     """
     from lensmith import evaluation
     from lensmith.calibrate import ENOUGH
-    from lensmith.predictions import read_predictions
+    from lensmith.runs.predictions import read_predictions
 
     write_json(folder / "question.json", {"text": classifier.prompt.text})
     checked = counter("calibrating", min(len(dataset.validation), ENOUGH), tell)
@@ -299,8 +299,8 @@ def finish(
     Returns:
         The report's path.
     """
-    from lensmith.records import read_lines
     from lensmith.report import ReportData, write_report
+    from lensmith.runs.files import read_lines
 
     last, log = evaluations[-1], folder / "metrics.jsonl"
     recipe = read_run(folder)

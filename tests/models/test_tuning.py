@@ -15,7 +15,7 @@ from lensmith.inference import Classifier
 from lensmith.models.family import Model
 from lensmith.models.loading import quantisation
 from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
-from lensmith.records import read_lines
+from lensmith.runs.files import read_lines
 from tests.conftest import Shapes
 
 LABELS = ["circle", "square"]

@@ -105,7 +105,7 @@ def place_of(folder: Path) -> Place:
     Raises:
         UserError: the run was never sent anywhere.
     """
-    from lensmith.runs import read_json
+    from lensmith.runs.files import read_json
 
     if not (folder / NOTE).exists():
         raise UserError(f"The run {folder} isn't at another place.", f"A run that is has a {NOTE}.")
@@ -114,8 +114,7 @@ def place_of(folder: Path) -> Place:
 
 def leave(folder: Path) -> None:
     """Write down that a run goes on here: what the other place holds of it is then an older copy."""
-    from lensmith.records import write_json
-    from lensmith.runs import read_json
+    from lensmith.runs.files import read_json, write_json
 
     if (folder / NOTE).exists():
         write_json(folder / NOTE, read_json(folder / NOTE) | {"state": "left"})
@@ -123,6 +122,6 @@ def leave(folder: Path) -> None:
 
 def away(folder: Path) -> bool:
     """Whether a run folder's job may still be running elsewhere."""
-    from lensmith.runs import read_json
+    from lensmith.runs.files import read_json
 
     return (folder / NOTE).exists() and read_json(folder / NOTE).get("state") == "running"

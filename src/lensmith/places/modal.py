@@ -25,8 +25,8 @@ from lensmith.places.prices import LISTED, PRICES, gpu, price_after, price_befor
 from lensmith.places.remote import ATTEMPTS, FUNCTION, QUEUE, build, event_from, record_of, volume
 from lensmith.places.transfers import Upload, bring_home, send, send_run, uploads
 from lensmith.progress import Note
-from lensmith.records import disk_error, write, write_json
-from lensmith.runs import default_folder, new_run_folder, provenance, read_json, read_run
+from lensmith.runs.files import disk_error, read_json, write, write_json
+from lensmith.runs.folder import default_folder, new_run_folder, provenance, read_run
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell

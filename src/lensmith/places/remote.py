@@ -166,8 +166,7 @@ def perform(
     Raises:
         RuntimeError: anything else, in words; Modal then tries again.
     """
-    from lensmith.records import write_json
-    from lensmith.runs import read_json
+    from lensmith.runs.files import read_json, write_json
 
     run = root / "runs" / job["name"]
     attempts = run.with_name(ATTEMPTS.format(job["name"]))
@@ -221,7 +220,7 @@ def _do(job: dict[str, Any], run: Path, tell: Reporter, root: Path) -> dict[str,
 
 def record_of(run: Path, verb: str) -> dict[str, Any] | None:
     """The record of a finished run."""
-    from lensmith.runs import read_json
+    from lensmith.runs.files import read_json
 
     path = run / ("result.json" if verb == "train" else "evaluation.json")
     return read_json(path) if path.exists() and (run / "report.html").exists() else None

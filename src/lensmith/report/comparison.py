@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from lensmith.records import Comparison, Evaluation, write
+from lensmith.records import Comparison, Evaluation
 from lensmith.report import charts
 from lensmith.report.page import data_uri, fill, is_small
+from lensmith.runs.files import write
 
 _HEADLINE = 90  # characters; a longer sentence stands beneath a shorter headline
 _PICTURES = 40  # of each kind

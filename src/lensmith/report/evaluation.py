@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from lensmith.records import CoveragePoint, Evaluation, Rate, write
+from lensmith.records import CoveragePoint, Evaluation, Rate
 from lensmith.report import curves
 from lensmith.report.page import data_uri, fill, is_small
+from lensmith.runs.files import write
 
 _MATRIX_UP_TO = 25  # classes; a larger matrix can't be read, the most frequent confusions can
 _CONFUSIONS = 20

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lensmith.records import Rate, write
+from lensmith.records import Rate
 from lensmith.report import charts, plots
 from lensmith.report.charts import place
 from lensmith.report.page import fill
+from lensmith.runs.files import write
 
 _FREE = 0.22  # the part of the chart's width for what needs no training
 _GAP = 0.3  # where the time axis then begins

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lensmith.records import write
 from lensmith.report import charts, curves, plots
 from lensmith.report.page import fill
+from lensmith.runs.files import write
 
 Band = tuple[float, float, float, float]
 """Images, and the low end, the middle and the high end of the band."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lensmith.records import write
 from lensmith.report import plots
 from lensmith.report.page import data_uri, fill, is_small
+from lensmith.runs.files import write
 
 _PAIRS = 30
 

@@ -12,9 +12,10 @@ from typing import Any
 from markupsafe import Markup
 
 from lensmith.metrics import wilson
-from lensmith.records import Rate, write
+from lensmith.records import Rate
 from lensmith.report import charts, curves, plots
 from lensmith.report.page import fill
+from lensmith.runs.files import write
 
 _LETTERS = 32  # characters that fit beneath a small chart
 _SMALL = 3  # numbers that do

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, flat
 from lensmith.errors import UserError
-from lensmith.records import disk_error, write, write_json
-from lensmith.runs import facts
+from lensmith.runs.files import disk_error, write, write_json
+from lensmith.runs.folder import facts
 from lensmith.search.trials import PARTS, RUNGS, Entry, Space, key_of, quiet_optuna, said, with_values
 
 if TYPE_CHECKING:

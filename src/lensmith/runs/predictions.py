@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.errors import UserError
-from lensmith.records import Prediction, disk_error, write, write_json
+from lensmith.records import Prediction
+from lensmith.runs.files import disk_error, write, write_json
 
 PLAIN = [f.name for f in fields(Prediction) if f.name != "scores"]
 """Columns of the file before the scores."""

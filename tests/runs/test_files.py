@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lensmith.checkpoint import replacing
 from lensmith.errors import UserError
-from lensmith.records import read_lines, write
+from lensmith.runs.files import read_lines, replacing, write
 
 
 def test_a_write_that_fails_keeps_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

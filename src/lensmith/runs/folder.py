@@ -7,7 +7,6 @@ training.json and result.json; while unfinished, checkpoint/ or predictions.unfi
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
-from lensmith.records import Evaluation, write, write_json
+from lensmith.records import Evaluation
+from lensmith.runs.files import read_json, write, write_json
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -125,23 +125,6 @@ def read_run(folder: Path) -> Recipe:
     return load_recipe(folder / "recipe.yaml")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One of a run folder's JSON files.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no {path.name} in {path.parent}.", "Give a finished run's folder.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}.", "Make the run again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no record.", "Make the run again.")
-    return value
-
-
 def read_evaluation(folder: Path) -> Evaluation:
     """The figures of a finished run.
 
@@ -171,7 +154,7 @@ def provenance() -> dict[str, Any]:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     commit = _git(here, "rev-parse", "HEAD") if (here / ".git").exists() else ""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lensmith.errors import UserError
-from lensmith.runs import new_run_folder, provenance, read_evaluation, read_json
+from lensmith.runs.files import read_json
+from lensmith.runs.folder import new_run_folder, provenance, read_evaluation
 
 
 def test_a_run_folder_that_holds_something_is_refused(tmp_path: Path) -> None:

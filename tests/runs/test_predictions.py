@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensmith.errors import UserError
-from lensmith.predictions import Unfinished, read_predictions, write_predictions
 from lensmith.records import Prediction
+from lensmith.runs.predictions import Unfinished, read_predictions, write_predictions
 
 LABELS = ["a", "b"]
 FOUND = [

@@ -1,0 +1,129 @@
+"""Files and folders of a run, written whole or not at all, and read back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lensmith.errors import UserError
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the disk is full or the folder can't be written; what stood there before is kept.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, error) from None
+
+
+def disk_error(path: Path, error: OSError) -> UserError:
+    """The sentence for a write that failed."""
+    if error.errno == errno.ENOSPC:
+        return UserError(f"The disk is full: {path} was not written.", "Free some space and run again.")
+    return UserError(f"{path} can't be written: {error.strerror or error}.", "Check the folder and its permissions.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as indented JSON; see `write`."""
+    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The rows of a JSONL file; a last line cut short by a stop is left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSONL file anew; see `write`."""
+    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add one row to a JSONL file.
+
+    Raises:
+        UserError: the disk is full or the file can't be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise disk_error(path, error) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run folder's JSON files.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no {path.name} in {path.parent}.", "Give a finished run's folder.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}.", "Make the run again.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no record.", "Make the run again.")
+    return value
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes `folder`'s place when the block ends well, and goes when it doesn't.
+
+    Raises:
+        UserError: the disk is full or can't be written; the old folder is kept.
+    """
+    new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    recover(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for path in new.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+        new.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(folder, error) from None
+    except Exception as error:
+        # safetensors reports a full disk as an error of its own, with the system's words in it.
+        if "No space left" in str(error):
+            raise disk_error(folder, OSError(28, "No space left on device")) from None
+        raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Undo a replacement that was cut off between its two renames."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        with suppress(FileNotFoundError):  # another process has done it
+            old.replace(folder)
