@@ -28,14 +28,13 @@ LAYERS = [
     {"vectors"},
     {"runs"},
     {"data", "models", "question", "labels", "branches", "augment", "mix", "metrics", "sureness", "power_law"},
-    {"downloads", "hub_errors"},
+    {"hub"},
     {"config", "records", "errors", "progress", "processes"},
 ]
 # Within a layer: training needs checkpoints, and the label search branches.
 SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("models", "branches")}
 SIDEWAYS |= {("models", "data"), ("labels", "models"), ("question", "models"), ("sureness", "metrics")}
 SIDEWAYS |= {("calibrate", "inference")}
-SIDEWAYS |= {("downloads", "hub_errors")}
 SIDEWAYS |= {("records", "errors"), ("config", "errors")}
 
 # These answer at once, so nothing heavy may come with them.

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import SHIPPED, load_recipe
-from lensmith.downloads import File, begun, fits, load
 from lensmith.errors import UserError, nearest
+from lensmith.hub.download import File, begun, fits, load
 from lensmith.progress import Note, Tell, counter, silent, size
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _hub(kind: str, name: str, to: Path) -> Plan:
     from huggingface_hub.errors import RevisionNotFoundError
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # public by its documentation
 
-    from lensmith.hub_errors import explain
+    from lensmith.hub.errors import explain
     from lensmith.models import FILES
 
     api, notes = HfApi(), []
@@ -305,7 +305,7 @@ def _bring(plan: Plan, tell: Tell) -> None:
 
 
 def _refused(error: Exception, plan: Plan) -> UserError:
-    from lensmith.hub_errors import explain, unreachable
+    from lensmith.hub.errors import explain, unreachable
 
     if plan.files[0].hub:
         return explain(error, plan.name, plan.kind)

@@ -17,7 +17,7 @@ from lensmith.data.columns import pick, to_row
 from lensmith.data.source import Columns, Row, Source, count, part_name
 from lensmith.data.table import parquet_names, parquet_rows
 from lensmith.errors import UserError
-from lensmith.hub_errors import explain
+from lensmith.hub.errors import explain
 
 
 def recognises(path: Path) -> bool:

@@ -85,7 +85,7 @@ def find(base: str) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    from lensmith.hub_errors import explain
+    from lensmith.hub.errors import explain
 
     try:
         return Path(snapshot_download(base, allow_patterns=FILES))

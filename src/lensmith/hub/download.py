@@ -57,7 +57,7 @@ def load(file: File, target: Path, progress: Callable[[int], None]) -> bool:
         enable_progress_bars,
     )
 
-    from lensmith.hub_errors import is_network
+    from lensmith.hub.errors import is_network
 
     part, bars = _part(file, target), "huggingface_hub.http_get"
     # What is compressed on the way can't be gone on with; and the token is for the hub alone.
