@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lensmith.data import idx
 from lensmith.data.build import content_id
-from lensmith.data.demo import FASHION
 from lensmith.data.source import Columns, Row
+from lensmith.data.sources import idx
+from lensmith.data.sources.demo import FASHION
 
 FILES = Path(__file__).parents[1] / "src/lensmith/data/files"
 PER_CLASS = {"train": 300, "test": 200}

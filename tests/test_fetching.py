@@ -25,7 +25,7 @@ from lensmith.data import open_dataset
 from lensmith.errors import UserError
 from lensmith.progress import Advance, Note, size
 from tests.data.pictures import png
-from tests.data.test_cifar import python_hundred
+from tests.data.sources.test_cifar import python_hundred
 from tests.fake_hub import Hub, Repo, running
 
 NAME = "Owner/LFM2-VL-small"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .pictures import write
+from tests.data.pictures import write
 
 Tree = Callable[[Mapping[str, int]], Path]
 

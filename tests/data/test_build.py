@@ -13,8 +13,7 @@ from lensmith.data.build import assign_split, build_dataset, content_id
 from lensmith.data.dataset import ImageDataset
 from lensmith.data.source import Row, Source
 from lensmith.errors import UserError
-
-from .pictures import png
+from tests.data.pictures import png
 
 # One example writes and maps a file, too slow for the default limits when the machine is busy.
 slow = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,9 +15,8 @@ from lensmith.data import Split, open_dataset
 from lensmith.data.build import build_dataset
 from lensmith.data.source import Row, Source
 from lensmith.errors import UserError
-
-from .conftest import Tree
-from .pictures import png
+from tests.data.conftest import Tree
+from tests.data.pictures import png
 
 slow = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

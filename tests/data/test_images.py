@@ -20,10 +20,9 @@ from lensmith.data.images import Enough, full_size
 from lensmith.errors import ImageError, UserError
 from lensmith.models.family import Model
 from lensmith.models.views import shape_of
+from tests.data.pictures import png, write
 from tests.models import checkpoints
 from tests.models.pictures import picture
-
-from .pictures import png, write
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

@@ -10,8 +10,7 @@ import pytest
 
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
-
-from .conftest import Tree
+from tests.data.conftest import Tree
 
 
 @pytest.mark.parametrize(

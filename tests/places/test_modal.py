@@ -75,7 +75,7 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
     assert env[1][0]["HF_HOME"] == "/lensmith/weights"
     assert source[1][1] == "/root/lensmith"
     assert (source[1][0] / "models" / "nano" / "config.json").exists()
-    assert (source[1][0] / "recipes" / "fashion-best.yaml").exists()
+    assert (source[1][0] / "config" / "recipes" / "fashion-best.yaml").exists()
     # Modal imports the function by module and name.
     assert getattr(sys.modules[remote.work.__module__], remote.work.__name__) is remote.work
 

@@ -160,7 +160,7 @@ def _replace(part: Path, folder: Path) -> None:
 
 def _data(job: Job) -> tuple[str, dict[str, Path]] | None:
     """The folder, and what of it is needed; None where the images come with Lensmith or from the hub."""
-    from lensmith.data import parse_uri
+    from lensmith.data.sources import parse_uri
 
     assert job.recipe
     scheme, location = parse_uri(job.recipe.data.uri)
@@ -194,8 +194,8 @@ def _needed(scheme: str, file: Path) -> bool:
 
 def _table(path: Path, job: Job) -> dict[str, Path]:
     """A table and the images that its rows name."""
-    from lensmith.data import table
     from lensmith.data.source import Columns
+    from lensmith.data.sources import table
 
     assert job.recipe
     options = job.recipe.data

@@ -10,9 +10,8 @@ from PIL import Image
 
 from lensmith.data import ImageDataset, open_dataset
 from lensmith.errors import ImageError, UserError
-
-from .conftest import Tree
-from .pictures import write
+from tests.data.conftest import Tree
+from tests.data.pictures import write
 
 
 def whole(path: Path) -> ImageDataset:

@@ -12,8 +12,7 @@ import pytest
 
 from lensmith.data import ImageDataset, open_dataset
 from lensmith.errors import ImageError, UserError
-
-from .pictures import png, write
+from tests.data.pictures import png, write
 
 
 def whole(path: Path, **options: Any) -> ImageDataset:

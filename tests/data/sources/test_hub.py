@@ -10,8 +10,7 @@ import pytest
 
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
-
-from .pictures import png
+from tests.data.pictures import png
 
 FEATURES = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])})
 

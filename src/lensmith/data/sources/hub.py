@@ -15,7 +15,7 @@ from typing import Any
 
 from lensmith.data.columns import pick, to_row
 from lensmith.data.source import Columns, Row, Source, count, part_name
-from lensmith.data.table import parquet_names, parquet_rows
+from lensmith.data.sources.table import parquet_names, parquet_rows
 from lensmith.errors import UserError
 from lensmith.hub.errors import explain
 

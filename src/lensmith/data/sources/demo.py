@@ -12,12 +12,12 @@ from pathlib import Path
 
 from lensmith.data.build import content_id, held_out
 from lensmith.data.source import Columns, Row, Source, pnm
-from lensmith.data.table import parquet_rows
+from lensmith.data.sources.table import parquet_rows
 from lensmith.errors import UserError, nearest
 
 FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _DIGITS_TEST = 0.3
-_FILES = Path(__file__).with_name("files")
+_FILES = Path(__file__).parents[1] / "files"
 
 
 def recognises(path: Path) -> bool:
