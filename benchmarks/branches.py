@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 
 from lensmith import models
-from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions, QuestionOptions, Recipe, TuneOptions
+from lensmith.models.attention import ATTENTION
 from lensmith.models.tuning import attach, trainable
 from lensmith.question import make_prompt
 from lensmith.runs.folder import provenance

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.views import Shape
 
 

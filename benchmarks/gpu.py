@@ -52,8 +52,8 @@ from true_size import (
 from lensmith import models
 from lensmith.config import ModelOptions, load_recipe
 from lensmith.inference import Classifier
+from lensmith.models.base import Model
 from lensmith.models.cost import weights
-from lensmith.models.family import Model
 from lensmith.models.tuning import attach
 from lensmith.models.views import Shape
 from lensmith.runs.folder import provenance

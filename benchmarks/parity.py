@@ -33,8 +33,8 @@ import torch
 
 from lensmith import models
 from lensmith.config import ModelOptions
-from lensmith.models import lfm2_vl, lfm3_vl
-from lensmith.models.family import Model
+from lensmith.models.base import Model
+from lensmith.models.families import lfm2_vl, lfm3_vl
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -31,7 +31,7 @@ from lensmith import models
 from lensmith.config import ModelOptions
 from lensmith.data import decode_image
 from lensmith.inference import _Reader
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.runs.folder import provenance
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from torch import Tensor
 from true_size import synchronize
 
 from lensmith.config import ModelOptions, QuestionOptions
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.loading import Checkpoint, image_settings
 from lensmith.question import Prompt
 
@@ -33,7 +33,7 @@ def load(folder: Path, device: torch.device) -> Model:
     and runs nothing."""
     from transformers import AutoTokenizer, Lfm2VlForConditionalGeneration
 
-    from lensmith.models.lfm2_vl import Model as Lfm2Vl
+    from lensmith.models.families.lfm2_vl import Model as Lfm2Vl
 
     network: Any = Lfm2VlForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -33,7 +33,7 @@ from lensmith import models, verbs
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
 from lensmith.data import decode_image
 from lensmith.inference import Classifier, predict
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.question import codes, make_prompt
 from lensmith.runs.folder import provenance
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
 from lensmith.inference import Classifier, predict
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable, weight_groups
 from lensmith.models.views import Views
 from lensmith.objective import Parts

@@ -16,8 +16,8 @@ from tests.models.test_published import built
 
 from lensmith.calibrate import ENOUGH
 from lensmith.config import load_recipe
+from lensmith.models.base import Model
 from lensmith.models.cost import operations
-from lensmith.models.family import Model
 from lensmith.places.prices import PRICES
 
 RATE = 0.4 * 362e12

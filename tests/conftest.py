@@ -17,7 +17,7 @@ from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneratio
 
 from lensmith import cli, models
 from lensmith.config import ModelOptions
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 
 # Two processes run the tests, and what they start has one core as well: threads that share one wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensmith.branches import ATTENTION
-from lensmith.models.family import Model
+from lensmith.models.attention import ATTENTION
+from lensmith.models.base import Model
 from lensmith.question import Prompt
 
 PATCH = 16

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lensmith import models
-from lensmith.branches import _Far, fork, fork_all, grow
+from lensmith.branches import fork, fork_all, grow
 from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
-from lensmith.models.family import Model
+from lensmith.models.attention import _Far
+from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 from lensmith.question import make_prompt
 from lensmith.step import Step
@@ -144,7 +145,7 @@ def test_gradients_flow_through_attention_to_the_shared_past_whatever_its_blocks
 ) -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, n, 8, requires_grad=True) for n in (11, 7, 7))
-    monkeypatch.setattr("lensmith.branches._block", lambda *_: -(-11 // blocks))
+    monkeypatch.setattr("lensmith.models.attention._block", lambda *_: -(-11 // blocks))
     out, total = _Far.apply(query, key, value, 0.3)  # type: ignore[no-untyped-call]
     scores = query @ key.transpose(-1, -2) * 0.3
     plain, plain_total = scores.softmax(-1) @ value, scores.logsumexp(-1)
@@ -160,7 +161,7 @@ def test_a_device_without_the_fused_kernel_takes_the_same_step_in_bfloat16(monke
     images = list(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
     losses = []
     for fused in ({"cpu"}, set[str]()):
-        monkeypatch.setattr("lensmith.branches.FUSED", fused)
+        monkeypatch.setattr("lensmith.models.attention.FUSED", fused)
         model = models.load(ModelOptions(dtype="bfloat16", device="cpu"))  # nano: norms in float32, products not
         attach(model, TuneOptions(rank=2), LABELS)
         losses.append(step_loss(model, images, ["can", "t-shirt", "can", "ankle boot"]))

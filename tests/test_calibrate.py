@@ -11,7 +11,7 @@ from lensmith import calibrate
 from lensmith.calibrate import fit, log_loss, offsets_of, temperature
 from lensmith.config import QuestionOptions
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.records import Calibration
 
 LABELS = ["circle", "square", "red square", "blue square"]

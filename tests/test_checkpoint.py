@@ -68,7 +68,9 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_f
 
     # Forked from a process that has everything imported and has computed nothing.
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["lensmith.training", "lensmith.models.lfm2_vl", "peft", "datasets", __name__])
+    forks.set_forkserver_preload(
+        ["lensmith.training", "lensmith.models.families.lfm2_vl", "peft", "datasets", __name__]
+    )
     dice, folder, kills = random.Random(0), tmp_path / "killed", 0
     log = folder / "metrics.jsonl"
 

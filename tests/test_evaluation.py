@@ -15,7 +15,7 @@ from lensmith.data import ImageDataset
 from lensmith.errors import Stopped, UserError
 from lensmith.evaluation import evaluate, fit_calibration, score
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.records import Calibration, Prediction
 from lensmith.runs.predictions import read_predictions
 from tests.conftest import Shapes

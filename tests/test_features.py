@@ -15,7 +15,7 @@ from lensmith import features, models, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.features import Store, cache_folder, fingerprint
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 from lensmith.progress import Advance, Note
 from lensmith.training import train

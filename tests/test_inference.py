@@ -13,7 +13,7 @@ from lensmith.config import QuestionOptions
 from lensmith.errors import ImageError, UserError
 from lensmith.inference import Classifier, Item, predict
 from lensmith.labels import Scores
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.records import Calibration
 
 LABELS = ["circle", "square", "red square"]

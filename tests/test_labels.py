@@ -15,7 +15,7 @@ from lensmith.config import QuestionOptions
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
 from lensmith.labels import LabelTrie, Scores, search
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 
 END = 4
 PROMPTS = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]

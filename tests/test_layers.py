@@ -32,7 +32,7 @@ LAYERS = [
     {"config", "records", "errors", "progress", "processes"},
 ]
 # Within a layer: training needs checkpoints, and the label search branches.
-SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("models", "branches")}
+SIDEWAYS = {("training", "checkpoint"), ("checkpoint", "training"), ("labels", "branches"), ("branches", "models")}
 SIDEWAYS |= {("models", "data"), ("labels", "models"), ("question", "models"), ("sureness", "metrics")}
 SIDEWAYS |= {("calibrate", "inference")}
 SIDEWAYS |= {("records", "errors"), ("config", "errors")}

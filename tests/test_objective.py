@@ -11,7 +11,7 @@ from torch import Tensor
 from lensmith.config import QuestionOptions, TuneOptions, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 from lensmith.objective import Parts
 from lensmith.question import make_prompt

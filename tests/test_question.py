@@ -7,7 +7,7 @@ import pytest
 from lensmith.config import QuestionOptions
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.question import codes, make_prompt, messages
 
 LABELS = ["circle", "square", "red square"]

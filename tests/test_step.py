@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensmith.config import AugmentOptions, QuestionOptions, TuneOptions, load_recipe
 from lensmith.errors import UserError
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 from lensmith.objective import Objective, Parts
 from lensmith.question import make_prompt

@@ -13,7 +13,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.errors import ImageError, UserError
 from lensmith.evaluation import classifier_for
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.progress import silent
 from lensmith.tables import Table, read_table
 from lensmith.vectors import PIXELS, kinds

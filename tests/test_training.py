@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import Lfm2VlForConditionalGeneration
 
 from lensmith import models, verbs
-from lensmith.branches import ATTENTION
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
+from lensmith.models.attention import ATTENTION
 from lensmith.models.tuning import attach, coverage
 from lensmith.models.views import stack
 from lensmith.objective import Objective

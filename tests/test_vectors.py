@@ -8,7 +8,7 @@ from PIL import Image
 
 from lensmith.config import QuestionOptions
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.views import Views, stack
 from lensmith.vectors import PIXELS, kinds
 from tests.conftest import Shapes

@@ -21,7 +21,7 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset, Split
 from lensmith.errors import Stopped, UserError
 from lensmith.inference import Classifier, predict, require_readable, windows
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.records import Calibration, Evaluation, Prediction
 from lensmith.runs.files import write_json
 from lensmith.runs.interrupts import uninterrupted

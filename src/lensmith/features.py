@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import PIL
@@ -25,8 +26,12 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+import lensmith.data.images
+import lensmith.models.base
+import lensmith.models.views
 from lensmith.errors import UserError
-from lensmith.models.family import Model, grouped, out_of_memory
+from lensmith.models.base import Model, grouped
+from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.processes import Processes
 from lensmith.progress import LOOKING, Note, Tell, counter
@@ -35,7 +40,7 @@ WINDOW, BATCH = 256, 32
 """Images of one file, and images that go through the tower at once, at most."""
 FIRST, ROOM = 16, 1 << 29
 """Images of the first file, which tell how large they are; bytes that a window's images or features may take."""
-PREPARING = ("lensmith.models.family", "lensmith.models.views", "lensmith.data.images")
+PREPARING = (lensmith.models.base, lensmith.models.views, lensmith.data.images)
 """Modules that an image goes through before the tower, whatever the family."""
 SPARE = 2 << 30
 """Bytes that are left free on the disk."""
@@ -55,10 +60,9 @@ def fingerprint(model: Model, parts: Sequence[str], more: dict[str, Any] | None 
     about = {
         "parts": list(parts),
         "more": more,
-        "type": type(model).__module__,
         "compute": str(model.compute),
         "device": model.device.type,
-        "code": code(type(model).__module__, *PREPARING),
+        "code": code(sys.modules[type(model).__module__], *PREPARING),
         "pillow": PIL.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -74,9 +78,9 @@ def fingerprint(model: Model, parts: Sequence[str], more: dict[str, Any] | None 
     return digest.hexdigest()
 
 
-def code(*modules: str) -> list[str]:
-    """What loaded modules are made of, as digests."""
-    return [hashlib.sha256(Path(str(sys.modules[name].__file__)).read_bytes()).hexdigest() for name in modules]
+def code(*modules: ModuleType) -> list[str]:
+    """Digests of the modules' source, so that features made by other code have another name."""
+    return [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
 
 
 class Store:

@@ -22,7 +22,8 @@ from lensmith.branches import fork_all, grow
 from lensmith.config import QuestionOptions
 from lensmith.errors import ImageError, UserError
 from lensmith.labels import LabelTrie, Scores, search
-from lensmith.models.family import Model, grouped, out_of_memory
+from lensmith.models.base import Model, grouped
+from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Shape, Views, shape_of, stack
 from lensmith.question import make_prompt
 from lensmith.records import Calibration, Prediction

@@ -24,7 +24,7 @@ from lensmith.branches import Branch, fork, grow
 from lensmith.errors import UserError
 
 if TYPE_CHECKING:
-    from lensmith.models.family import Model
+    from lensmith.models.base import Model
 
 MAX_ROWS = 2048
 """Answers of one decoder call: bounds the memory that forked pasts take."""

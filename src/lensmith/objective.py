@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lensmith.branches import Branch, fork, fork_all, grow
 from lensmith.config import TrainOptions
-from lensmith.models.family import Model, grouped
+from lensmith.models.base import Model, grouped
 from lensmith.question import Prompt
 
 Parts = Sequence[tuple[int, float]]

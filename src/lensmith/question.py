@@ -18,7 +18,7 @@ from lensmith.config import QuestionOptions
 from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from lensmith.models.family import Model
+    from lensmith.models.base import Model
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lensmith.config import AugmentOptions, Recipe
 from lensmith.data import ImageDataset, Split
 from lensmith.errors import ImageError, UserError
 from lensmith.features import Store, cache_folder, fill, fingerprint
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import component_of, trainable
 from lensmith.models.views import Views, shape_of
 from lensmith.processes import Processes

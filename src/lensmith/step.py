@@ -20,7 +20,8 @@ from lensmith import augment, mix
 from lensmith.branches import Branch, cut, grow, hand_on
 from lensmith.config import AugmentOptions, Recipe
 from lensmith.errors import UserError
-from lensmith.models.family import Model, grouped, out_of_memory
+from lensmith.models.base import Model, grouped
+from lensmith.models.memory import out_of_memory
 from lensmith.models.tuning import trainable
 from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.objective import Objective, Parts

@@ -14,6 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import lensmith.branches
+import lensmith.models.attention
+import lensmith.vectors
 from lensmith.data import Split
 from lensmith.features import Store, cache_folder, code, fill, fingerprint, made_of
 from lensmith.inference import Classifier
@@ -23,7 +26,8 @@ from lensmith.progress import Tell
 from lensmith.samples import Samples
 from lensmith.vectors import kinds
 
-MAKING = ("lensmith.vectors", "lensmith.branches")
+MAKING = (lensmith.vectors, lensmith.branches, lensmith.models.attention)
+"""Modules that make vectors of an image, with those of `feature_store.PREPARING`."""
 LARGEST = torch.finfo(torch.float16).max
 
 

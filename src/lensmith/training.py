@@ -26,7 +26,7 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import Diverged, Stopped
 from lensmith.inference import Classifier, predict, require_readable
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import restore, save_tuned, trainable, weight_groups
 from lensmith.objective import Parts
 from lensmith.processes import Processes

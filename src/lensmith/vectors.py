@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lensmith.branches import Branch, fork_all, grow
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.heads import ANSWER
 from lensmith.models.views import Views
 

@@ -18,7 +18,7 @@ from lensmith.config import ModelOptions
 from lensmith.data import decode_image, list_images
 from lensmith.data.images import Enough, full_size
 from lensmith.errors import ImageError, UserError
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.views import shape_of
 from tests.data.pictures import png, write
 from tests.models import checkpoints

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensmith.models import lfm2_vl, lfm3_vl
-from lensmith.models.family import Model
+from lensmith.models.base import Model
+from lensmith.models.families import lfm2_vl, lfm3_vl
 from lensmith.models.views import Views, stack
 
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from lensmith import branches, models
+from lensmith import models
 from lensmith.branches import fork_all, grow
 from lensmith.config import ModelOptions
+from lensmith.models import attention
 from lensmith.models.cost import describe, operations
 from lensmith.models.views import shape_of, stack
 from tests.models import checkpoints
@@ -24,7 +25,7 @@ PAST, TEXT = 40, 10
 def test_operations_are_those_that_are_run(
     family: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(branches, "FUSED", set())  # PyTorch does not count what its fused kernel on a CPU does
+    monkeypatch.setattr(attention, "FUSED", set())  # PyTorch does not count what its fused kernel on a CPU does
     folder = checkpoints.make(
         family,
         tmp_path,

@@ -22,12 +22,12 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from lensmith import models
-from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
 from lensmith.errors import UserError
 from lensmith.features import Store
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.attention import ATTENTION
+from lensmith.models.base import Model
 from lensmith.models.tuning import attach, coverage, trainable
 from lensmith.models.views import shape_of, stack, unstack
 from lensmith.question import make_prompt, messages
@@ -371,7 +371,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) 
 def test_an_architecture_that_transformers_lacks_is_named(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "lensmith.models.smolvlm", None)  # importing it is an ImportError
+    monkeypatch.setitem(sys.modules, "lensmith.models.families.smolvlm", None)  # importing it is an ImportError
     with pytest.raises(UserError, match=r"type smolvlm, which transformers 5\.\d+\.\d+ does not have\. pip install"):
         models.load(ModelOptions(base=str(folders["smolvlm"]), device="cpu"))
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lensmith import models
 from lensmith.config import ModelOptions
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.views import cut, fitting, in_floats, join, resize, stack, tiles_of, tiling, to_pixels, unstack
 from tests.models import checkpoints, fed, pictures
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lensmith import models
 from lensmith.config import ModelOptions, TuneOptions
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.loading import Checkpoint
 from lensmith.models.tuning import attach, component_of, coverage, linear_layers
 from tests.models import checkpoints
@@ -29,7 +29,7 @@ def built(published: Published, empty: Any | None = None) -> Model:
     tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(models.NANO)
     extra = [*checkpoints.GRID, *checkpoints.SMOL_GRID, "<fake_token_around_image>", "<global-img>"]
     tokenizer.add_special_tokens({"additional_special_tokens": extra}, replace_extra_special_tokens=False)
-    module = importlib.import_module(f"lensmith.models.{published.family}")
+    module = importlib.import_module(f"lensmith.models.families.{published.family}")
     checkpoint = Checkpoint(empty or published.network(), tokenizer, published.settings(), Path("nowhere"))
     model: Model = module.Model(checkpoint, ModelOptions(dtype="bfloat16", device="cpu"))
     return model

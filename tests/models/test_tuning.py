@@ -12,7 +12,7 @@ from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.inference import Classifier
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
 from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
 from lensmith.runs.files import read_lines

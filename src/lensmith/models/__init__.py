@@ -15,17 +15,18 @@ from lensmith.config import ModelOptions
 from lensmith.errors import UserError
 
 if TYPE_CHECKING:
-    from lensmith.models.family import Model
+    from lensmith.models.base import Model
 
 NANO = Path(__file__).parent / "nano"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """What of a model on the hub is needed to load it; no pickle among it."""
-NOT_FAMILIES = {"cost", "family", "heads", "loading", "tuning", "views"}
 
 
-def families() -> list[str]:
-    """The model types that can be loaded: the files in this folder."""
-    return [m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_FAMILIES and not m.ispkg]
+def known_families() -> list[str]:
+    """The model types that can be loaded: the modules of `families/`."""
+    from lensmith.models import families
+
+    return [module.name for module in pkgutil.iter_modules(families.__path__)]
 
 
 def load(options: ModelOptions) -> Model:
@@ -34,19 +35,19 @@ def load(options: ModelOptions) -> Model:
     Raises:
         UserError: no such folder or name, not a model, or a family that Lensmith doesn't know.
     """
-    from lensmith.models.family import out_of_memory
+    from lensmith.models.memory import out_of_memory
     from lensmith.models.tuning import load_tuned
 
     folder = find(options.base)
     config = read_config(folder, options.base)
     family = str(config.get("model_type", "")).replace("-", "_")
-    if family not in families():
+    if family not in known_families():
         raise UserError(
             f"{options.base} is a model of type {config.get('model_type')!r}, which Lensmith does not know.",
-            f"Known types: {', '.join(families())}.",
+            f"Known types: {', '.join(known_families())}.",
         )
     try:
-        module = importlib.import_module(f"lensmith.models.{family}")
+        module = importlib.import_module(f"lensmith.models.families.{family}")
     except ImportError as error:
         import transformers
 

@@ -14,7 +14,7 @@ from statistics import fmean
 from torch import nn
 
 from lensmith.errors import UserError
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.tuning import component_of
 from lensmith.models.views import Shape
 

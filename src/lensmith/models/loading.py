@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import prod
@@ -20,9 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lensmith.branches import ATTENTION
 from lensmith.config import ModelOptions
 from lensmith.errors import UserError
+from lensmith.models.attention import ATTENTION
+from lensmith.models.memory import available_memory
 
 SMALL = 100_000_000
 """Below this many parameters, weights are held in float32 even if products run in bfloat16: rounding the stored weights
@@ -240,31 +240,6 @@ def hold_products(network: Any, dtype: torch.dtype) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear) and module is not head:
             module.to(dtype)
-
-
-def machine_memory() -> int:
-    """Bytes of this machine's memory, or of what a container may use of it."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):
-        whole = min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return whole
-
-
-def available_memory() -> int:
-    """Bytes of this machine's memory, or of what a container may use of it, that are free."""
-    free = machine_memory() // 2
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="utf-8"))
-        used = int((group / "memory.current").read_text(encoding="utf-8"))
-        # Files that were read and can be let go count as used there.
-        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
-        files = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
-        free = min(free, limit - used + files)
-    return max(0, free)
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -24,7 +24,7 @@ from torch import nn
 
 from lensmith.config import TrainOptions, TuneOptions
 from lensmith.errors import UserError
-from lensmith.models.family import Model
+from lensmith.models.base import Model
 from lensmith.models.heads import ClassHead, load_head
 from lensmith.records import TASK
 

@@ -19,12 +19,12 @@ from transformers import SmolVLMForConditionalGeneration
 from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
 from lensmith.errors import UserError
-from lensmith.models import family
+from lensmith.models import base
 from lensmith.models.loading import Checkpoint, load
 from lensmith.models.views import Views, cut, join, stack, tiles_of, to_pixels
 
 
-class Model(family.Model):
+class Model(base.Model):
     components: ClassVar[dict[str, str]] = {
         "language_model": "model.text_model",
         "projector": "model.connector",

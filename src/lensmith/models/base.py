@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
 from lensmith.models.heads import Head
-from lensmith.models.loading import Checkpoint, available_memory, compute_dtype, machine_memory
+from lensmith.models.loading import Checkpoint, compute_dtype
+from lensmith.models.memory import available_memory, machine_memory
 from lensmith.models.views import Shape, Views, resize, to_pixels
 
 
@@ -184,13 +185,6 @@ class Model(ABC):
         if self.compute == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.compute)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU's or the machine's memory is used up."""
-    text = str(error)
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in said)
 
 
 def grouped(keys: Iterable[Any]) -> list[list[int]]:

@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import Lfm3VlForConditionalGeneration
 
 from lensmith.config import ModelOptions
-from lensmith.models import family
+from lensmith.models import base
 from lensmith.models.loading import Checkpoint, load
 from lensmith.models.views import Views, filter_of, fitting
 
 
-class Model(family.Model):
+class Model(base.Model):
     components: ClassVar[dict[str, str]] = {
         "language_model": "model.language_model",
         "projector": "model.multi_modal_projector",

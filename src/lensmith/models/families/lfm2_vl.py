@@ -15,12 +15,12 @@ from transformers import Lfm2VlForConditionalGeneration
 
 from lensmith.config import ModelOptions
 from lensmith.errors import UserError
-from lensmith.models import family
+from lensmith.models import base
 from lensmith.models.loading import Checkpoint, load
 from lensmith.models.views import Views, cut, filter_of, fitting, join, tiles_of, tiling
 
 
-class Model(family.Model):
+class Model(base.Model):
     components: ClassVar[dict[str, str]] = {
         "language_model": "model.language_model",
         "projector": "model.multi_modal_projector",
