@@ -22,11 +22,11 @@ import torch.nn.functional as F
 
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, Recipe, TuneOptions
+from lensmith.engine.question import make_prompt
+from lensmith.engine.step import Step
 from lensmith.models.attention import ATTENTION
 from lensmith.models.tuning import attach, trainable
-from lensmith.question import make_prompt
 from lensmith.runs.folder import provenance
-from lensmith.step import Step
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600
 

@@ -51,7 +51,7 @@ from true_size import (
 
 from lensmith import models
 from lensmith.config import ModelOptions, load_recipe
-from lensmith.inference import Classifier
+from lensmith.engine.classifier import Classifier
 from lensmith.models.base import Model
 from lensmith.models.cost import weights
 from lensmith.models.tuning import attach

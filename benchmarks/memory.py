@@ -23,7 +23,7 @@ SIZES = (500, 50_000)
 
 def one(count: int) -> None:
     from lensmith import models, verbs
-    from lensmith.evaluation import classifier_for
+    from lensmith.measure.evaluation import classifier_for
 
     recipe = load_recipe("fashion-idx", [f"data.train_limit={count}", "data.validation=0"])
     dataset = verbs.open_data(recipe)

@@ -26,14 +26,14 @@ from pathlib import Path
 import torch
 
 from lensmith import models, verbs
-from lensmith.comparison import compare
 from lensmith.config import load_recipe
-from lensmith.inference import Classifier, predict
-from lensmith.metrics import accuracy
+from lensmith.engine.classifier import Classifier, predict
+from lensmith.learn.loop import train
+from lensmith.measure.metrics import accuracy
+from lensmith.measure.paired import compare
 from lensmith.models.tuning import attach
 from lensmith.records import Prediction
 from lensmith.runs.folder import provenance
-from lensmith.training import train
 
 EPOCHS = {300: 20, 3000: 6}
 MIXES = ("none", "mixup", "cutmix", "both")

@@ -30,7 +30,7 @@ import torch
 from lensmith import models
 from lensmith.config import ModelOptions
 from lensmith.data import decode_image
-from lensmith.inference import _Reader
+from lensmith.engine.classifier import _Reader
 from lensmith.models.base import Model
 from lensmith.runs.folder import provenance
 

@@ -23,10 +23,10 @@ from sklearn.linear_model import LogisticRegression
 
 from lensmith import verbs
 from lensmith.config import load_recipe
-from lensmith.probes import logistic, scale
+from lensmith.engine.features import PIXELS
+from lensmith.learn.methods import Frozen, right
+from lensmith.learn.probes import logistic, scale
 from lensmith.progress import silent
-from lensmith.rungs import Frozen, right
-from lensmith.vectors import PIXELS
 
 ROUNDS = 3
 

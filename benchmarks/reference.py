@@ -20,9 +20,9 @@ from torch import Tensor
 from true_size import synchronize
 
 from lensmith.config import ModelOptions, QuestionOptions
+from lensmith.engine.question import Prompt
 from lensmith.models.base import Model
 from lensmith.models.loading import Checkpoint, image_settings
-from lensmith.question import Prompt
 
 MICRO, GATHERED = 4, 4
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

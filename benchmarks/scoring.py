@@ -32,9 +32,9 @@ import torch
 from lensmith import models, verbs
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
 from lensmith.data import decode_image
-from lensmith.inference import Classifier, predict
+from lensmith.engine.classifier import Classifier, predict
+from lensmith.engine.question import codes, make_prompt
 from lensmith.models.base import Model
-from lensmith.question import codes, make_prompt
 from lensmith.runs.folder import provenance
 
 PEERS = Path(__file__).parent / "peers"

@@ -40,16 +40,16 @@ import torch
 from peers.tensors import tensor_peak
 
 from lensmith import models, verbs
-from lensmith.comparison import compare
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, Split
-from lensmith.inference import Classifier, predict
-from lensmith.metrics import accuracy, is_right
+from lensmith.engine.classifier import Classifier, predict
+from lensmith.learn.loop import train
+from lensmith.measure.metrics import accuracy, is_right
+from lensmith.measure.paired import compare
 from lensmith.models.tuning import attach
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction, percent
 from lensmith.runs.folder import provenance
-from lensmith.training import train
 
 PEERS = Path(__file__).parent / "peers"
 IMAGES, VALIDATION, EPOCHS, BATCH, SEEDS, ROUNDS = 800, 1000, 3, 16, (0, 1, 2), 5

@@ -30,17 +30,17 @@ from torch import Tensor
 
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
-from lensmith.inference import Classifier, predict
+from lensmith.engine.classifier import Classifier, predict
+from lensmith.engine.objective import Parts
+from lensmith.engine.question import Prompt, make_prompt
+from lensmith.engine.step import Step
+from lensmith.learn.loop import average
+from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable, weight_groups
 from lensmith.models.views import Views
-from lensmith.objective import Parts
-from lensmith.processes import Processes
-from lensmith.question import Prompt, make_prompt
 from lensmith.records import Prediction
 from lensmith.runs.folder import provenance
-from lensmith.step import Step
-from lensmith.training import average
 
 if TYPE_CHECKING:
     from tests.models.published import Published

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.models.published import PUBLISHED
 from tests.models.test_published import built
 
-from lensmith.calibrate import ENOUGH
 from lensmith.config import load_recipe
+from lensmith.measure.calibration import ENOUGH
 from lensmith.models.base import Model
 from lensmith.models.cost import operations
 from lensmith.places.prices import PRICES

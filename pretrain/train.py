@@ -33,7 +33,7 @@ from transformers import Lfm2VlForConditionalGeneration
 
 from augment import augment
 from base import make_config, make_tokenizer, save_processor
-from lensmith.branches import fork_all, grow
+from lensmith.engine.branches import fork_all, grow
 from pictures import SYNONYMS
 from prompts import ALSO, WITH_LIST, WITHOUT_LIST, make_prompt
 

@@ -11,9 +11,9 @@ import pytest
 from lensmith import ladders
 from lensmith.config import load_recipe
 from lensmith.errors import Stopped, UserError
+from lensmith.learn.methods import recipe_of
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction
-from lensmith.rungs import recipe_of
 from lensmith.runs.predictions import read_predictions
 from tests.conftest import Run, Shapes
 

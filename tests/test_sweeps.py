@@ -22,12 +22,11 @@ from lensmith import sweeps, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Advance, Note, silent
-from lensmith.records import Rate
+from lensmith.records import Rate, Training
 from lensmith.search.board import Board
 from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
 from lensmith.search.trials import PARTS, search_space
 from lensmith.sweeps import resume_sweep, sweep
-from lensmith.training import Training
 from tests.conftest import Shapes
 
 OVER = "{train.learning_rate: {low: 1e-5, high: 1, log: true}, tune.rank: [4, 16]}"
@@ -70,7 +69,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """Sweeps train with the stand-in, and workers look at the board often."""
     stand_in = Trainer()
     monkeypatch.setattr("lensmith.sweeps.train_once", stand_in)
-    monkeypatch.setattr("lensmith.rungs.require_trainable", lambda *_: None)
+    monkeypatch.setattr("lensmith.learn.methods.require_trainable", lambda *_: None)
     monkeypatch.setattr("lensmith.search.board.LOOK", 0.02)
     return stand_in
 

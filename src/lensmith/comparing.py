@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.comparison import compare_all
 from lensmith.config import Recipe, flat
 from lensmith.errors import ImageError, UserError
+from lensmith.measure.paired import compare_all
 from lensmith.records import Comparison, Prediction
 from lensmith.runs.files import read_json, write_json
 from lensmith.runs.folder import PREDICTIONS, default_folder, facts, new_run_folder, read_evaluation, read_run

@@ -10,9 +10,9 @@ from statistics import fmean, pvariance
 from typing import TYPE_CHECKING, Any
 
 from lensmith import verbs
-from lensmith.comparison import compare, power_hint
 from lensmith.config import LadderOptions, Recipe
 from lensmith.errors import Stopped, UserError
+from lensmith.measure.paired import compare, power_hint
 from lensmith.progress import LOOKING, Advance, Note, Tell, counter, silent
 from lensmith.records import Prediction, Rate, percent
 from lensmith.runs.files import read_json, write_json
@@ -46,9 +46,9 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         UserError: see `config`, `data`, `models`, `probes.fit` and `training.train`; or there is a part without images.
         Stopped: Ctrl-C; what was done is kept.
     """
+    from lensmith.learn.batches import class_weights
+    from lensmith.learn.methods import ABOUT, recipe_of, require_trainable
     from lensmith.report import LadderData, write_ladder
-    from lensmith.rungs import ABOUT, recipe_of, require_trainable
-    from lensmith.samples import class_weights
 
     require_one_process("ladder")
     started, options = time.perf_counter(), recipe.ladder
@@ -126,7 +126,7 @@ class Counting:
 
 def make(names: Sequence[str], recipe: Recipe, dataset: ImageDataset, folder: Path, tell: Tell) -> None:
     """Make each rung into its run folder, as far as it isn't there; test images are not touched."""
-    from lensmith.rungs import ABOUT, FITTED, Frozen, recipe_of, taught
+    from lensmith.learn.methods import ABOUT, FITTED, Frozen, recipe_of, taught
 
     frozen, looked, before = None, 0.0, False
     for name in names:
@@ -161,8 +161,9 @@ def answers(
     name: str, recipe: Recipe, dataset: ImageDataset, part: str, folder: Path, tell: Tell
 ) -> Sequence[Prediction]:
     """A rung's answers to `validation` or `test`, from its folder or made now."""
-    from lensmith import evaluation, models
-    from lensmith.rungs import recipe_of
+    from lensmith import models
+    from lensmith.learn.methods import recipe_of
+    from lensmith.measure import evaluation
     from lensmith.runs.predictions import read_predictions
 
     place, split = folder / name, getattr(dataset, part)
@@ -194,7 +195,7 @@ def choose(names: Sequence[str], checked: Mapping[str, Sequence[Prediction]], im
     The rule is that of Breiman et al. (1984) for pruning trees; the error is that of the difference on the same images.
     To take the cheapest that a test can't tell from the best would be worse the fewer images there are.
     """
-    from lensmith.metrics import accuracy, is_right
+    from lensmith.measure.metrics import accuracy, is_right
 
     rates = {name: accuracy(checked[name]) for name in names}
     right = {name: [is_right(p) for p in checked[name]] for name in names}
@@ -225,7 +226,7 @@ def confirm(
     tested: Mapping[str, Sequence[Prediction]],
 ) -> list[str]:
     """What the test images say of the choice: against the cheapest and the best on validation, and what is as good."""
-    from lensmith.metrics import accuracy
+    from lensmith.measure.metrics import accuracy
 
     best = max(names, key=lambda name: accuracy(checked[name]).accuracy)
     against = {name: compare(name, tested[name], chosen, tested[chosen]) for name in names if name != chosen}
@@ -240,9 +241,9 @@ def confirm(
 
 def row(name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder: Path, options: LadderOptions) -> Rung:
     """A rung's line in the table."""
-    from lensmith.metrics import accuracy
+    from lensmith.learn.methods import ABOUT, labels_of
+    from lensmith.measure.metrics import accuracy
     from lensmith.report import Rung
-    from lensmith.rungs import ABOUT, labels_of
 
     found = read_json(folder / name / "evaluation.json")
     seconds, labels = float(read_json(folder / name / MADE)["seconds"]), labels_of(name, dataset)

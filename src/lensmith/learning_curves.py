@@ -20,8 +20,8 @@ from lensmith.runs.folder import begin_run, facts, require_one_process, resumed,
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
+    from lensmith.learn.methods import Frozen
     from lensmith.report import Line
-    from lensmith.rungs import Frozen
 
 POINTS = "points.jsonl"
 """In the run folder: a row for each model."""
@@ -44,8 +44,8 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         UserError: see `config`, `data`, `models`, `probes.fit`, `training.train`; or there are too few images.
         Stopped: Ctrl-C; what was measured is kept.
     """
+    from lensmith.learn.methods import recipe_of, require_trainable
     from lensmith.report import CurveData, write_curve
-    from lensmith.rungs import recipe_of, require_trainable
 
     require_one_process("curve")
     started = time.perf_counter()
@@ -141,7 +141,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each model, from the folder or made now: rung, size, seed, how many of n test images it has right, and
     the seconds it took."""
-    from lensmith.rungs import FITTED, Frozen
+    from lensmith.learn.methods import FITTED, Frozen
 
     path = folder / POINTS
     rows = list(read_lines(path)) if path.exists() else []
@@ -168,7 +168,7 @@ def measure(
 
 def plan(recipe: Recipe, sizes: Sequence[int], n: int) -> Iterator[tuple[str, int, int]]:
     """Rung, size and seed of each model. All the images are one subset, of which a fit makes the same each time."""
-    from lensmith.rungs import FITTED
+    from lensmith.learn.methods import FITTED
 
     for rung in recipe.curve.rungs:
         for size in sizes:
@@ -178,7 +178,7 @@ def plan(recipe: Recipe, sizes: Sequence[int], n: int) -> Iterator[tuple[str, in
 
 def fitted(rung: str, points: Sequence[tuple[int, float]], ahead: float) -> tuple[dict[str, Any], Line]:
     """The law through one rung's points, as plain values and for the page."""
-    from lensmith import power_law
+    from lensmith.measure import power_law
     from lensmith.report import Line
 
     law = power_law.PowerLaw.fit(points)
@@ -207,7 +207,7 @@ def fitted(rung: str, points: Sequence[tuple[int, float]], ahead: float) -> tupl
 
 
 def _fit(frozen: Frozen, rung: str, size: int, seed: int) -> int:
-    from lensmith.rungs import right
+    from lensmith.learn.methods import right
 
     part, table = set(frozen.dataset.train.take(size, seed).ids), frozen.table("train")
     ids = frozen.dataset.train.ids
@@ -216,9 +216,9 @@ def _fit(frozen: Frozen, rung: str, size: int, seed: int) -> int:
 
 
 def _train(recipe: Recipe, rung: str, dataset: ImageDataset, size: int, seed: int, folder: Path, tell: Tell) -> int:
-    from lensmith.processes import Processes
-    from lensmith.rungs import recipe_of, taught
-    from lensmith.training import validate
+    from lensmith.learn.loop import validate
+    from lensmith.learn.methods import recipe_of, taught
+    from lensmith.learn.processes import Processes
 
     own = replace(recipe_of(rung, recipe), seed=recipe.seed + seed)
     part = replace(dataset, train=dataset.train.take(size, own.seed))

@@ -17,7 +17,7 @@ from lensmith.runs.files import read_json, write_json
 from lensmith.runs.folder import PREDICTIONS, begin_run, read_evaluation, require_one_process, resumed, start_run
 
 if TYPE_CHECKING:
-    from lensmith.rungs import Frozen
+    from lensmith.learn.methods import Frozen
 
 FIT = "fit.json"
 """In the run folder of a fitted classifier: which vector and setting were chosen, and what was tried."""
@@ -35,8 +35,8 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         UserError: see `config`, `data`, `models` and `probes.fit`.
         Stopped: Ctrl-C; what was looked at is kept.
     """
-    from lensmith.rungs import Frozen
-    from lensmith.samples import class_weights
+    from lensmith.learn.batches import class_weights
+    from lensmith.learn.methods import Frozen
 
     require_one_process("probe")
     started = time.perf_counter()

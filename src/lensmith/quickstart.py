@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lensmith import verbs
-from lensmith.comparison import compare, power_hint
 from lensmith.config import SHIPPED, load_recipe
 from lensmith.errors import UserError, nearest
+from lensmith.measure.paired import compare, power_hint
 from lensmith.probing import fitted
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import percent
@@ -35,11 +35,11 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         UserError: there is no such demo, or the run folder exists.
     """
     from lensmith import models
-    from lensmith.evaluation import classifier_for
+    from lensmith.engine.features import PIXELS
+    from lensmith.learn.loop import train
+    from lensmith.learn.methods import Frozen
+    from lensmith.measure.evaluation import classifier_for
     from lensmith.models.tuning import attach, coverage_table
-    from lensmith.rungs import Frozen
-    from lensmith.training import train
-    from lensmith.vectors import PIXELS
 
     if data not in demos():
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")

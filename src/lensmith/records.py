@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -154,3 +155,24 @@ class Comparison:
     needed: int | None
     """About how many images would show a difference of this size; None if there was no difference at all."""
     sentence: str
+
+
+@dataclass
+class Training:
+    """What a training did."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    checked_step: int = 0
+    """The last step after which the validation images were scored."""
+    worse: int = 0
+    """Validations since the best one."""
+    validation: Rate | None = None
+    unreadable: list[str] = field(default_factory=list)
+    """One sentence for each training or validation image that could not be read."""
+    finished: bool = False
+
+    def note(self, errors: Iterable[str]) -> None:
+        """List unreadable images, each once."""
+        self.unreadable = list(dict.fromkeys([*self.unreadable, *errors]))

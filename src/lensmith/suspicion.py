@@ -119,9 +119,9 @@ def find(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> tuple[list[Doubt]
     import torch
     from cleanlab.filter import find_label_issues
 
-    from lensmith import probes
-    from lensmith.rungs import Frozen
-    from lensmith.tables import Table
+    from lensmith.learn import probes
+    from lensmith.learn.feature_table import Table
+    from lensmith.learn.methods import Frozen
 
     folds, labels = recipe.suspects.folds, dataset.labels
     frozen = Frozen(recipe, dataset, tell)

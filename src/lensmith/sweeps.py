@@ -46,7 +46,7 @@ from lensmith.search.trials import (
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
-    from lensmith.training import Training
+    from lensmith.records import Training
 
 DATABASE = "sweep.db"
 ALIKE = 3
@@ -97,7 +97,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
             holds another sweep of this name; no trial could be trained.
         Stopped: Ctrl-C; the trial in hand goes on from its checkpoint.
     """
-    from lensmith.rungs import require_trainable
+    from lensmith.learn.methods import require_trainable
     from lensmith.verbs import describe, open_data
 
     started, space, url = time.perf_counter(), search_space(recipe), recipe.sweep.storage
@@ -303,8 +303,8 @@ def train_once(
 ) -> Training:
     """One training, from the folder's last checkpoint if it has one; see `training.train`."""
     from lensmith import models
+    from lensmith.learn.loop import train
     from lensmith.models.tuning import attach
-    from lensmith.training import train
 
     recover(folder / "adapter")
     gc.collect()  # the last one's model, for want of memory

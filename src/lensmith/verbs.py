@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.comparison import power_hint
 from lensmith.config import Recipe, load_recipe
 from lensmith.errors import ImageError, Stopped, UserError
+from lensmith.measure.paired import power_hint
 from lensmith.progress import Note, Tell, counter, silent
 from lensmith.records import TASK, Calibration, Evaluation, Prediction, percent
 from lensmith.runs.files import read_json, recover, write_json
@@ -32,7 +32,7 @@ from lensmith.runs.folder import (
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset, Split
-    from lensmith.inference import Classifier
+    from lensmith.engine.classifier import Classifier
 
 
 CALIBRATION = "calibration.json"
@@ -74,12 +74,12 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     Of several processes (torchrun), those that are not the main one return nothing.
     """
     from lensmith import models
-    from lensmith.evaluation import classifier_for
+    from lensmith.learn.batches import class_weights
+    from lensmith.learn.loop import train as loop
+    from lensmith.learn.processes import Processes
+    from lensmith.learn.trackers import require_tracker
+    from lensmith.measure.evaluation import classifier_for
     from lensmith.models.tuning import attach, coverage_table
-    from lensmith.processes import Processes
-    from lensmith.samples import class_weights
-    from lensmith.trackers import require_tracker
-    from lensmith.training import train as loop
 
     started, processes = time.perf_counter(), Processes()
     tell = tell if processes.main else silent
@@ -139,7 +139,7 @@ def resume(folder: Path, tell: Tell = silent, recipe: Recipe | None = None) -> d
     Raises:
         UserError: the folder holds no run, the run is finished, or the recipe differs.
     """
-    from lensmith.checkpoint import same_recipe
+    from lensmith.learn.checkpoint import same_recipe
 
     own = resumed(folder, "train", "result.json")
     same_recipe(folder, own, recipe or own)
@@ -159,7 +159,7 @@ def evaluate(
         Stopped: Ctrl-C; what was scored is kept in the run folder.
     """
     from lensmith import models
-    from lensmith.evaluation import classifier_for
+    from lensmith.measure.evaluation import classifier_for
 
     dataset = open_data(recipe)
     part: Split = getattr(dataset, split)
@@ -208,8 +208,8 @@ def predict(
     from lensmith import models
     from lensmith.config import ModelOptions, QuestionOptions
     from lensmith.data import decode_image, list_images
-    from lensmith.inference import Classifier
-    from lensmith.inference import predict as loop
+    from lensmith.engine.classifier import Classifier
+    from lensmith.engine.classifier import predict as loop
 
     question, recipe, calibration = QuestionOptions(), Recipe(), Calibration()
     if run:
@@ -260,8 +260,8 @@ def score(
         verb: the command that goes on after a stop.
         notes: sentences on it for the report.
     """
-    from lensmith import evaluation
-    from lensmith.calibrate import ENOUGH
+    from lensmith.measure import evaluation
+    from lensmith.measure.calibration import ENOUGH
     from lensmith.runs.predictions import read_predictions
 
     write_json(folder / "question.json", {"text": classifier.prompt.text})

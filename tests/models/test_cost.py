@@ -10,8 +10,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from lensmith import models
-from lensmith.branches import fork_all, grow
 from lensmith.config import ModelOptions
+from lensmith.engine.branches import fork_all, grow
 from lensmith.models import attention
 from lensmith.models.cost import describe, operations
 from lensmith.models.views import shape_of, stack

@@ -23,17 +23,17 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
+from lensmith.engine.classifier import Classifier
+from lensmith.engine.features import kinds
+from lensmith.engine.question import make_prompt, messages
+from lensmith.engine.step import Step
 from lensmith.errors import UserError
-from lensmith.features import Store
-from lensmith.inference import Classifier
+from lensmith.learn.feature_store import Store
+from lensmith.learn.loop import keep
 from lensmith.models.attention import ATTENTION
 from lensmith.models.base import Model
 from lensmith.models.tuning import attach, coverage, trainable
 from lensmith.models.views import shape_of, stack, unstack
-from lensmith.question import make_prompt, messages
-from lensmith.step import Step
-from lensmith.training import keep
-from lensmith.vectors import kinds
 from tests.models import checkpoints
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]

@@ -10,8 +10,8 @@ import torch
 
 from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
+from lensmith.engine.classifier import Classifier
 from lensmith.errors import UserError
-from lensmith.inference import Classifier
 from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
 from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups

@@ -105,7 +105,7 @@ def test_prices_before_and_after() -> None:
 
 
 def test_place_options_are_no_change_of_recipe(tmp_path: Path) -> None:
-    from lensmith.checkpoint import same_recipe
+    from lensmith.learn.checkpoint import same_recipe
 
     now = Recipe(place=PlaceOptions("T4", 1, 0, ["x"]))
     same_recipe(tmp_path, Recipe(), now)

@@ -213,7 +213,7 @@ def _settled(job: Job) -> tuple[Job, Path, dict[str, Any] | None]:
     if (folder / ("result.json" if job.verb == "train" else "evaluation.json")).exists():
         raise UserError(f"The run {folder} is finished: there is nothing to resume.")
     if job.recipe and job.verb == "train":
-        from lensmith.checkpoint import same_recipe
+        from lensmith.learn.checkpoint import same_recipe
 
         same_recipe(folder, own, job.recipe)
     split = read_json(folder / "record.json")["split"] if (folder / "record.json").exists() else job.split

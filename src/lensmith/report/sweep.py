@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lensmith.metrics import wilson
+from lensmith.measure.metrics import wilson
 from lensmith.records import Rate
 from lensmith.report import charts, curves, plots
 from lensmith.report.page import fill

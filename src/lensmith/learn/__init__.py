@@ -1,0 +1,1 @@
+"""How a classifier comes about: trained (`loop`), or fitted on frozen features (`probes`)."""

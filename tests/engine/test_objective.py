@@ -1,0 +1,166 @@
+"""Losses of labels with shares equal what brute force makes of the plain forward pass, gradients included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from lensmith.config import QuestionOptions, TuneOptions, load_recipe
+from lensmith.engine.classifier import Classifier
+from lensmith.engine.objective import Parts
+from lensmith.engine.question import make_prompt
+from lensmith.engine.step import Step
+from lensmith.errors import UserError
+from lensmith.models.base import Model
+from lensmith.models.tuning import attach, trainable
+from tests.engine.plain import log_probability
+
+LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
+QUESTION = QuestionOptions(spoken={"can": ["can", "tin can"]})
+SIZES = [(64, 64), (64, 96), (64, 64), (32, 128)]
+MIXED: list[Parts] = [[(0, 0.7), (2, 0.3)], [(1, 1.0)], [(3, 0.5), (1, 0.5)], [(2, 2.0)]]
+ALONE: list[Parts] = [[(0, 1.0)], [(1, 1.0)], [(3, 2.0)], [(2, 0.5)]]
+
+
+@pytest.fixture
+def images() -> list[Tensor]:
+    torch.manual_seed(3)
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
+
+
+@pytest.fixture
+def tuned(tiny: Model) -> Model:
+    attach(tiny, TuneOptions(rank=3, vision_tower=True), LABELS)
+    torch.manual_seed(1)
+    for name, weight in trainable(tiny).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return tiny
+
+
+def step_losses(model: Model, images: Sequence[Tensor], parts: Sequence[Parts], *options: str) -> Tensor:
+    """The losses of one step; gradients of their sum are left on the weights."""
+    recipe = load_recipe(None, list(options))
+    step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.look, print)
+    return step.gradients([(image,) for image in images], parts, torch.rand(len(images), len(LABELS)), seed=0)
+
+
+def brute_scores(model: Model, images: Sequence[Tensor]) -> Tensor:
+    """(images, labels) log-probabilities, those of synonyms added up."""
+    prompt = make_prompt(model, QUESTION, LABELS)
+
+    def score(image: Tensor, forms: Sequence[Sequence[int]]) -> Tensor:
+        return torch.stack([log_probability(model, prompt, image, form) for form in forms]).logsumexp(0)
+
+    return torch.stack([torch.stack([score(image, forms) for forms in prompt.answers]) for image in images])
+
+
+def brute_tokens(model: Model, images: Sequence[Tensor], parts: Sequence[Parts], smooth: float = 0.0) -> Tensor:
+    """(images,) the cross-entropies of their labels' answers, by their shares."""
+    prompt = make_prompt(model, QUESTION, LABELS)
+
+    def loss(image: Tensor, labels: Parts) -> Tensor:
+        answers = [(log_probability(model, prompt, image, prompt.answers[c][0], smooth), share) for c, share in labels]
+        return -torch.stack([found * share for found, share in answers]).sum()
+
+    return torch.stack([loss(image, labels) for image, labels in zip(images, parts, strict=True)])
+
+
+def shares(parts: Sequence[Parts]) -> Tensor:
+    target = torch.zeros(len(parts), len(LABELS))
+    for row, labels in enumerate(parts):
+        for label, share in labels:
+            target[row, label] += share
+    return target
+
+
+def gradients(model: Model) -> Tensor:
+    found = torch.cat([w.grad.flatten() for w in trainable(model).values() if w.grad is not None])
+    model.network.zero_grad()
+    return found
+
+
+def assert_same(model: Model, found: Tensor, expected: Tensor) -> None:
+    """Losses and the gradients of their sums."""
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
+    got = gradients(model)
+    expected.sum().backward()
+    want = gradients(model)
+    assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.1])
+@pytest.mark.parametrize("parts", [ALONE, MIXED], ids=["alone", "mixed"])
+def test_by_tokens_a_mixed_image_costs_its_answers_by_their_shares(
+    tuned: Model, images: list[Tensor], parts: list[Parts], smooth: float
+) -> None:
+    found = step_losses(tuned, images, parts, f"train.label_smoothing={smooth}")
+    assert_same(tuned, found, brute_tokens(tuned, images, parts, smooth))
+
+
+@pytest.mark.parametrize("smooth", [0.0, 0.2])
+@pytest.mark.parametrize("parts", [ALONE, MIXED], ids=["alone", "mixed"])
+def test_by_labels_the_loss_is_that_of_the_share_that_a_prediction_reports(
+    tuned: Model, images: list[Tensor], parts: list[Parts], smooth: float
+) -> None:
+    found = step_losses(tuned, images, parts, "train.objective=labels", f"train.label_smoothing={smooth}")
+    target = shares(parts)
+    target = (1 - smooth) * target + smooth * target.sum(1, keepdim=True) / len(LABELS)
+    expected = -(target * brute_scores(tuned, images).log_softmax(1)).sum(1)
+    assert_same(tuned, found, expected)
+    if not smooth:
+        tuned.network.eval()
+        same = torch.stack([images[0], images[2]])
+        scores = Classifier(tuned, QUESTION, LABELS).score((same,)).bound.log_softmax(1)
+        mine = -(shares(parts)[[0, 2]] * scores).sum(1)
+        torch.testing.assert_close(found[[0, 2]], mine, rtol=1e-5, atol=1e-5)
+
+
+def test_negatives_are_some_of_the_wrong_labels_and_the_right_one_is_always_there(
+    tuned: Model, images: list[Tensor]
+) -> None:
+    scores = brute_scores(tuned, images).detach()
+    for _ in range(5):
+        found = step_losses(tuned, images, ALONE, "train.objective=labels", "train.negatives=2")
+        for row, ((label, share),) in enumerate(ALONE):
+            others = [c for c in range(len(LABELS)) if c != label]
+            possible = []
+            for left_out in others:
+                inside = [c for c in range(len(LABELS)) if c != left_out]
+                possible.append(-share * (scores[row, label] - scores[row, inside].logsumexp(0)).item())
+            assert any(found[row].item() == pytest.approx(loss, rel=1e-4) for loss in possible)
+
+
+def test_probable_beginnings_are_drawn_more_often(tuned: Model, images: list[Tensor]) -> None:
+    from lensmith.engine.objective import Objective
+
+    prompt = make_prompt(tuned, QUESTION, LABELS)
+    recipe = load_recipe(None, ["train.objective=labels", "train.negatives=1"])
+    objective = Objective(tuned, prompt, recipe.train)
+    torch.manual_seed(0)
+    last = torch.randn(1, 32)
+    begin = [forms[0][0] for forms in prompt.answers]
+    chance = tuned.logits(last).log_softmax(1)[0, begin].exp()[[1, 2, 3]]
+    draws = [objective._compared(last, [[(0, 1.0)]], torch.rand(1, 4))[0] for _ in range(2000)]
+    counts = torch.tensor([sum(c in drawn for drawn in draws) for c in (1, 2, 3)]) / 2000
+    torch.testing.assert_close(counts, (chance / chance.sum()).detach(), atol=0.05, rtol=0)
+
+
+def test_a_head_starts_undecided_learns_and_answers_for_its_own_classes_only(tiny: Model, images: list[Tensor]) -> None:
+    attach(tiny, TuneOptions(method="head"), LABELS)
+    assert set(trainable(tiny)) == {"head.weight", "head.bias"}
+    losses = step_losses(tiny, images, ALONE)
+    weights = torch.tensor([share for ((_, share),) in ALONE])
+    torch.testing.assert_close(losses, weights * torch.tensor(4.0).log())
+    optimizer = torch.optim.Adam(trainable(tiny).values(), lr=0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses = step_losses(tiny, images, ALONE)
+        optimizer.step()
+    found = Classifier(tiny, QUESTION, LABELS).score((torch.stack([images[0], images[2]]),)).bound.argmax(1)
+    assert found.tolist() == [0, 3]
+    with pytest.raises(UserError, match="class head"):
+        Classifier(tiny, QUESTION, ["can", "bottle"])

@@ -1,0 +1,191 @@
+"""A training killed at any moment ends in the same weights; damaged checkpoints and changed recipes are noticed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lensmith import models, verbs
+from lensmith.config import Recipe, load_recipe
+from lensmith.errors import UserError
+from lensmith.learn import checkpoint
+from lensmith.learn.checkpoint import STATE, TENSORS, same_recipe
+from lensmith.learn.loop import train
+from lensmith.models.tuning import attach
+from lensmith.progress import Advance, Note
+from lensmith.records import Training
+from lensmith.runs.files import recover, replacing
+from tests.conftest import Shapes
+
+KILLS = 20
+
+
+def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
+    options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
+    options += ["train.epochs=4", "train.batch_size=8", "train.learning_rate=0.01", "data.validation=0.2"]
+    options += ["tune.rank=4", "tune.dropout=0.1", "augment.flip=true", "augment.mix=both"]
+    return load_recipe(None, [*options, "train.checkpoint_minutes=0", *more])
+
+
+def run(recipe: Recipe, folder: Path, resume: bool, tell: Callable[[Any], Any] = lambda _: None) -> Training:
+    folder.mkdir(exist_ok=True)
+    model, dataset = models.load(recipe.model), verbs.open_data(recipe)
+    attach(model, recipe.tune, dataset.labels, recipe.seed)
+    return train(model, dataset, recipe, folder, tell, resume)
+
+
+def stopped_after(step: int) -> Callable[[Note | Advance], None]:
+    def stop(event: Note | Advance) -> None:
+        if isinstance(event, Advance) and event.done == step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def tuned_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def killable(recipe: Recipe, folder: Path) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    run(recipe, folder, resume=True)
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=8")
+    whole = run(recipe, tmp_path / "whole", resume=False)
+
+    # Forked from a process that has everything imported and has computed nothing.
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(
+        ["lensmith.learn.loop", "lensmith.models.families.lfm2_vl", "peft", "datasets", __name__]
+    )
+    dice, folder, kills = random.Random(0), tmp_path / "killed", 0
+    log = folder / "metrics.jsonl"
+
+    def done() -> int:
+        return log.read_text().count("\n") if log.exists() else 0
+
+    reached: set[str] = set()
+    for _ in range(10 * KILLS):
+        child = forks.Process(target=killable, args=(recipe, folder))
+        child.start()
+        # At any moment from here on, and most often within the next steps: reading, in a step, in writing it down.
+        goal, patience = done() + dice.choice([0, 1, 1, 2, 3]), time.monotonic() + 60
+        while child.is_alive() and kills < KILLS and done() < goal and time.monotonic() < patience:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0, 0.03))
+        if child.is_alive() and kills < KILLS:
+            os.kill(child.pid or 0, signal.SIGKILL)
+            kills += 1
+        child.join()
+        reached |= {path.name for path in folder.glob("checkpoint/0*")}
+        if child.exitcode == 0:
+            if kills >= KILLS:
+                break
+            shutil.rmtree(folder)  # it was done before all kills were: once more from the beginning
+    assert kills == KILLS
+    assert child.exitcode == 0
+    assert len(reached) > 5, "the kills came before anything was done, or after all was"
+    found = json.loads((folder / "training.json").read_text())
+    assert (found["steps"], found["best_step"]) == (whole.steps, whole.best_step)
+    first, second = tuned_weights(tmp_path / "whole"), tuned_weights(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, whole.steps + 1))
+    assert not (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("part", [TENSORS, STATE])
+def test_a_half_written_checkpoint_is_noticed_and_the_one_before_it_used(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str
+) -> None:
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
+    whole = run(recipe, tmp_path / "whole", resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "cut", False, stopped_after(6))
+    before, last = sorted((tmp_path / "cut" / "checkpoint").iterdir())
+    damaged = last / part
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    told: list[Any] = []
+    again = run(recipe, tmp_path / "cut", True, told.append)
+    assert any(isinstance(e, Note) and f"{last} is damaged; the one before it is used" in e.text for e in told)
+    assert next(e.done for e in told if isinstance(e, Advance)) == int(before.name) + 1
+    assert (again.steps, again.validation) == (whole.steps, whole.validation)
+    first, second = tuned_weights(tmp_path / "whole"), tuned_weights(tmp_path / "cut")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_changed_recipe_is_refused_by_what_changed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shapes(circle=20, square=20)
+    begun = recipe_for(folder, tiny_folder, "tune.dropout=0")
+    with pytest.raises(KeyboardInterrupt):
+        run(begun, tmp_path / "run", False, stopped_after(2))
+    changed = ["train.learning_rate=0.02", "augment.mix=none", "train.micro_batch=2"]
+    with pytest.raises(UserError) as caught:
+        run(recipe_for(folder, tiny_folder, "tune.dropout=0", *changed), tmp_path / "run", resume=True)
+    said = str(caught.value)
+    assert "train.learning_rate was 0.01 and is 0.02" in said
+    assert "augment.mix was 'both' and is 'none'" in said
+    assert "micro_batch" not in said, "it does not change the result"
+    smaller = recipe_for(folder, tiny_folder, "tune.dropout=0", "train.micro_batch=2")
+    assert run(smaller, tmp_path / "run", resume=True).finished
+    with pytest.raises(UserError, match="micro_batch"):  # dropout's masks do depend on what runs at once
+        same_recipe(tmp_path, recipe_for(folder, tiny_folder), recipe_for(folder, tiny_folder, "train.micro_batch=2"))
+
+
+def test_a_disk_that_fills_up_stops_it_cleanly_and_it_goes_on(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
+    run(recipe, tmp_path / "whole", resume=False)
+    saves: list[Path] = []
+
+    def save(tensors: Any, path: Path, *rest: Any) -> None:
+        saves.append(path)
+        if len(saves) > 3:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        plain(tensors, path, *rest)
+
+    plain = save_file
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    with pytest.raises(UserError, match="disk is full"):
+        run(recipe, tmp_path / "run", resume=False)
+    assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == 2, "the whole ones are kept, the half one is not"
+    monkeypatch.setattr(checkpoint, "save_file", plain)
+    run(recipe, tmp_path / "run", resume=True)
+    first, second = tuned_weights(tmp_path / "whole"), tuned_weights(tmp_path / "run")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_replacement_cut_off_between_its_renames_is_undone(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    with replacing(folder) as new:
+        (new / "weights").write_text("old")
+    folder.rename(tmp_path / ".adapter.old")  # as far as a kill may have let it come
+    recover(folder)
+    assert (folder / "weights").read_text() == "old"
+
+    def fail() -> None:
+        with replacing(folder) as new:
+            (new / "weights").write_text("new")
+            raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        fail()
+    assert (folder / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -1,0 +1,71 @@
+"""Two processes take the step that one takes, and only the main one writes and speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lensmith.learn.processes import Processes
+from tests.conftest import Shapes
+
+
+def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`lensmith train` as one process, or as several by torchrun."""
+    start = [sys.executable, "-m"]
+    if count > 1:
+        start += [
+            "torch.distributed.run",
+            f"--nproc-per-node={count}",
+            "--standalone",
+            "-m",
+            "--",
+        ]  # or it takes --run for its own
+    environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*start, "lensmith", "train", *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_two_processes_train_as_one_does(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shapes(circle=30, square=20)
+    options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
+    options += ["train.epochs=2", "train.batch_size=8", "train.learning_rate=0.005", "data.validation=0.2"]
+    options += ["tune.rank=4", "augment.mix=both", "augment.flip=true", "train.class_weights=balanced"]
+    records, logs = [], []
+    for name, count in (("one", 1), ("two", 2)):
+        done = launch(count, tmp_path, *options, "--run", name, "--json")
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads(done.stdout))  # one object, so one process spoke
+        logs.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+        assert done.stderr.count("of the validation images right") == sum("validation" in row for row in logs[-1])
+    one, two = ([row["loss"] for row in log if "loss" in row] for log in logs)
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(one) > 5
+    assert [row["validation"]["n"] for row in logs[0] if "validation" in row] == [
+        row["validation"]["n"] for row in logs[1] if "validation" in row
+    ]
+    weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    whole, parts = (torch.cat([w.flatten() for w in ws.values()]) for ws in weights)
+    assert (whole - parts).norm() <= 1e-3 * whole.norm()
+    assert records[0]["accuracy"]["n"] == records[1]["accuracy"]["n"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 13])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_are_all_of_a_batch_once_and_keep_pairs_together(n: int, count: int) -> None:
+    each, seen = Processes(), list[int]()
+    each.count = count
+    for each.rank in range(count):
+        share = range(n)[each.share(n)]
+        assert not len(share) or share.start % 2 == 0
+        seen += share
+    assert seen == list(range(n))

@@ -1,0 +1,136 @@
+"""Scoring a part of a dataset: stopped and resumed it gives the same file, and the figures are of every image."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lensmith import verbs
+from lensmith.config import Recipe, load_recipe
+from lensmith.data import ImageDataset
+from lensmith.engine.classifier import Classifier
+from lensmith.errors import Stopped, UserError
+from lensmith.measure.evaluation import evaluate, fit_calibration, score
+from lensmith.models.base import Model
+from lensmith.records import Calibration, Prediction
+from lensmith.runs.predictions import read_predictions
+from tests.conftest import Shapes
+
+
+@pytest.fixture
+def dataset(shapes: Shapes) -> ImageDataset:
+    shapes(size=(40, 40), circle=40, square=40)
+    folder = shapes(size=(90, 40), triangle=20)
+    for i in range(8):
+        (folder / "circle" / f"cut {i}.jpg").write_bytes((folder / "circle" / "circle 0.jpg").read_bytes()[: 200 + i])
+    return verbs.open_data(recipe_for(folder))
+
+
+def recipe_for(folder: Path, *options: str) -> Recipe:
+    return load_recipe(None, [f"data.uri={folder}", "data.test=0.6", "evaluate.batch_size=3", *options])
+
+
+def classifier_of(model: Model, dataset: ImageDataset, recipe: Recipe) -> Classifier:
+    return Classifier(model, recipe.question, dataset.labels, batch_size=recipe.evaluate.batch_size)
+
+
+def ignore(_: int) -> None:
+    pass
+
+
+def test_stopped_and_resumed_gives_the_same_file(tiny: Model, dataset: ImageDataset, tmp_path: Path) -> None:
+    recipe = recipe_for(Path(dataset.uri))
+    straight = tmp_path / "straight" / "p.parquet"
+    straight.parent.mkdir()
+    score(classifier_of(tiny, dataset, recipe), dataset.test, straight, recipe, "evaluate", ignore)
+    stopped = tmp_path / "stopped" / "p.parquet"
+    stopped.parent.mkdir()
+    seen: list[int] = []
+
+    def interrupt(done: int) -> None:
+        seen.append(done)
+        if len(seen) % 2 == 0:  # Ctrl-C, between two windows or in one
+            signal.raise_signal(signal.SIGINT)
+
+    def go() -> None:
+        score(classifier_of(tiny, dataset, recipe), dataset.test, stopped, recipe, "evaluate", interrupt)
+
+    with pytest.raises(Stopped) as stop:
+        go()
+    assert (stop.value.folder, stop.value.verb) == (stopped.parent, "evaluate")
+    while not stopped.exists():
+        with suppress(Stopped):
+            go()
+    assert stopped.read_bytes() == straight.read_bytes()
+    assert [p.id for p in read_predictions(stopped)] == list(dataset.test.ids)
+    ends = sorted(set(seen))
+    assert len(ends) > 3
+    assert all(b - a <= 12 for a, b in pairwise(ends)), "four batches of three at a time"
+    assert [p.name for p in stopped.parent.iterdir()] == ["p.parquet"]
+
+
+def test_images_scored_under_other_conditions_are_not_mixed(tiny: Model, dataset: ImageDataset, tmp_path: Path) -> None:
+    recipe = recipe_for(Path(dataset.uri))
+    path = tmp_path / "p.parquet"
+
+    def stop(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped):
+        score(classifier_of(tiny, dataset, recipe), dataset.test, path, recipe, "evaluate", stop)
+    other = classifier_of(tiny, dataset, recipe)
+    other.calibration = Calibration(temperature=3.0)
+    with pytest.raises(UserError, match="another calibration"):
+        score(other, dataset.test, path, recipe, "evaluate", ignore)
+    with pytest.raises(UserError, match="another images"):
+        score(classifier_of(tiny, dataset, recipe), dataset.train, path, recipe, "evaluate", ignore)
+
+
+def test_calibration_says_why_there_is_none(tiny: Model, dataset: ImageDataset) -> None:
+    def why(*options: str, part: str = "test", top: int | None = None) -> str:
+        recipe = recipe_for(Path(dataset.uri), *options)
+        classifier = Classifier(tiny, recipe.question, dataset.labels, top=top)
+        chosen, record = fit_calibration(classifier, dataset, recipe, getattr(dataset, part), ignore)
+        assert chosen == Calibration()
+        return str(record.get("note", ""))
+
+    assert why("evaluate.calibration=none") == ""
+    assert "takes 20 validation images" in why()
+    assert "every label's score" in why(top=1)
+    assert "would be used for it" in why(part="validation")
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_written(
+    tiny_folder: Path, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    def refused(sentence: str, *options: str) -> None:
+        recipe = recipe_for(Path(dataset.uri), f"model.base={tiny_folder}", *options)
+        for verb in (verbs.evaluate, verbs.train):
+            with pytest.raises(UserError, match=sentence):
+                verb(recipe, tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+
+    refused("evaluate.top is 1", "evaluate.calibration=auto", "evaluate.top=1")
+    refused("are the same to the model", "question.spoken={circle: square}")
+    refused("which is not a class", "question.spoken={cicle: round}")
+
+
+def test_predictions_of_other_samples_are_refused(dataset: ImageDataset) -> None:
+    with pytest.raises(ValueError, match="other samples"):
+        evaluate("x", [Prediction("1", "circle", "circle")], dataset, dataset.test)
+
+
+def test_the_figures_are_of_every_image(tiny_folder: Path, dataset: ImageDataset, tmp_path: Path) -> None:
+    options = [f"model.base={tiny_folder}", "model.dtype=float32", "data.validation=0.3"]
+    record = verbs.evaluate(recipe_for(Path(dataset.uri), *options), tmp_path / "run")
+    assert record["accuracy"]["n"] == sum(map(sum, record["confusion"])) == record["data"]["n"]
+    assert 0 < len(record["unreadable"]) == sum(row[-1] for row in record["confusion"])
+    assert record["coverage"][-1]["accuracy"]["accuracy"] == pytest.approx(record["accuracy"]["accuracy"])
+    assert record["calibration"]["n"] >= 20
+    assert record["top5"] is None
+    assert sum(b["accuracy"]["n"] for b in record["reliability"]) == record["data"]["n"] - len(record["unreadable"])

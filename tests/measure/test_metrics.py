@@ -1,0 +1,369 @@
+"""Figures against their definitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import permutations
+from random import Random
+from statistics import NormalDist, fmean
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lensmith.errors import UserError
+from lensmith.measure.metrics import (
+    accuracy,
+    confusion,
+    holm,
+    images_needed,
+    is_right,
+    macro_f1,
+    macro_f1_interval,
+    mcnemar,
+    paired_difference,
+    per_class,
+    smallest_difference,
+    top5,
+    wilson,
+)
+from lensmith.measure.reliability import reliability, risk_coverage
+from lensmith.records import Prediction
+
+# Few different shares, so that many are equal, and images that could not be read or whose share is unknown.
+SHARES = st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 0.6, 14 / 15, 0.999, 1.0]) | st.floats(0, 1)
+
+
+@st.composite
+def scored(draw: st.DrawFn, max_size: int = 50) -> list[Prediction]:
+    rows = draw(st.lists(st.tuples(st.sampled_from("ab?-"), SHARES), min_size=1, max_size=max_size))
+    return [
+        Prediction(str(i), "a", error="truncated")
+        if said == "-"
+        else Prediction(str(i), "a", "b" if said == "?" else said, None if said == "?" else share)
+        for i, (said, share) in enumerate(rows)
+    ]
+
+
+def test_the_posts_intervals() -> None:
+    # 200 images, as published in the post this project starts from: 54, 62 and 86 % right.
+    for right, low, high in ((108, 47.1, 60.8), (124, 55.1, 68.4), (172, 80.5, 90.1)):
+        rate = wilson(right, 200)
+        assert (round(rate.low * 100, 1), round(rate.high * 100, 1)) == (low, high)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_an_interval_holds_its_rate_and_stays_in_range(case: tuple[int, int]) -> None:
+    right, n = case
+    rate = wilson(right, n)
+    assert 0 <= rate.low <= rate.accuracy <= rate.high <= 1
+    assert (rate.low == 0) == (right == 0)
+    mirrored = wilson(n - right, n)
+    assert mirrored.low == pytest.approx(1 - rate.high)
+
+
+def test_nothing_has_no_accuracy() -> None:
+    with pytest.raises(UserError, match="no images"):
+        accuracy([])
+    with pytest.raises(UserError):
+        macro_f1([])
+    with pytest.raises(ValueError, match="0 and 0"):
+        mcnemar([], [])
+    for figure in (reliability, risk_coverage):
+        with pytest.raises(UserError, match="no images"):
+            figure([])
+    with pytest.raises(UserError, match="no images"):
+        top5([], 10)
+    for counts in ([], [[0, 0, 0], [0, 0, 0]]):
+        with pytest.raises(UserError, match="no class has an image"):
+            macro_f1_interval(counts)
+    with pytest.raises(UserError, match="no images"):
+        paired_difference(0, 0, 0)
+    with pytest.raises(UserError, match="no images"):
+        smallest_difference(0)
+
+
+def test_unreadable_images_count_as_wrong() -> None:
+    found = [Prediction("1", "a", "a"), Prediction("2", "a", error="truncated"), Prediction("3", "b", "a")]
+    assert accuracy(found).accuracy == pytest.approx(1 / 3)
+    counts = confusion(found, ["a", "b"])
+    assert counts == [[1, 0, 1], [1, 0, 0]]
+    classes = {c.label: c for c in per_class(counts, ["a", "b"])}
+    assert classes["a"].recall.accuracy == 0.5
+    assert classes["a"].precision == 0.5
+    assert classes["b"].f1 == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1))
+def test_per_class_figures_agree_with_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels = ["a", "b", "c"]
+    classes = per_class(confusion([Prediction("", t, p) for t, p in pairs], labels), labels)
+    truth, said = zip(*pairs, strict=True)
+    p, r, f, n = precision_recall_fscore_support(truth, said, labels=labels, zero_division=0)
+    for c in classes:
+        i = labels.index(c.label)
+        assert (c.precision, c.recall.accuracy, c.f1, c.recall.n) == pytest.approx((p[i], r[i], f[i], n[i]))
+    assert macro_f1(classes) == pytest.approx(sum(f[i] for i in range(3) if n[i]) / sum(n > 0))
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 20))
+def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int, both: int) -> None:
+    if only_first + only_second + both == 0:
+        return
+    first = [True] * only_first + [False] * only_second + [True] * both
+    second = [False] * only_first + [True] * only_second + [True] * both
+    n, k = only_first + only_second, min(only_first, only_second)
+    expected = min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+    assert mcnemar(first, second) == pytest.approx(expected)
+    assert mcnemar(first, second) == mcnemar(second, first)
+
+
+def test_mcnemar_on_a_hundred_thousand_samples() -> None:
+    first = [True] * 3000 + [False] * 2000 + [True] * 95_000
+    second = [False] * 3000 + [True] * 2000 + [True] * 95_000
+    assert 0 <= mcnemar(first, second) < 1e-40
+
+
+def test_top5_counts_unreadable_images_and_unknown_ranks_as_wrong() -> None:
+    found = [Prediction(str(i), "a", "b", 0.5, rank) for i, rank in enumerate((1, 5, 6, None))]
+    found.append(Prediction("4", "a", error="truncated"))
+    rate = top5(found, 6)
+    assert rate == wilson(2, 5)
+    assert top5(found, 5) is None
+    assert top5([Prediction("1", "a", "b")], 6) is None
+
+
+def resample_images(counts: Sequence[Sequence[int]], resamples: int, seed: int) -> list[float]:
+    """Macro-F1 of images drawn with replacement, one by one: the definition."""
+    images = [(i, j) for i, row in enumerate(counts) for j, n in enumerate(row) for _ in range(n)]
+    random = np.random.default_rng(seed)
+    labels = [str(i) for i in range(len(counts))]
+    values = []
+    for _ in range(resamples):
+        table = [[0] * len(row) for row in counts]
+        for k in random.integers(len(images), size=len(images)):
+            table[images[k][0]][images[k][1]] += 1
+        values.append(macro_f1(per_class(table, labels)))
+    return values
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [[40, 5, 0, 2], [9, 30, 1, 0], [0, 0, 1, 2]],  # one class is small, so that resamples miss it
+        [[18, 2, 0], [5, 15, 1]],
+    ],
+)
+def test_the_bootstrap_is_that_of_the_images(counts: list[list[int]]) -> None:
+    interval = macro_f1_interval(counts, resamples=4000)
+    assert interval.value == macro_f1(per_class(counts, [str(i) for i in range(len(counts))]))
+    low, high = 2 * interval.value - np.percentile(resample_images(counts, 2000, 1), [97.5, 2.5])
+    assert interval.low == pytest.approx(low, abs=0.02)
+    assert interval.high == pytest.approx(high, abs=0.02)
+    assert macro_f1_interval(counts, seed=3) == macro_f1_interval(counts, seed=3)
+    assert macro_f1_interval(counts, seed=3) != macro_f1_interval(counts, seed=4)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=3, max_size=3))
+@example([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
+@example([[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
+def test_an_interval_of_macro_f1_holds_its_value(counts: list[list[int]]) -> None:
+    if sum(map(sum, counts)):
+        interval = macro_f1_interval(counts, resamples=50)
+        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_the_bootstrap_with_a_thousand_classes() -> None:
+    counts = [[0] * 1001 for _ in range(1000)]
+    for i in range(1000):
+        counts[i][i], counts[i][(i * 7 + 1) % 1000] = 7, 3
+    interval = macro_f1_interval(counts, resamples=100)
+    assert interval.low - 1e-9 <= 0.7 < interval.high < 0.75
+
+
+@given(scored(), st.integers(1, 20))
+def test_calibration_error_is_its_definition(found: list[Prediction], bins: int) -> None:
+    known = [p for p in found if p.share is not None]
+    outcome = reliability(found, bins)
+    if not known:
+        assert outcome is None
+        return
+    assert outcome is not None
+    expected, held = 0.0, []
+    for i in range(bins):
+        low, high = i / bins, (i + 1) / bins
+        inside = [p for p in known if low <= p.share < high or (i == bins - 1 and p.share == 1)]  # type: ignore[operator]
+        if inside:
+            held.append((low, high, len(inside)))
+            sure = fmean(p.share for p in inside if p.share is not None)
+            expected += len(inside) / len(known) * abs(fmean(map(is_right, inside)) - sure)
+    assert outcome.calibration_error == pytest.approx(expected)
+    assert [(b.low, b.high, b.accuracy.n) for b in outcome.bins] == held
+    assert all(b.low <= b.share <= b.high + 1e-12 for b in outcome.bins)
+
+
+def test_calibration_needs_bins() -> None:
+    with pytest.raises(ValueError, match="0 bins"):
+        reliability([Prediction("1", "a", "a", 0.5)], 0)
+
+
+@given(scored(), st.randoms(use_true_random=False))
+def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], random: Random) -> None:
+    points = risk_coverage(found)
+    assert bool(points) == any(p.share is not None for p in found)
+    if not points:
+        return
+    assert points[-1].accuracy == accuracy(found)
+    assert points[-1].coverage == 1
+    kept = [point.accuracy.n for point in points]
+    assert kept == sorted(set(kept))
+    assert min(kept) > 0
+    assert len(points) == min(20, len(found))
+    for point in points:
+        assert point.coverage == point.accuracy.n / len(found)
+        assert point.accuracy.low <= point.accuracy.accuracy <= point.accuracy.high
+    sure = [point.share for point in points]
+    assert sure == sorted(sure, reverse=True)
+    shuffled = list(found)
+    random.shuffle(shuffled)
+    assert risk_coverage(shuffled) == points
+
+
+@settings(max_examples=30)
+@given(scored(max_size=5))
+def test_among_equal_shares_every_choice_counts(found: list[Prediction]) -> None:
+    def sureness(p: Prediction) -> float:
+        return -1.0 if p.predicted is None else p.share or 0.0
+
+    for point in risk_coverage(found):
+        # A stable sort of every order takes every choice among the tied equally often.
+        orders = [sorted(order, key=sureness, reverse=True) for order in permutations(found)]
+        expected = fmean(fmean(map(is_right, order[: point.accuracy.n])) for order in orders)
+        assert point.accuracy.accuracy == pytest.approx(expected)
+
+
+def test_what_could_not_be_read_is_kept_last() -> None:
+    found = [Prediction(str(i), "a", error="truncated") for i in range(50)]
+    found += [Prediction(str(i), "a", "a", 0.0 if i % 2 else 0.9) for i in range(50, 100)]
+    points = risk_coverage(found)
+    assert [round(p.coverage * 20) for p in points] == list(range(1, 21))
+    assert [p.accuracy.accuracy for p in points[:10]] == [1.0] * 10
+    assert points[10].accuracy.accuracy == 50 / 55
+    assert points[-1].share == 0
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))
+@example(0, 1, 0)
+@example(400, 0, 0)
+def test_a_difference_lies_in_its_interval(only_first: int, only_second: int, rest: int) -> None:
+    n = only_first + only_second + rest
+    if n == 0:
+        return
+    found, mirrored = paired_difference(only_first, only_second, n), paired_difference(only_second, only_first, n)
+    assert found.value == (only_second - only_first) / n
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((-found.value, -found.high, -found.low))
+
+
+def test_a_difference_as_bonett_and_price_write_it() -> None:
+    # (5 + 1, 20 + 1) / (100 + 2): 0.14706 -+ 1.95996 * sqrt((27 / 102 - 0.14706 ** 2) / 102).
+    found = paired_difference(5, 20, 100)
+    assert (found.value, round(found.low, 4), round(found.high, 4)) == (0.15, 0.0514, 0.2427)
+    for wrong in ((-1, 2, 10), (6, 5, 10)):
+        with pytest.raises(ValueError, match="of 10"):
+            paired_difference(*wrong)
+
+
+@pytest.mark.parametrize(("p", "n"), [(0.9, 100), (0.5, 40), (0.97, 200)])
+def test_wilson_holds_the_truth_about_95_times_in_100(p: float, n: int) -> None:
+    rates = [wilson(right, n) for right in range(n + 1)]
+    held = sum(rates[k].low <= p <= rates[k].high for k in np.random.default_rng(0).binomial(n, p, 10_000))
+    assert 0.93 < held / 10_000 < 0.975
+
+
+@pytest.mark.parametrize(("only_first", "only_second", "n"), [(0.1, 0.2, 100), (0.02, 0.05, 200), (0.1, 0.1, 50)])
+def test_the_paired_interval_holds_the_truth_about_95_times_in_100(
+    only_first: float, only_second: float, n: int
+) -> None:
+    cells = [only_first, only_second, 1 - only_first - only_second]
+    held = 0
+    for a, b, _ in np.random.default_rng(0).multinomial(n, cells, 5000).tolist():
+        found = paired_difference(a, b, n)
+        held += found.low <= only_second - only_first <= found.high
+    assert 0.93 < held / 5000 < 0.98
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([0.04]) == [0.04]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.5))
+def test_holm_rejects_step_by_step(p_values: list[float], level: float) -> None:
+    rejected: set[int] = set()
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if (len(p_values) - rank) * p_values[i] > level:
+            break
+        rejected.add(i)
+    assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+@pytest.mark.parametrize(("difference", "discordant"), [(0.1, 0.3), (0.05, 0.2), (-0.05, 0.1), (0.03, 0.05)])
+def test_that_many_images_see_the_difference_four_times_in_five(difference: float, discordant: float) -> None:
+    n = images_needed(difference, discordant)
+    cells = [(discordant - difference) / 2, (discordant + difference) / 2, 1 - discordant]
+    seen, known = 0, {}
+    for a, b, _ in np.random.default_rng(0).multinomial(n, cells, 2000).tolist():
+        if (a, b) not in known:
+            # Only the discordant answers have an effect.
+            known[a, b] = mcnemar([True] * a + [False] * b + [True], [False] * a + [True] * b + [True])
+        seen += known[a, b] < 0.05
+    assert 0.73 < seen / 2000 < 0.83  # the exact test is a little more careful than the formula's
+
+
+def test_images_needed_by_hand() -> None:
+    point = NormalDist().inv_cdf
+    expected = ((point(0.975) * math.sqrt(0.2) + point(0.9) * math.sqrt(0.2 - 0.0025)) / 0.05) ** 2
+    assert images_needed(0.05, 0.2, 0.9) == images_needed(-0.05, 0.2, 0.9) == math.ceil(expected)
+    for wrong in ((0.0, 0.2), (0.3, 0.2), (-0.3, 0.2), (0.1, 1.1)):
+        with pytest.raises(ValueError, match="discordant"):
+            images_needed(*wrong)
+    for power in (0.4, 1.0):
+        with pytest.raises(ValueError, match="power"):
+            images_needed(0.1, 0.2, power)
+
+
+@given(st.integers(1, 100_000), st.floats(0.01, 1), st.floats(0.5, 0.95))
+def test_the_smallest_difference_is_the_inverse(n: int, discordant: float, power: float) -> None:
+    smallest = smallest_difference(n, discordant, power)
+    assert 0 < smallest <= discordant
+    if smallest < discordant:
+        assert images_needed(smallest, discordant, power) <= n < images_needed(smallest * 0.999999, discordant, power)
+    else:
+        assert images_needed(discordant * 0.999999, discordant, power) > n
+
+
+def test_the_smallest_difference_needs_discordant_answers() -> None:
+    for discordant in (0.0, 1.5):
+        with pytest.raises(ValueError, match="discordant"):
+            smallest_difference(100, discordant)
+
+
+def test_the_interval_of_macro_f1_holds_the_truth_with_many_small_classes() -> None:
+    # 60 classes of 10 images each; 70 % of a class are recognised, the rest go anywhere.
+    classes, per, random = 60, 10, np.random.default_rng(0)
+    chances = np.full((classes, classes), 0.3 / (classes - 1)) + (0.7 - 0.3 / (classes - 1)) * np.eye(classes)
+    truth = macro_f1(per_class((chances * 1e6).astype(int).tolist(), [str(i) for i in range(classes)]))
+    held = 0
+    for _ in range(40):
+        counts = [random.multinomial(per, row).tolist() for row in chances]
+        interval = macro_f1_interval(counts, resamples=200)
+        held += interval.low <= truth <= interval.high
+    assert held >= 34
