@@ -29,7 +29,7 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: fewer than two runs; one isn't finished or is damaged; they scored different images.
     """
-    from lensmith.report import ComparisonData, write_comparison
+    from lensmith.pages.comparison import ComparisonData, write_comparison
     from lensmith.runs.predictions import read_predictions
 
     if len(set(map(Path.resolve, runs))) < 2:
@@ -75,7 +75,7 @@ def changes(
     run: Path, found: Comparison, before: Sequence[Prediction], after: Sequence[Prediction], most: int = 40
 ) -> tuple[dict[str, Any], str]:
     """Pictures of what one run had right and the other wrong, by id, and a sentence if there can be none."""
-    from lensmith.report import Change
+    from lensmith.pages.comparison import Change
 
     try:
         split: Split = getattr(open_data(read_run(run)), str(read_json(run / "record.json")["split"]))

@@ -20,7 +20,7 @@ from lensmith.runs.folder import PREDICTIONS, begin_run, facts, read_evaluation,
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
-    from lensmith.report import Rung
+    from lensmith.pages.ladder import Rung
 
 VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
 """In a rung's folder: its answers to the validation images, and what making it took; in the ladder's: what was chosen
@@ -48,7 +48,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     """
     from lensmith.learn.batches import class_weights
     from lensmith.learn.methods import ABOUT, recipe_of, require_trainable
-    from lensmith.report import LadderData, write_ladder
+    from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")
     started, options = time.perf_counter(), recipe.ladder
@@ -243,7 +243,7 @@ def row(name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder:
     """A rung's line in the table."""
     from lensmith.learn.methods import ABOUT, labels_of
     from lensmith.measure.metrics import accuracy
-    from lensmith.report import Rung
+    from lensmith.pages.ladder import Rung
 
     found = read_json(folder / name / "evaluation.json")
     seconds, labels = float(read_json(folder / name / MADE)["seconds"]), labels_of(name, dataset)

@@ -21,7 +21,7 @@ from lensmith.runs.folder import begin_run, facts, require_one_process, resumed,
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.learn.methods import Frozen
-    from lensmith.report import Line
+    from lensmith.pages.learning_curve import Line
 
 POINTS = "points.jsonl"
 """In the run folder: a row for each model."""
@@ -45,7 +45,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; what was measured is kept.
     """
     from lensmith.learn.methods import recipe_of, require_trainable
-    from lensmith.report import CurveData, write_curve
+    from lensmith.pages.learning_curve import CurveData, write_curve
 
     require_one_process("curve")
     started = time.perf_counter()
@@ -179,7 +179,7 @@ def plan(recipe: Recipe, sizes: Sequence[int], n: int) -> Iterator[tuple[str, in
 def fitted(rung: str, points: Sequence[tuple[int, float]], ahead: float) -> tuple[dict[str, Any], Line]:
     """The law through one rung's points, as plain values and for the page."""
     from lensmith.measure import power_law
-    from lensmith.report import Line
+    from lensmith.pages.learning_curve import Line
 
     law = power_law.PowerLaw.fit(points)
     first, last = min(n for n, _ in points), max(n for n, _ in points)

@@ -27,7 +27,7 @@ from lensmith.runs.folder import default_folder, facts, new_run_folder, require_
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset, Split
-    from lensmith.report import Suspect
+    from lensmith.pages.suspects import Suspect
 
 TABLE = "suspects.csv"
 PARTS = ("train", "validation")
@@ -61,7 +61,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
 
     What was looked at is kept in the cache, so one that was stopped is soon where it was.
     """
-    from lensmith.report import SuspectsData, write_suspects
+    from lensmith.pages.suspects import SuspectsData, write_suspects
 
     started = time.perf_counter()
     require_one_process("suspects")
@@ -198,7 +198,7 @@ def table(doubts: list[Doubt], dataset: ImageDataset) -> str:
 
 def picture(doubt: Doubt, dataset: ImageDataset) -> Suspect | None:
     """A doubt for the page; None if the image has gone since."""
-    from lensmith.report import Suspect
+    from lensmith.pages.suspects import Suspect
 
     split: Split = getattr(dataset, doubt.part)
     with suppress(ImageError):

@@ -299,7 +299,7 @@ def finish(
     Returns:
         The report's path.
     """
-    from lensmith.report import ReportData, write_report
+    from lensmith.pages.evaluation import ReportData, write_report
     from lensmith.runs.files import read_lines
 
     last, log = evaluations[-1], folder / "metrics.jsonl"
@@ -320,7 +320,7 @@ def finish(
 
 def worst(split: Split, predictions: Sequence[Prediction], most: int = 40) -> list[Any]:
     """The wrong answers that were surest, as pictures."""
-    from lensmith.report import Mistake
+    from lensmith.pages.evaluation import Mistake
 
     wrong = [(p.share or 0.0, i) for i, p in enumerate(predictions) if p.predicted and p.predicted != p.label]
     out = []

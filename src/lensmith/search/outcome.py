@@ -176,7 +176,7 @@ def conclude(
     Raises:
         UserError: no trial was trained to its end, or the disk is full.
     """
-    from lensmith import report
+    from lensmith.pages import sweep as sweep_page
 
     found, n = finalists(chosen, trials, repeats), len(dataset.validation)
     if not found:
@@ -220,14 +220,14 @@ def conclude(
         "notes": notes,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    page = report.SweepData(
+    page = sweep_page.SweepData(
         title=f"Settings for {recipe.model.base} on {dataset.uri}",
         verdict=said_of[0],
         sentences=said_of[1:],
-        trials=[report.Trial(i, e.state, e.values, e.accuracy, e.share) for i, e in enumerate(trials, 1)],
+        trials=[sweep_page.Trial(i, e.state, e.values, e.accuracy, e.share) for i, e in enumerate(trials, 1)],
         importance=mattered,
         ranges={key: list(d.choices) or {"low": d.low, "high": d.high, "log": d.log} for key, d in space.items()},
-        finalists=[report.Finalist(f.number, f.trial.values, f.accuracies) for f in found],
+        finalists=[sweep_page.Finalist(f.number, f.trial.values, f.accuracies) for f in found],
         chosen=best.number,
         validation=n,
         recipe=as_yaml(_changed(advised)),
@@ -240,7 +240,7 @@ def conclude(
     try:
         with TemporaryDirectory(prefix=".page-", dir=folder) as there:
             write(Path(there) / "best.yaml", head + as_yaml(whole))
-            report.write_sweep(Path(there) / "report.html", page)
+            sweep_page.write_sweep(Path(there) / "report.html", page)
             write_json(Path(there) / "sweep.json", record)
             for name in ("best.yaml", "report.html", "sweep.json"):
                 (Path(there) / name).replace(folder / name)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lensmith.errors import UserError
-from lensmith.report import CurveData, Line, plots, render_curve, write_curve
-
-from .samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, text
+from lensmith.pages.charts import axes
+from lensmith.pages.learning_curve import CurveData, Line, render_curve, write_curve
+from tests.pages.samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, text
 
 POINTS = [(100, 0.60), (100, 0.64), (1000, 0.80), (1000, 0.82), (10_000, 0.90)]
 BAND = [(100.0, 0.58, 0.62, 0.66), (1000.0, 0.78, 0.8, 0.82), (100_000.0, 0.88, 0.94, 1.0)]
@@ -122,7 +122,7 @@ def test_lines_differ_by_colour_and_by_mark() -> None:
     looks = re.findall(r'<svg class="sample" aria-hidden="true">(.*?)</svg>(?:</svg>)?<b>(.*?)</b>', page)
     assert [name for _, name in looks] == names
     assert len({look for look, _ in looks}) == 5
-    assert len({str(plots.mark(0.5, 0.5, kind, "accent")) for kind in range(4)}) == 4
+    assert len({str(axes.mark(0.5, 0.5, kind, "accent")) for kind in range(4)}) == 4
     style = page[: page.index("</style>")]
     assert all(style.count(f"--{colour}:") == 2 for colour in colours)  # light and dark
 
@@ -175,7 +175,7 @@ def test_one_point(images: int, accuracy: float) -> None:
     ],
 )
 def test_labels_of_a_logarithmic_axis(ends: tuple[float, float], few: int, labels: list[str], minor: list[str]) -> None:
-    axis = plots.logarithmic(ends, few)
+    axis = axes.logarithmic(ends, few)
     assert [label for _, label in axis.ticks] == labels
     assert [label for _, label in axis.minor] == minor
     assert [axis.at(axis.low), axis.at(axis.high)] == [0, 1]
@@ -192,7 +192,7 @@ def test_labels_of_a_logarithmic_axis(ends: tuple[float, float], few: int, label
     ],
 )
 def test_a_zoomed_axis_holds_all_values(values: list[float], ends: tuple[float, float]) -> None:
-    axis = plots.zoomed(values)
+    axis = axes.zoomed(values)
     assert (axis.low, axis.high) == pytest.approx(ends)
     assert len(axis.ticks) <= 6
 

@@ -6,10 +6,9 @@ import re
 
 import pytest
 
+from lensmith.pages.charts import cells, curves
 from lensmith.records import CoveragePoint, Estimate, Rate, ReliabilityBin
-from lensmith.report import charts, curves
-
-from .samples import NAN, NO_RATE, has_numbers_only, rate
+from tests.pages.samples import NAN, NO_RATE, has_numbers_only, rate
 
 
 def test_a_long_loss_curve_is_smoothed_and_small() -> None:
@@ -23,18 +22,18 @@ def test_a_long_loss_curve_is_smoothed_and_small() -> None:
     [(2.3, [0, 1, 2, 3]), (0.04, [0, 0.01, 0.02, 0.03, 0.04]), (800, [0, 200, 400, 600, 800]), (0, [0, 0.5, 1])],
 )
 def test_ticks_are_round_and_reach_the_top(high: float, ticks: list[float]) -> None:
-    assert charts.nice_ticks(high) == pytest.approx(ticks)
+    assert cells.nice_ticks(high) == pytest.approx(ticks)
 
 
 def test_the_interval_is_drawn_where_it_is() -> None:
-    drawn = charts.interval(Rate(0.852, 0.829, 0.873, 1000))
+    drawn = cells.interval(Rate(0.852, 0.829, 0.873, 1000))
     assert 'x1="82.9%" x2="87.3%"' in drawn
     assert 'cx="85.2%"' in drawn
     assert 'aria-label="85.2 %, 95 % interval 82.9 to 87.3 %"' in drawn
 
 
 def test_a_difference_is_drawn_around_zero() -> None:
-    drawn = charts.difference(Estimate(0.05, -0.025, 0.1), 0.1, "can't tell")
+    drawn = cells.difference(Estimate(0.05, -0.025, 0.1), 0.1, "can't tell")
     assert 'x1="37.5%" x2="100.0%"' in drawn
     assert 'cx="75.0%"' in drawn
     assert 'aria-label="+5.0 points, 95 % interval −2.5 to +10.0"' in drawn
@@ -42,7 +41,7 @@ def test_a_difference_is_drawn_around_zero() -> None:
 
 @pytest.mark.parametrize(("verdict", "colour"), [("better", "accent"), ("worse", "wrong"), ("can't tell", "muted")])
 def test_the_colour_of_a_difference_is_the_verdict(verdict: str, colour: str) -> None:
-    drawn = charts.difference(Estimate(0.01, 0.005, 0.02), 0.1, verdict)
+    drawn = cells.difference(Estimate(0.01, 0.005, 0.02), 0.1, verdict)
     assert f'fill="var(--{colour})"' in drawn
 
 
@@ -50,13 +49,13 @@ def test_the_colour_of_a_difference_is_the_verdict(verdict: str, colour: str) ->
     ("ends", "reach"), [([(-0.02, 0.081)], 0.1), ([(-0.18, -0.128), (0, 0.01)], 0.2), ([(NAN, NAN)], 0.01), ([], 0.01)]
 )
 def test_the_axis_of_differences_holds_all_intervals(ends: list[tuple[float, float]], reach: float) -> None:
-    found = charts.difference_reach(Estimate((low + high) / 2, low, high) for low, high in ends)
+    found = cells.difference_reach(Estimate((low + high) / 2, low, high) for low, high in ends)
     assert found == pytest.approx(reach)
-    assert f"+{100 * reach:g}<" in charts.difference_axis(found)
+    assert f"+{100 * reach:g}<" in cells.difference_axis(found)
 
 
 def test_a_change_goes_from_ring_to_dot() -> None:
-    up, down = charts.change(0.5, 0.6), charts.change(0.6, 0.5)
+    up, down = cells.change(0.5, 0.6), cells.change(0.6, 0.5)
     assert 'x1="50.0%" x2="60.0%"' in up
     assert "from 50.0 % to 60.0 %" in up
     assert "--wrong" in down
@@ -65,7 +64,7 @@ def test_a_change_goes_from_ring_to_dot() -> None:
 
 def test_what_is_not_a_number_is_not_drawn() -> None:
     nothing = Estimate(NAN, NAN, NAN)
-    drawn = [charts.interval(NO_RATE), charts.change(NAN, 0.5), charts.difference(nothing, 0.1, "better")]
+    drawn = [cells.interval(NO_RATE), cells.change(NAN, 0.5), cells.difference(nothing, 0.1, "better")]
     assert not any("<circle" in one for one in drawn)
     assert all(has_numbers_only("</style>" + one) for one in drawn)
 
@@ -74,7 +73,7 @@ def test_what_is_not_a_number_is_not_drawn() -> None:
     ("value", "shown"), [(0.0512, "+5.1"), (-0.03, "−3.0"), (0.0004, "0.0"), (-0.0004, "0.0"), (NAN, "–")]
 )
 def test_points_have_a_sign(value: float, shown: str) -> None:
-    assert charts.points(value) == shown
+    assert cells.points(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -82,14 +81,14 @@ def test_points_have_a_sign(value: float, shown: str) -> None:
     [(1.0, "1.000"), (0.0123, "0.012"), (0.04996, "0.04996"), (0.0502, "0.0502"), (0.0004, "< 0.001"), (NAN, "–")],
 )
 def test_a_p_value_shows_its_side_of_a_twentieth(p: float, shown: str) -> None:
-    assert charts.probability(p) == shown
+    assert cells.probability(p) == shown
 
 
 @pytest.mark.parametrize(
     ("count", "shown"), [(7, "7"), (99, "99"), (101, "110"), (2381, "2,400"), (999_500, "1,000,000")]
 )
 def test_rough_numbers_have_two_figures(count: int, shown: str) -> None:
-    assert charts.about(count) == shown
+    assert cells.about(count) == shown
 
 
 def test_the_reliability_chart() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lensmith.report import plots
-from lensmith.report.page import data_uri, fill, is_small
+from lensmith.pages.charts import axes
+from lensmith.pages.page import data_uri, fill, is_small
 from lensmith.runs.files import write
 
 _PAIRS = 30
@@ -57,7 +57,7 @@ def render_suspects(data: SuspectsData) -> str:
         data.notes,
         data=data,
         pairs=[
-            (label, suggested, count, plots.bar(count / (most or 1), f"{count:,} images"))
+            (label, suggested, count, axes.bar(count / (most or 1), f"{count:,} images"))
             for label, suggested, count in data.pairs[:_PAIRS]
         ],
         pictures=[(s, data_uri(s.image), is_small(s.image)) for s in data.suspects],

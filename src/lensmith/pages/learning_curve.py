@@ -10,8 +10,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lensmith.report import charts, curves, plots
-from lensmith.report.page import fill
+from lensmith.pages.charts import axes, cells, curves
+from lensmith.pages.page import fill
 from lensmith.runs.files import write
 
 Band = tuple[float, float, float, float]
@@ -73,7 +73,7 @@ def render_curve(data: CurveData) -> str:
         data=data,
         chart=_chart(data.lines),
         banded=any(map(_band, data.lines)),
-        samples=[plots.sample(*_look(i)) for i in range(len(data.lines))],
+        samples=[axes.sample(*_look(i)) for i in range(len(data.lines))],
         rows=[(n, [_cell(line, n) for line in data.lines]) for n in sizes],
     )
 
@@ -89,7 +89,7 @@ def write_curve(path: Path, data: CurveData) -> None:
 
 def _look(i: int) -> tuple[int, str]:
     """Shape and colour of the i-th line; the first sixteen differ."""
-    return (i + i // len(plots.COLOURS)) % _SHAPES, plots.COLOURS[i % len(plots.COLOURS)]
+    return (i + i // len(axes.COLOURS)) % _SHAPES, axes.COLOURS[i % len(axes.COLOURS)]
 
 
 def _points(line: Line) -> list[tuple[int, float]]:
@@ -110,8 +110,8 @@ def _chart(lines: Sequence[Line]) -> Markup:
     images = [n for line in lines for n, *_ in [*_points(line), *_band(line)]]
     if not images:
         return Markup()
-    across = plots.logarithmic(images)
-    up = plots.zoomed(y for line in lines for _, *ys in [*_points(line), *_band(line)] for y in ys)
+    across = axes.logarithmic(images)
+    up = axes.zoomed(y for line in lines for _, *ys in [*_points(line), *_band(line)] for y in ys)
 
     def spots(values: Iterable[tuple[float, float]]) -> Spots:
         return [(across.at(n), 1 - up.at(y)) for n, y in values]
@@ -130,13 +130,13 @@ def _chart(lines: Sequence[Line]) -> Markup:
             middle = spots((n, cell.mean) for n in sorted({n for n, _ in points}) if (cell := _cell(line, n)))
         areas += curves.line(middle, colour=colour) if len(middle) > 1 else Markup()
         areas += curves.line(ahead, colour=colour, dash="5 4") if len(ahead) > 1 else Markup()
-        marks += Markup().join(plots.mark(x, y, kind, colour, 0.75) for x, y in spots(points))
+        marks += Markup().join(axes.mark(x, y, kind, colour, 0.75) for x, y in spots(points))
         dots += [*spots(points), *middle, *ahead]
         if end := [*middle, *ahead]:
-            names.append(plots.Name(*end[-1], line.name, colour, bold=True))
+            names.append(axes.Name(*end[-1], line.name, colour, bold=True))
             told.append(_told(line))
-    body = plots.frame(across, up, "training images", "accuracy, %") + curves.stretched(areas) + marks
-    return charts.svg("curve tall", f"Accuracy by training images: {'; '.join(told)}", body + plots.names(names, dots))
+    body = axes.frame(across, up, "training images", "accuracy, %") + curves.stretched(areas) + marks
+    return cells.svg("curve tall", f"Accuracy by training images: {'; '.join(told)}", body + axes.names(names, dots))
 
 
 def _area(top: Spots, bottom: Spots, colour: str, opacity: float) -> Markup:
@@ -163,9 +163,9 @@ def _split(band: Sequence[Band], last: int) -> tuple[list[Band], list[Band]]:
 def _told(line: Line) -> str:
     sizes = sorted({n for n, _ in _points(line)})
     ends = [(n, _cell(line, n)) for n in (sizes[0], sizes[-1])] if sizes else []
-    said = [f"{charts.percent(cell.mean)} with {n:,}" for n, cell in dict(ends).items() if cell]
+    said = [f"{cells.percent(cell.mean)} with {n:,}" for n, cell in dict(ends).items() if cell]
     if band := _band(line):
         n, low, middle, high = band[-1]
-        ahead = f"{charts.percent(middle)} ({100 * low:.1f} to {100 * high:.1f}) with {n:,.0f}"
+        ahead = f"{cells.percent(middle)} ({100 * low:.1f} to {100 * high:.1f}) with {n:,.0f}"
         said.append(f"forecast {ahead}")
     return f"{line.name}: {', '.join(said)}"

@@ -12,9 +12,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lensmith.measure.metrics import wilson
+from lensmith.pages.charts import axes, cells, curves
+from lensmith.pages.page import fill
 from lensmith.records import Rate
-from lensmith.report import charts, curves, plots
-from lensmith.report.page import fill
 from lensmith.runs.files import write
 
 _LETTERS = 32  # characters that fit beneath a small chart
@@ -97,9 +97,9 @@ class _Option:
 def render_sweep(data: SweepData) -> str:
     """The search as HTML."""
     scored = [t for t in data.trials if _known(t.accuracy)]
-    up = plots.zoomed(v for v in _zoomed_on([t.accuracy or 0.0 for t in scored]))
+    up = axes.zoomed(v for v in _zoomed_on([t.accuracy or 0.0 for t in scored]))
     names = dict.fromkeys([*(n for n, _ in data.importance), *data.ranges, *(n for t in data.trials for n in t.values)])
-    ends = plots.zoomed(a for f in data.finalists for a in f.known)
+    ends = axes.zoomed(a for f in data.finalists for a in f.known)
     best = max((t.accuracy or 0.0 for t in scored), default=math.nan)
     return fill(
         "sweep.html.j2",
@@ -115,7 +115,7 @@ def render_sweep(data: SweepData) -> str:
         ends=_spread_axis(ends),
         trials=sorted(data.trials, key=lambda t: (_worst_last(t.accuracy), t.number)),
         best=_rate(best, data.validation),
-        bar=plots.bar,
+        bar=axes.bar,
         shown=_shown,
     )
 
@@ -156,7 +156,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_shown, value))}]"
     if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else charts.MISSING
+        return f"{value:.4g}" if math.isfinite(value) else cells.MISSING
     return str(value)
 
 
@@ -164,7 +164,7 @@ def _numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
-def _option(name: str, data: SweepData, scored: Sequence[Trial], up: plots.Axis) -> _Option:
+def _option(name: str, data: SweepData, scored: Sequence[Trial], up: axes.Axis) -> _Option:
     trials = [t for t in scored if name in t.values]
     values = [t.values[name] for t in trials]
     searched = data.ranges.get(name)
@@ -174,7 +174,7 @@ def _option(name: str, data: SweepData, scored: Sequence[Trial], up: plots.Axis)
         ends = [searched["low"], searched["high"]]
         log = bool(searched.get("log")) and min([*values, *ends]) > 0
         low, high = min([*values, *ends]), max([*values, *ends])
-        axis = plots.logarithmic([low, high], _SMALL) if log else plots.linear(low, high, _SMALL)
+        axis = axes.logarithmic([low, high], _SMALL) if log else axes.linear(low, high, _SMALL)
         text = f"{_shown(ends[0])} to {_shown(ends[1])}" + (", by ratio" if log else "")
         places = {t.number: axis.at(t.values[name]) for t in trials}
         columns = [(axis.at(v), label) for v, label in axis.ticks]
@@ -193,7 +193,7 @@ def _option(name: str, data: SweepData, scored: Sequence[Trial], up: plots.Axis)
         rows = [(1 - up.at(v), label) for v, label in up.ticks]
         body = curves.frame(columns, rows, "", "accuracy, %")
         body += Markup().join(_trial(t, places[t.number], up, t.number == data.chosen) for t in _last(trials, data))
-        chart = charts.svg("curve small", f"Accuracy by {name}", body)
+        chart = cells.svg("curve small", f"Accuracy by {name}", body)
     return _Option(name, text, _shown(chosen), dict(data.importance).get(name, math.nan), chart, key)
 
 
@@ -202,28 +202,28 @@ def _last(trials: Sequence[Trial], data: SweepData) -> list[Trial]:
     return sorted(trials, key=lambda t: t.number == data.chosen)
 
 
-def _trial(trial: Trial, x: float, up: plots.Axis, chosen: bool) -> Markup:
+def _trial(trial: Trial, x: float, up: axes.Axis, chosen: bool) -> Markup:
     """A dot, or a ring if pruned; below the axis a triangle at its foot."""
     accuracy = trial.accuracy or 0.0
     y = 1 - up.at(accuracy)
     if y > 1 + 1e-9:
-        body = plots.mark(x, 1, plots.BELOW, "muted")
+        body = axes.mark(x, 1, axes.BELOW, "muted")
     elif trial.state == "finished":
-        body = plots.mark(x, y, opacity=1 if chosen else 0.6)
+        body = axes.mark(x, y, opacity=1 if chosen else 0.6)
     else:
-        body = plots.ring(x, y)
+        body = axes.ring(x, y)
     if chosen:
-        body += plots.ring(x, min(y, 1), "ink", 7, "none")
+        body += axes.ring(x, min(y, 1), "ink", 7, "none")
     return Markup("<g><title>trial {}: {}, {}</title>{}</g>").format(
-        trial.number, charts.percent(accuracy), trial.state, body
+        trial.number, cells.percent(accuracy), trial.state, body
     )
 
 
-def _in_order(scored: Sequence[Trial], up: plots.Axis, chosen: int | None) -> Markup:
+def _in_order(scored: Sequence[Trial], up: axes.Axis, chosen: int | None) -> Markup:
     """Accuracy (percent) of the trials in order, and a line for the best that had finished so far."""
     trials = sorted(scored, key=lambda t: t.number)
     first, last = trials[0].number, trials[-1].number
-    axis = plots.linear(first, last)
+    axis = axes.linear(first, last)
     axis = replace(axis, ticks=[(v, t) for v, t in axis.ticks if v == round(v) and first <= v <= last])
     steps: list[tuple[float, float]] = []
     for trial in trials:
@@ -233,35 +233,35 @@ def _in_order(scored: Sequence[Trial], up: plots.Axis, chosen: int | None) -> Ma
     if steps:
         steps.append((last, steps[-1][1]))
     line = curves.line([(axis.at(n), 1 - up.at(y)) for n, y in steps], 0.5) if steps else Markup()
-    body = plots.frame(axis, up, "trial", "accuracy, %") + curves.stretched(line)
+    body = axes.frame(axis, up, "trial", "accuracy, %") + curves.stretched(line)
     body += Markup().join(
         _trial(t, axis.at(t.number), up, t.number == chosen) for t in sorted(trials, key=lambda t: t.number == chosen)
     )
-    best = f", the best finished {charts.percent(steps[-1][1])}" if steps else ""
-    return charts.svg("curve", f"Accuracy of {len(trials)} trials in order{best}", body)
+    best = f", the best finished {cells.percent(steps[-1][1])}" if steps else ""
+    return cells.svg("curve", f"Accuracy of {len(trials)} trials in order{best}", body)
 
 
-def _spread(values: Sequence[float], axis: plots.Axis) -> Markup:
+def _spread(values: Sequence[float], axis: axes.Axis) -> Markup:
     """Several shares on a zoomed axis: a dot for each and an upright stroke at their mean. Fills its cell."""
     body = Markup().join(
-        Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--rule)"/>').format(charts.place(axis.at(v)))
+        Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--rule)"/>').format(cells.place(axis.at(v)))
         for v, _ in axis.ticks
     )
-    body += Markup().join(plots.mark(axis.at(v), 0.5, opacity=0.5) for v in values)
+    body += Markup().join(axes.mark(axis.at(v), 0.5, opacity=0.5) for v in values)
     if values:
         body += Markup(
             '<line x1="{0}%" x2="{0}%" y1="22%" y2="78%" stroke="var(--accent)" stroke-width="2.5"/>'
-        ).format(charts.place(axis.at(statistics.fmean(values))))
-    return charts.svg("spread", "; ".join(map(charts.percent, values)) or charts.MISSING, body)
+        ).format(cells.place(axis.at(statistics.fmean(values))))
+    return cells.svg("spread", "; ".join(map(cells.percent, values)) or cells.MISSING, body)
 
 
-def _spread_axis(axis: plots.Axis) -> Markup:
+def _spread_axis(axis: axes.Axis) -> Markup:
     """The labels, in percent, of the ends of the axis that `_spread` draws on."""
     ends = (axis.ticks[0], axis.ticks[-1])
     body = Markup().join(
         Markup('<text x="{}%" y="1em" text-anchor="middle" fill="var(--muted)">{}</text>').format(
-            charts.place(axis.at(v)), t
+            cells.place(axis.at(v)), t
         )
         for v, t in ends
     )
-    return charts.svg("axis", f"Axis from {ends[0][1]} to {ends[1][1]} %", body)
+    return cells.svg("axis", f"Axis from {ends[0][1]} to {ends[1][1]} %", body)

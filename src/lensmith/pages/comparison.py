@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from lensmith.pages.charts import cells
+from lensmith.pages.page import data_uri, fill, is_small
 from lensmith.records import Comparison, Evaluation
-from lensmith.report import charts
-from lensmith.report.page import data_uri, fill, is_small
 from lensmith.runs.files import write
 
 _HEADLINE = 90  # characters; a longer sentence stands beneath a shorter headline
@@ -53,7 +53,7 @@ class ComparisonData:
 
 def render_comparison(data: ComparisonData) -> str:
     """The comparison as HTML."""
-    reach = charts.difference_reach(c.difference for c in data.comparisons)
+    reach = cells.difference_reach(c.difference for c in data.comparisons)
     return fill(
         "comparison.html.j2",
         data.evaluations,
@@ -61,7 +61,7 @@ def render_comparison(data: ComparisonData) -> str:
         data=data,
         headline=_headline(data),
         reach=reach,
-        difference_axis=charts.difference_axis(reach),
+        difference_axis=cells.difference_axis(reach),
         gained=_pictures(data.gained),
         lost=_pictures(data.lost),
         classes=sorted(data.classes, key=_unchanged),

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from lensmith.errors import UserError
+from lensmith.pages.evaluation import Mistake, ReportData, render, write_report
 from lensmith.records import ClassResult, CoveragePoint, Estimate, ReliabilityBin
-from lensmith.report import Mistake, ReportData, render, write_report
-
-from .samples import (
+from tests.pages.samples import (
     HOSTILE,
     NAN,
     NO_RATE,

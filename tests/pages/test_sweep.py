@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from lensmith.errors import UserError
-from lensmith.report import Finalist, SweepData, Trial, render_sweep, write_sweep
-
-from .samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, text
+from lensmith.pages.sweep import Finalist, SweepData, Trial, render_sweep, write_sweep
+from tests.pages.samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, text
 
 RANGES = {
     "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},

@@ -12,8 +12,8 @@ from functools import partial
 
 from markupsafe import Markup
 
-from lensmith.report import curves
-from lensmith.report.charts import MISSING, place, svg
+from lensmith.pages.charts import curves
+from lensmith.pages.charts.cells import MISSING, place, svg
 
 COLOURS = ("accent", "second", "third", "fourth")  # CSS variables of the page
 _LONGEST = 24  # characters of a name inside a chart

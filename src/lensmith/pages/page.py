@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from lensmith.pages.charts import cells
 from lensmith.records import Evaluation
-from lensmith.report import charts
 
 _SMALL, _LARGE = 96, 256  # pixels of the longer side of a picture
 
@@ -22,18 +22,18 @@ def fill(template: str, evaluations: Sequence[Evaluation], notes: Iterable[str],
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update({f.__name__: f for f in charts.FILTERS}, glue=_glue)
+    environment.filters.update({f.__name__: f for f in cells.FILTERS}, glue=_glue)
     page = environment.get_template(template).render(
         evaluations=evaluations,
         same_images=len({e.data.get("hash") for e in evaluations}) <= 1,
         notes=list(dict.fromkeys([*notes, *(note for e in evaluations for note in e.notes)])),
-        percent_axis=charts.percent_axis(),
+        percent_axis=cells.percent_axis(),
         **values,
     )
     # File names that are not UTF-8 reach us as lone surrogates, which can't be written.

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from lensmith.pages.charts import curves
+from lensmith.pages.page import data_uri, fill, is_small
 from lensmith.records import CoveragePoint, Evaluation, Rate
-from lensmith.report import curves
-from lensmith.report.page import data_uri, fill, is_small
 from lensmith.runs.files import write
 
 _MATRIX_UP_TO = 25  # classes; a larger matrix can't be read, the most frequent confusions can

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from lensmith.pages.charts.cells import GRID, dot, nice_ticks, percent, place, svg
 from lensmith.records import CoveragePoint, Rate, ReliabilityBin
-from lensmith.report.charts import GRID, dot, nice_ticks, percent, place, svg
 
 MANY = 100  # from this many steps on, the loss is smoothed
 _COUNTS = 0.16  # the part of the reliability chart's height that the largest bin's number of images takes

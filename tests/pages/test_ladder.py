@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lensmith.errors import UserError
+from lensmith.pages.charts import axes
+from lensmith.pages.ladder import LadderData, Rung, render_ladder, write_ladder
 from lensmith.records import Rate
-from lensmith.report import LadderData, Rung, plots, render_ladder, write_ladder
-
-from .samples import HOSTILE, NAN, NO_RATE, has_numbers_only, headings, loads_nothing, text
+from tests.pages.samples import HOSTILE, NAN, NO_RATE, has_numbers_only, headings, loads_nothing, text
 
 ROW = re.compile(r"<tr( class=\"chosen\")?><th scope=\"row\">(.*?)</tr>", re.DOTALL)
 SPOT = re.compile(r'<g><title>(.*?), .*?</title>.*?<circle cx="([\d.]+)%" cy="([\d.]+)%"')
@@ -199,7 +199,7 @@ def test_dollars(dollars: float | None, shown: str) -> None:
     ],
 )
 def test_durations_read_at_a_glance(seconds: float, shown: str) -> None:
-    assert plots.duration(seconds) == shown
+    assert axes.duration(seconds) == shown
 
 
 def test_empty_parts_are_left_out() -> None:

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from lensmith.errors import UserError
-from lensmith.report import Suspect, SuspectsData, render_suspects, write_suspects
-
-from .samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, pictures, text
+from lensmith.pages.suspects import Suspect, SuspectsData, render_suspects, write_suspects
+from tests.pages.samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, pictures, text
 
 PAIRS = [("shirt", "coat", 1200), ("coat", "shirt", 300)]
 BAR = re.compile(r'<svg class="bar" [^>]*aria-label="([^"]*)"><title>[^<]*</title><line x1="0" x2="([\d.]+)%"')

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from lensmith.pages.charts import axes, cells
+from lensmith.pages.charts.cells import place
+from lensmith.pages.page import fill
 from lensmith.records import Rate
-from lensmith.report import charts, plots
-from lensmith.report.charts import place
-from lensmith.report.page import fill
 from lensmith.runs.files import write
 
 _FREE = 0.22  # the part of the chart's width for what needs no training
@@ -74,7 +74,7 @@ def render_ladder(data: LadderData) -> str:
         tested=any(r.test is not None for r in data.rungs),
         untested=any(r.test is None for r in data.rungs),
         priced=any(r.dollars is not None for r in data.rungs),
-        duration=plots.duration,
+        duration=axes.duration,
         dollars=_dollars,
     )
 
@@ -93,10 +93,10 @@ def _chart(rungs: Iterable[Rung], chosen: str) -> Markup:
     known = [r for r in rungs if _finite(r)]
     if not known:
         return Markup()
-    up = plots.zoomed(v for r in known for v in (r.shown.low, r.shown.accuracy, r.shown.high))
+    up = axes.zoomed(v for r in known for v in (r.shown.low, r.shown.accuracy, r.shown.high))
     free = [r for r in known if r.seconds <= 0]
     across = _time_axis([r.seconds for r in known if r.seconds > 0], _GAP if free else 0)
-    body = plots.frame(across, up, "time to make it", "accuracy, %")
+    body = axes.frame(across, up, "time to make it", "accuracy, %")
     if free:
         body += Markup(
             '<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--muted)" stroke-dasharray="2 4"/>'
@@ -109,10 +109,10 @@ def _chart(rungs: Iterable[Rung], chosen: str) -> Markup:
         top, y, bottom = (1 - up.at(v) for v in (rung.shown.high, rung.shown.accuracy, rung.shown.low))
         best = rung.name == chosen
         body += _rung(rung, (x, y), (top, bottom), best)
-        names.append(plots.Name(x, y, rung.name, "accent" if best else "ink", best, 9 if best else 4))
+        names.append(axes.Name(x, y, rung.name, "accent" if best else "ink", best, 9 if best else 4))
         whiskers.append((x, top, bottom))
-    body += plots.names(names, [(n.x, n.y) for n in names], whiskers)
-    return charts.svg("curve tall", f"Accuracy and time to make it: {'; '.join(map(_told, known))}", body)
+    body += axes.names(names, [(n.x, n.y) for n in names], whiskers)
+    return cells.svg("curve tall", f"Accuracy and time to make it: {'; '.join(map(_told, known))}", body)
 
 
 def _rung(rung: Rung, spot: tuple[float, float], ends: tuple[float, float], best: bool) -> Markup:
@@ -122,20 +122,20 @@ def _rung(rung: Rung, spot: tuple[float, float], ends: tuple[float, float], best
         '<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--{3})" stroke-opacity=".4" stroke-width="4"/>'
     ).format(place(x), place(ends[0]), place(ends[1]), colour)
     if rung.test is None:
-        body += plots.ring(x, y, colour, 5.5 if best else 4)
+        body += axes.ring(x, y, colour, 5.5 if best else 4)
     else:
-        body += charts.dot(x, y, 5.5 if best else 4, colour)
+        body += cells.dot(x, y, 5.5 if best else 4, colour)
     if best:
-        body += plots.ring(x, y, colour, 9, "none")
+        body += axes.ring(x, y, colour, 9, "none")
     return Markup("<g><title>{}</title>{}</g>").format(_told(rung), body)
 
 
 def _told(rung: Rung) -> str:
-    time = plots.duration(rung.seconds) if rung.seconds > 0 else "no training"
-    return f"{rung.name} {charts.percent(rung.shown.accuracy)}, {time}"
+    time = axes.duration(rung.seconds) if rung.seconds > 0 else "no training"
+    return f"{rung.name} {cells.percent(rung.shown.accuracy)}, {time}"
 
 
-def _time_axis(seconds: list[float], start: float) -> plots.Axis:
+def _time_axis(seconds: list[float], start: float) -> axes.Axis:
     """A logarithmic axis between the round times around those given; close ones where they have room."""
     low, high = min(seconds, default=1.0), max(seconds, default=10.0)
     for times in (_FINE, _TIMES):
@@ -147,8 +147,8 @@ def _time_axis(seconds: list[float], start: float) -> plots.Axis:
     shown = inside if len(inside) <= _ROOM else inside[::2]
     if first == last:
         last *= 10
-    ticks, minor = ([(t, plots.duration(t)) for t in inside if (t in shown) == major] for major in (True, False))
-    return plots.Axis(first, last, ticks, True, tuple(minor), start)
+    ticks, minor = ([(t, axes.duration(t)) for t in inside if (t in shown) == major] for major in (True, False))
+    return axes.Axis(first, last, ticks, True, tuple(minor), start)
 
 
 def _finite(rung: Rung) -> bool:
@@ -159,5 +159,5 @@ def _finite(rung: Rung) -> bool:
 def _dollars(value: float | None) -> str:
     """`$1,234.50`; a dash for what is not known."""
     if value is None or not math.isfinite(value):
-        return charts.MISSING
+        return cells.MISSING
     return "under $0.01" if 0 < value < 0.005 else f"${value:,.2f}"

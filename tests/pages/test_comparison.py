@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from lensmith.errors import UserError
+from lensmith.pages.comparison import Change, ComparisonData, render_comparison, write_comparison
 from lensmith.records import Estimate
-from lensmith.report import Change, ComparisonData, render_comparison, write_comparison
-
-from .samples import (
+from tests.pages.samples import (
     HOSTILE,
     NAN,
     comparison,

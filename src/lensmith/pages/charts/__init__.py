@@ -1,0 +1,1 @@
+"""Drawings for the pages, as inline SVG."""
