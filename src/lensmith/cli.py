@@ -253,7 +253,8 @@ def run_predict(args: argparse.Namespace, show: Screen) -> tuple[Any, str]:
     labels = [label.strip() for label in args.labels.split(",") if label.strip()]
     found = verbs.predict(args.images, args.run, labels, show)
     lines = [
-        f"{p.id}\t{p.predicted}\t{p.share:.3f}" if p.share is not None else f"{p.id}\tERROR\t{p.error}" for p in found
+        f"{p.id}\t{p.predicted}\t{p.probability:.3f}" if p.probability is not None else f"{p.id}\tERROR\t{p.error}"
+        for p in found
     ]
     return {"predictions": [asdict(p) for p in found]}, "\n".join(lines)
 

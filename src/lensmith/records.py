@@ -38,26 +38,26 @@ class Estimate:
 class Prediction:
     """One scored image. One that could not be read has an `error` and no answer.
 
-    `share` is the answer's probability among the labels, after calibration. A search that did not score every label
-    knows that it lies in `share_low`..`share_high`, and gives the middle; else all three are equal.
+    `probability` is the answer's among the labels, after calibration. A search that did not score every label knows
+    that it lies in `probability_low`..`probability_high`, and gives the middle; else all three are equal.
     """
 
     id: str
     label: str | None
     predicted: str | None = None
-    share: float | None = None
+    probability: float | None = None
     rank: int | None = None
     """The place of the true label among all, 1 for the best; None if unknown or beyond the labels searched for."""
     error: str | None = None
-    share_low: float | None = None
-    share_high: float | None = None
+    probability_low: float | None = None
+    probability_high: float | None = None
     scores: tuple[float, ...] = ()
     """Log-probabilities in the order of the labels, before calibration; NaN for a label that was not scored."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes shares of scores: softmax((scores - offsets) / temperature)."""
+    """What makes probabilities of scores: softmax((scores - offsets) / temperature)."""
 
     prior: str = "none"
     """What was taken away: `none`, or the answer to an `empty` image, to `noise`, or to the average image (`batch`)."""
@@ -85,20 +85,21 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The answers whose share lies in `low`..`high`: how sure they were on average, and how often right."""
+    """The answers whose probability lies in `low`..`high`: their mean confidence, and how often they are right."""
 
     low: float
     high: float
-    share: float
+    confidence: float
     accuracy: Rate
 
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """What is right of the surest answers: `coverage` is their part of all images, `share` the least sure of them."""
+    """Accuracy of the most confident answers: `coverage` is their fraction of all images, `confidence` the least of
+    theirs."""
 
     coverage: float
-    share: float
+    confidence: float
     accuracy: Rate
 
 
@@ -119,11 +120,11 @@ class Evaluation:
     data: dict[str, Any]
     """Address, split, number of images, hash of the sample ids and labels."""
     calibration_error: float | None = None
-    """Expected calibration error in 0..1; None if no image has a share."""
+    """Expected calibration error in 0..1; None if no image has a probability."""
     reliability: list[ReliabilityBin] = field(default_factory=list)
     coverage: list[CoveragePoint] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
-    """How shares were calibrated: `prior`, `temperature`, `n` validation images, and what was `tried`."""
+    """How probabilities were calibrated: `prior`, `temperature`, `n` validation images, and what was `tried`."""
     unreadable: list[str] = field(default_factory=list)
     """One sentence for each image that could not be read; each counts as wrong."""
     seconds: float = 0.0

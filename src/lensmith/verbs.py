@@ -322,7 +322,7 @@ def worst(split: Split, predictions: Sequence[Prediction], most: int = 40) -> li
     """The wrong answers that were surest, as pictures."""
     from lensmith.pages.evaluation import Mistake
 
-    wrong = [(p.share or 0.0, i) for i, p in enumerate(predictions) if p.predicted and p.predicted != p.label]
+    wrong = [(p.probability or 0.0, i) for i, p in enumerate(predictions) if p.predicted and p.predicted != p.label]
     out = []
     for share, i in sorted(wrong, reverse=True)[:most]:
         p = predictions[i]

@@ -65,7 +65,7 @@ def test_ranks_and_shares_follow_from_the_scores(tiny: Model) -> None:
     for p in predict(Classifier(tiny, QuestionOptions(), labels), items):
         scores = torch.tensor(p.scores)
         assert p.predicted == labels[int(scores.argmax())]
-        assert p.share == pytest.approx(scores.softmax(0).max().item(), abs=1e-5)
+        assert p.probability == pytest.approx(scores.softmax(0).max().item(), abs=1e-5)
         assert p.rank == 1 + int((scores > scores[labels.index(str(p.label))]).sum())
 
 
@@ -77,10 +77,10 @@ def test_a_search_for_the_best_few_agrees_with_scoring_all(tiny: Model) -> None:
     for a, b in zip(whole, searched, strict=True):
         assert a.predicted == b.predicted
         assert b.rank == (a.rank if a.rank is not None and a.rank <= 5 else None)
-        assert b.share_low is not None
-        assert b.share_high is not None
-        assert b.share_low - 1e-5 <= (a.share or 0) <= b.share_high + 1e-5
-        assert b.share_high - b.share_low <= 2 * TOLERANCE + 1e-5
+        assert b.probability_low is not None
+        assert b.probability_high is not None
+        assert b.probability_low - 1e-5 <= (a.probability or 0) <= b.probability_high + 1e-5
+        assert b.probability_high - b.probability_low <= 2 * TOLERANCE + 1e-5
 
 
 def test_a_calibration_that_turns_the_answer_is_used(tiny: Model) -> None:

@@ -77,7 +77,7 @@ def test_full_scores_equal_brute_force(tiny: Model, answers: Answers) -> None:
     expected = brute_scores(tiny, answers)
     torch.testing.assert_close(found.bound, expected, rtol=0, atol=2e-4)
     torch.testing.assert_close(found.low, expected.logsumexp(1), rtol=0, atol=2e-4)
-    low, high = found.share()
+    low, high = found.probabilities()
     torch.testing.assert_close(low, expected.softmax(1), rtol=0, atol=1e-4)
     torch.testing.assert_close(low, high, rtol=0, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_the_best_labels_are_exact_and_bounds_hold(tiny: Model, answers: Answers
     assert found.exact.gather(1, best.indices).all()
     torch.testing.assert_close(best.values, expected.topk(k, 1).values, rtol=0, atol=2e-4)
     assert (found.bound >= expected - 2e-4).all()
-    low, high = found.share()
+    low, high = found.probabilities()
     shares = expected.softmax(1)
     assert (low <= shares + 1e-4).all()
     assert (high >= shares - 1e-4).all()
@@ -102,7 +102,7 @@ def test_the_best_labels_are_exact_and_bounds_hold(tiny: Model, answers: Answers
 def test_the_best_share_is_known_as_closely_as_asked(tiny: Model, answers: Answers, tolerance: float) -> None:
     found = by_search(tiny, answers, 1, tolerance)
     best = found.bound.argmax(1, keepdim=True)
-    low, high = (share.gather(1, best) for share in found.share())
+    low, high = (p.gather(1, best) for p in found.probabilities())
     assert (high - low <= 2 * tolerance + 1e-5).all()
 
 
@@ -157,7 +157,7 @@ def test_hopeless_labels_neither_overflow_nor_win(tiny: Model) -> None:
     found = by_search(tiny, [[[10, END]], long, [[11, END]]])
     assert found.bound.isfinite().all()
     assert (found.bound.argmax(1) != 1).all()
-    assert found.share()[0][:, 1].max() < 1e-6
+    assert found.probabilities()[0][:, 1].max() < 1e-6
 
 
 def test_label_sets_that_cannot_be_told_apart_are_refused() -> None:

@@ -188,7 +188,7 @@ def test_the_bootstrap_with_a_thousand_classes() -> None:
 
 @given(scored(), st.integers(1, 20))
 def test_calibration_error_is_its_definition(found: list[Prediction], bins: int) -> None:
-    known = [p for p in found if p.share is not None]
+    known = [p for p in found if p.probability is not None]
     outcome = reliability(found, bins)
     if not known:
         assert outcome is None
@@ -197,14 +197,14 @@ def test_calibration_error_is_its_definition(found: list[Prediction], bins: int)
     expected, held = 0.0, []
     for i in range(bins):
         low, high = i / bins, (i + 1) / bins
-        inside = [p for p in known if low <= p.share < high or (i == bins - 1 and p.share == 1)]  # type: ignore[operator]
+        inside = [p for p in known if low <= p.probability < high or (i == bins - 1 and p.probability == 1)]  # type: ignore[operator]
         if inside:
             held.append((low, high, len(inside)))
-            sure = fmean(p.share for p in inside if p.share is not None)
+            sure = fmean(p.probability for p in inside if p.probability is not None)
             expected += len(inside) / len(known) * abs(fmean(map(is_right, inside)) - sure)
     assert outcome.calibration_error == pytest.approx(expected)
     assert [(b.low, b.high, b.accuracy.n) for b in outcome.bins] == held
-    assert all(b.low <= b.share <= b.high + 1e-12 for b in outcome.bins)
+    assert all(b.low <= b.confidence <= b.high + 1e-12 for b in outcome.bins)
 
 
 def test_calibration_needs_bins() -> None:
@@ -215,7 +215,7 @@ def test_calibration_needs_bins() -> None:
 @given(scored(), st.randoms(use_true_random=False))
 def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], random: Random) -> None:
     points = risk_coverage(found)
-    assert bool(points) == any(p.share is not None for p in found)
+    assert bool(points) == any(p.probability is not None for p in found)
     if not points:
         return
     assert points[-1].accuracy == accuracy(found)
@@ -227,7 +227,7 @@ def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], ra
     for point in points:
         assert point.coverage == point.accuracy.n / len(found)
         assert point.accuracy.low <= point.accuracy.accuracy <= point.accuracy.high
-    sure = [point.share for point in points]
+    sure = [point.confidence for point in points]
     assert sure == sorted(sure, reverse=True)
     shuffled = list(found)
     random.shuffle(shuffled)
@@ -238,7 +238,7 @@ def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], ra
 @given(scored(max_size=5))
 def test_among_equal_shares_every_choice_counts(found: list[Prediction]) -> None:
     def sureness(p: Prediction) -> float:
-        return -1.0 if p.predicted is None else p.share or 0.0
+        return -1.0 if p.predicted is None else p.probability or 0.0
 
     for point in risk_coverage(found):
         # A stable sort of every order takes every choice among the tied equally often.
@@ -254,7 +254,7 @@ def test_what_could_not_be_read_is_kept_last() -> None:
     assert [round(p.coverage * 20) for p in points] == list(range(1, 21))
     assert [p.accuracy.accuracy for p in points[:10]] == [1.0] * 10
     assert points[10].accuracy.accuracy == 50 / 55
-    assert points[-1].share == 0
+    assert points[-1].confidence == 0
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))

@@ -57,8 +57,10 @@ def report(**changes: Any) -> ReportData:
     return replace(empty, **changes)
 
 
-def mistake(size: tuple[int, int] = (28, 28), mode: str = "RGB", label: str = "coat", share: float = 0.974) -> Mistake:
-    return Mistake(Image.new(mode, size), label, "shirt", share)
+def mistake(
+    size: tuple[int, int] = (28, 28), mode: str = "RGB", label: str = "coat", probability: float = 0.974
+) -> Mistake:
+    return Mistake(Image.new(mode, size), label, "shirt", probability)
 
 
 def full() -> ReportData:
@@ -121,24 +123,24 @@ def test_how_sure_it_is_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "words"),
+    ("confidence", "words"),
     [(0.705, "about as sure as it should be"), (0.6, "less sure than it could be"), (0.8, "surer than it should be")],
 )
-def test_which_way_it_is_unsure(share: float, words: str) -> None:
-    one = evaluation(reliability=[ReliabilityBin(0.5, 1, share, rate(0.7))])
+def test_which_way_it_is_unsure(confidence: float, words: str) -> None:
+    one = evaluation(reliability=[ReliabilityBin(0.5, 1, confidence, rate(0.7))])
     shown = text(render(report(evaluations=[one])))
     assert words in shown
     assert "expected calibration error" not in shown  # as that is None
     assert "leave out" not in shown
 
 
-def test_a_search_says_how_well_shares_are_known() -> None:
+def test_a_search_says_how_well_probabilities_are_known() -> None:
     one = evaluation(data={"hash": "abc", "top": 7}, **sureness())
     shown = text(render(report(evaluations=[one])))
-    assert "Only the 7 best labels of each image were searched for; shares are known within 1 point." in shown
+    assert "Only the 7 best labels of each image were searched for; probabilities are known within 1 point." in shown
 
 
-def test_without_shares_there_is_no_word_on_sureness() -> None:
+def test_without_probabilities_there_is_no_word_on_confidence() -> None:
     assert "How sure it is" not in headings(render(report()))
 
 
@@ -230,7 +232,7 @@ def test_an_evaluation_without_classes() -> None:
 def test_what_is_not_a_number_is_a_dash() -> None:
     nothing = Estimate(NAN, NAN, NAN)
     one = evaluation(accuracy=NO_RATE, top5=NO_RATE, macro_f1=nothing, classes=[ClassResult("a", NO_RATE, NAN, NAN)])
-    page = render(report(evaluations=[one], mistakes=[mistake(share=NAN)]))
+    page = render(report(evaluations=[one], mistakes=[mistake(probability=NAN)]))
     assert has_numbers_only(page)
     assert "tuned – – – 0 1,234.5" in text(page)
     assert "said shirt (–)" in text(page)

@@ -23,7 +23,8 @@ FOUND = [
 def bare(predictions: list[Prediction]) -> list[Prediction]:
     """Without scores, which are not read back."""
     return [
-        Prediction(p.id, p.label, p.predicted, p.share, p.rank, p.error, p.share_low, p.share_high) for p in predictions
+        Prediction(p.id, p.label, p.predicted, p.probability, p.rank, p.error, p.probability_low, p.probability_high)
+        for p in predictions
     ]
 
 

@@ -1,4 +1,4 @@
-"""The only inference loop: images in, the best label and its share out.
+"""The only inference loop: images in, the best label and its probability out.
 
 The prompt up to the image runs once per `Classifier`; each batch forks it. Images are read and resized a window at a
 time, so that memory does not depend on how many there are. A batch holds images of one shape, so that no row is padded.
@@ -34,7 +34,7 @@ MOST = 256
 WINDOW = 1 << 30
 """Bytes that the prepared images of a window may take, were they all large; with a GPU there are two windows."""
 TOLERANCE = 0.01
-"""How closely the best label's share is known, by default, where not all labels are scored."""
+"""How closely the best label's probability is known, by default, where not all labels are scored."""
 
 Item = tuple[str, str | None, Callable[[], Image.Image]]
 """A sample's id, its label if known, and how to get its image (may raise ImageError)."""
@@ -46,9 +46,9 @@ class Classifier:
     """A model, a question and a label set, ready to score images.
 
     Args:
-        calibration: what is done to the scores before they become shares.
+        calibration: what is done to the scores before they become probabilities.
         top: search only for so many best labels; None scores all.
-        tolerance: how closely the best label's share must be known then; 1 asks for the label alone.
+        tolerance: how closely the best label's probability must be known then; 1 asks for the label alone.
         batch_size: images scored at once; None chooses by the memory that is free.
     """
 
@@ -147,10 +147,10 @@ class Classifier:
             bound = self.calibration.apply(scores.bound)
             low = high = bound.softmax(1)
         else:
-            bound, (low, high) = scores.bound, scores.share()
+            bound, (low, high) = scores.bound, scores.probabilities()
         best = bound.argmax(1)
         raw = scores.bound.masked_fill(~scores.exact, float("nan"))
-        low, high = (share.gather(1, best[:, None])[:, 0] for share in (low, high))
+        low, high = (p.gather(1, best[:, None])[:, 0] for p in (low, high))
         places = torch.tensor([self._place.get(str(label), -1) for _, label in samples], device=bound.device)
         true = places.clamp(min=0)[:, None]
         score, before = bound.gather(1, true), torch.arange(bound.shape[1], device=bound.device) < true

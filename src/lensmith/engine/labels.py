@@ -148,7 +148,7 @@ class Scores:
         total = scores.logsumexp(1)
         return cls(scores, torch.ones_like(scores, dtype=torch.bool), total, total)
 
-    def share(self) -> tuple[Tensor, Tensor]:
+    def probabilities(self) -> tuple[Tensor, Tensor]:
         """(rows, labels) bounds, lower and upper, on each label's probability among the labels."""
         low = torch.where(self.exact, (self.bound - self.high[:, None]).exp(), 0)
         return low, (self.bound - self.low[:, None]).exp().clamp(max=1)
@@ -176,7 +176,7 @@ def search(
         hidden: (rows, hidden) last hidden state of each image: the one that predicts the answer's first token.
         branch: each image's past, up to and with that state; it is left as it was.
         top: how many of the best labels must be known exactly, in their order; None scores all.
-        tolerance: the best label's share must be known within this, in 0..1.
+        tolerance: the best label's probability must be known within this, in 0..1.
 
     Returns:
         The scores; the `top` largest bounds of each row are exact.
@@ -268,7 +268,7 @@ class _Search:
             return self.exact(rows).all(1)
         found = self.scores(rows)
         best = found.bound.topk(min(top, found.bound.shape[1]), 1).indices
-        low, high = (share.gather(1, best[:, :1])[:, 0] for share in found.share())
+        low, high = (p.gather(1, best[:, :1])[:, 0] for p in found.probabilities())
         return found.exact.gather(1, best).all(1) & (high - low <= 2 * tolerance)
 
     def choose(self, rows: Tensor, band: float, enough: int | None) -> list[tuple[Tensor, Tensor]]:

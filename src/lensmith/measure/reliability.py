@@ -1,4 +1,4 @@
-"""How far an answer's share can be trusted: calibration, and accuracy of the surest answers."""
+"""How far an answer's probability can be trusted: calibration, and accuracy of the most confident answers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Reliability:
 
 
 def reliability(predictions: Sequence[Prediction], bins: int = 15) -> Reliability | None:
-    """Expected calibration error over the images that have a share, and the bins it is made of.
+    """Expected calibration error over the images that have a probability, and the bins it is made of.
 
     Bins are of equal width and hold their lower edge; the last one holds 1.0 too. Empty bins are left out.
 
     Source: C. Guo et al., On calibration of modern neural networks, ICML 2017, equation 3.
 
     Returns:
-        None if no image has a share.
+        None if no image has a probability.
 
     Raises:
         UserError: there are no predictions.
@@ -42,55 +42,55 @@ def reliability(predictions: Sequence[Prediction], bins: int = 15) -> Reliabilit
     edges = [i / bins for i in range(bins + 1)]
     members: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     for p in predictions:
-        if p.share is not None:
-            members[bisect_right(edges, p.share, 1, bins) - 1].append((p.share, is_right(p)))
+        if p.probability is not None:
+            members[bisect_right(edges, p.probability, 1, bins) - 1].append((p.probability, is_right(p)))
     if not members:
         return None
     table = [
         ReliabilityBin(
             edges[i],
             edges[i + 1],
-            math.fsum(share for share, _ in members[i]) / len(members[i]),
+            math.fsum(p for p, _ in members[i]) / len(members[i]),
             wilson(sum(right for _, right in members[i]), len(members[i])),
         )
         for i in sorted(members)
     ]
     n = sum(b.accuracy.n for b in table)
-    return Reliability(math.fsum(b.accuracy.n / n * abs(b.accuracy.accuracy - b.share) for b in table), table)
+    return Reliability(math.fsum(b.accuracy.n / n * abs(b.accuracy.accuracy - b.confidence) for b in table), table)
 
 
 def risk_coverage(predictions: Sequence[Prediction]) -> list[CoveragePoint]:
-    """Accuracy of the surest answers: the surest 5 %, 10 % ... 100 % of all images, to the nearest whole image.
+    """Accuracy of the most confident answers: the first 5 %, 10 % ... 100 % of all images, to the nearest whole image.
 
-    Answers without a share count as share 0, and images that could not be read as less sure than any answer. Where
-    the cut falls among equal shares, the number right is its expected value over all ways to choose among them, and
+    Answers without a probability count as 0, and images that could not be read as less than any answer. Where the
+    cut falls among equal probabilities, the number right is its expected value over all ways to choose among them, and
     the interval is that of this number rounded. The last accuracy is that of all images.
 
     Source: Y. Geifman and R. El-Yaniv, Selective classification for deep neural networks, NeurIPS 2017.
 
     Returns:
-        Points of rising coverage, with no image count twice; none if no image has a share.
+        Points of rising coverage, with no image count twice; none if no image has a probability.
 
     Raises:
         UserError: there are no predictions.
     """
     _some(predictions)
-    if all(p.share is None for p in predictions):
+    if all(p.probability is None for p in predictions):
         return []
     groups: dict[float, list[bool]] = defaultdict(list)
     for p in predictions:
-        groups[-1.0 if p.predicted is None else p.share or 0.0].append(is_right(p))
+        groups[-1.0 if p.predicted is None else p.probability or 0.0].append(is_right(p))
     n = len(predictions)
     cuts = sorted({(i * n + 10) // 20 for i in range(1, 21)} - {0})
     points = []
-    before, right = 0, 0  # images surer than the group, and how many of them are right
-    for share in sorted(groups, reverse=True):
-        size, hits = len(groups[share]), sum(groups[share])
+    before, right = 0, 0  # images more confident than the group, and how many of them are right
+    for probability in sorted(groups, reverse=True):
+        size, hits = len(groups[probability]), sum(groups[probability])
         for cut in cuts:
             if before < cut <= before + size:
                 expected = right + (cut - before) * hits / size
                 rate = replace(wilson(round(expected), cut), accuracy=expected / cut)
-                points.append(CoveragePoint(cut / n, max(share, 0.0), rate))
+                points.append(CoveragePoint(cut / n, max(probability, 0.0), rate))
         before, right = before + size, right + hits
     return points
 

@@ -23,12 +23,12 @@ _LEFT_OUT = 0.1  # the part of the images that the example of leaving out the le
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer: the picture, its label, what was said instead and the share (softmax, 0..1) of that answer."""
+    """A wrong answer: the picture, its label, what was said instead and the probability (0..1) of that answer."""
 
     image: Image.Image
     label: str
     predicted: str
-    share: float
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ _TRIAL = {
 
 def _sureness(evaluation: Evaluation) -> Sureness | None:
     """None if there is nothing to show."""
-    bins = [b for b in evaluation.reliability if b.accuracy.n and _finite(b.share, b.accuracy)]
+    bins = [b for b in evaluation.reliability if b.accuracy.n and _finite(b.confidence, b.accuracy)]
     points = [p for p in evaluation.coverage if _finite(p.coverage, p.accuracy)]
     if not bins and not points:
         return None
@@ -135,7 +135,7 @@ def _sureness(evaluation: Evaluation) -> Sureness | None:
     return Sureness(
         reliability=curves.reliability_curve(bins) if bins else "",
         coverage=curves.coverage_curve(points, rest) if points else "",
-        said=_mean((b.share, b.accuracy.n) for b in bins),
+        said=_mean((b.confidence, b.accuracy.n) for b in bins),
         right=_mean((b.accuracy.accuracy, b.accuracy.n) for b in bins),
         error=math.nan if error is None else error,
         rest=rest,

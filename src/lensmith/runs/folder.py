@@ -135,8 +135,12 @@ def read_evaluation(folder: Path) -> Evaluation:
 
     if (folder / "predictions.unfinished").exists():
         raise UserError(f"The run {folder} isn't finished.", f"Go on with: lensmith evaluate --resume {folder}")
+    values = read_json(folder / "evaluation.json")
+    for row in [*values.get("reliability", []), *values.get("coverage", [])]:
+        if "share" in row:  # its name before version 0.2
+            row["confidence"] = row.pop("share")
     try:
-        return TypeAdapter(Evaluation).validate_python(read_json(folder / "evaluation.json"))
+        return TypeAdapter(Evaluation).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

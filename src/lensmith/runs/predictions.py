@@ -18,13 +18,15 @@ from lensmith.runs.files import disk_error, write, write_json
 
 PLAIN = [f.name for f in fields(Prediction) if f.name != "scores"]
 """Columns of the file before the scores."""
+OLD = {"share": "probability", "share_low": "probability_low", "share_high": "probability_high"}
+"""What columns were called before version 0.2, and are called now."""
 
 
 def to_table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
     """One row per image as an Arrow table: the fields of `Prediction`, and a column `score: LABEL` for each label."""
     import pyarrow as pa
 
-    kinds = {"share": pa.float32(), "share_low": pa.float32(), "share_high": pa.float32(), "rank": pa.int32()}
+    kinds = dict.fromkeys(("probability", "probability_low", "probability_high"), pa.float32()) | {"rank": pa.int32()}
     columns = {name: pa.array([getattr(p, name) for p in predictions], kinds.get(name, pa.string())) for name in PLAIN}
     for i, label in enumerate(labels):
         values = [p.scores[i] if p.scores else None for p in predictions]
@@ -59,7 +61,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     if not path.is_file():
         raise UserError(f"There are no predictions at {path}.", "Make them with `lensmith evaluate`.")
     try:
-        rows = pq.read_table(path, columns=PLAIN, page_checksum_verification=True).to_pylist()
+        table = pq.read_table(path, columns=[*PLAIN, *OLD], page_checksum_verification=True)
+        rows = _renamed(table).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -144,12 +147,17 @@ class Unfinished:
                 temporary, to_table([], self.labels).schema, compression="zstd", write_page_checksum=True
             ) as file:
                 for part in self._parts():
-                    file.write_table(pq.read_table(part))
+                    file.write_table(_renamed(pq.read_table(part)))
             temporary.replace(self.path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise disk_error(self.path, error) from None
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _renamed(table: Any) -> Any:
+    """A table with the columns' names of today."""
+    return table.rename_columns([OLD.get(name, name) for name in table.column_names])
 
 
 def _count(part: Path) -> int | None:

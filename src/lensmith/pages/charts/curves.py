@@ -64,8 +64,8 @@ def reliability_curve(bins: Sequence[ReliabilityBin]) -> Markup:
         for b in bins
     )
     body += Markup('<line x1="0" y1="100%" x2="100%" y2="0" stroke="var(--muted)" stroke-dasharray="4 4"/>')
-    body += Markup().join(_whisker(b.share, b.accuracy) for b in bins)
-    told = "; ".join(f"{percent(b.share)} sure, {percent(b.accuracy.accuracy)} right" for b in bins)
+    body += Markup().join(_whisker(b.confidence, b.accuracy) for b in bins)
+    told = "; ".join(f"{percent(b.confidence)} sure, {percent(b.accuracy.accuracy)} right" for b in bins)
     columns = [(x / 100, f"{x}") for x in GRID]
     axes = frame(columns, _percents(GRID), "how sure it was, %", "how often it was right, %")
     return svg("curve", f"How sure and how often right: {told}", axes + body)
