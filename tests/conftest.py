@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from transformers import Lfm2Config, Lfm2VlConfig, Lfm2VlForConditionalGeneration, Siglip2VisionConfig
 
@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timings on a shared machine say nothing about correctness.
-settings.register_profile("lensmith", deadline=None)
+settings.register_profile("lensmith", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lensmith")
 
 

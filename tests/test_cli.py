@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from lensmith import cli
+from lensmith.progress import Advance
 from tests.conftest import Run, Shapes
 
 
@@ -146,22 +146,44 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
     assert not list(Path("full").iterdir())
 
 
-def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=50")
-    command = [sys.executable, "-m", "lensmith.cli", "train", *words, "--run", "a run"]
+def stopped_by_ctrl_c(module: str, name: str, count: int, folder: Path, *words: str) -> str:
+    """What a command says on standard error that gets Ctrl-C as it begins the call number `count` of a function.
+
+    A stop from outside would come at another moment each time, and on a fast machine perhaps after the end.
+    """
+    code = f"""
+import signal, sys
+import {module} as module
+from lensmith import cli
+
+plain, calls = module.{name}, 0
+
+def pressed(*given):
+    global calls
+    calls += 1
+    if calls == {count}:
+        signal.raise_signal(signal.SIGINT)
+    return plain(*given)
+
+module.{name} = pressed
+sys.exit(cli.main(sys.argv[1:]))
+"""
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "a run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") > 3):
-        assert time.monotonic() < deadline, "training did not start"
-        assert child.poll() is None
-        time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=4", "train.validate_every=100")
+    # In the middle of the fourth step, as it is written down.
+    err = stopped_by_ctrl_c("lensmith.training", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
     assert "lensmith train --resume 'a run'" in err
-    assert "Traceback" not in err
+    log, environment = tmp_path / "a run" / "metrics.jsonl", os.environ | {"OMP_NUM_THREADS": "1"}
+    kept = log.read_text()
+    assert [json.loads(line)["step"] for line in kept.splitlines()] == [1, 2, 3, 4], "a step is done whole"
 
     def again(*more: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "lensmith.cli", "train", "--resume", "a run", "--json", *more]
@@ -178,6 +200,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
     done = again("train.micro_batch=3")  # what does not change the result may be changed
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["training"]["finished"]
+    assert log.read_text().startswith(kept)
     steps = [json.loads(line).get("step") for line in log.read_text().splitlines() if '"loss"' in line]
     assert steps == list(range(1, len(steps) + 1)), "a resumed training repeats no step and leaves none out"
 
@@ -196,25 +219,14 @@ def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    words = options(shapes(circle=400, square=400), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
+    words = options(shapes(circle=50, square=50), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
+    # As the third part is written down.
+    err = stopped_by_ctrl_c("lensmith.predictions", "Unfinished.add", 3, tmp_path, "evaluate", *words, "--run", "a run")
+    assert "lensmith evaluate --resume 'a run'" in err
+    parts = tmp_path / "a run" / "predictions.unfinished"
+    assert len(list(parts.glob("*.parquet"))) == 3, "a part is done whole"
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lensmith.cli", "evaluate"]
-    child = subprocess.Popen(
-        [*command, *words, "--run", "a run"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    parts = tmp_path / "a run" / "predictions.unfinished"
-    deadline = time.monotonic() + 120
-    while len(list(parts.glob("*.parquet"))) < 3:
-        assert time.monotonic() < deadline, "scoring did not start"
-        assert child.poll() is None
-        time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "lensmith evaluate --resume 'a run'" in err
-    assert "Traceback" not in err
-    kept = {part: part.stat().st_mtime_ns for part in parts.glob("*.parquet")}
-    assert kept
 
     def go(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -234,6 +246,13 @@ def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: 
     first, second = (tmp_path / name / "predictions.parquet" for name in ("a run", "b run"))
     assert first.read_bytes() == second.read_bytes()
     assert "nothing to resume" in go("--resume", "a run").stderr
+
+
+def test_a_slow_machine_is_not_said_to_stand_still(capsys: pytest.CaptureFixture[str]) -> None:
+    for rate in (0.043, 0.6, 4.4, 31.2):
+        cli.Screen()(Advance("scoring", 3, 20, rate, 17 / rate))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", ")[1] for line in lines] == ["0.043 images/s", "0.6 images/s", "4.4 images/s", "31 images/s"]
 
 
 def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_folder: Path) -> None:

@@ -51,6 +51,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits a second before it tries again
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # the hub is here, but may be busy
+        monkeypatch.setattr(hub_constants, name, 300)
+        monkeypatch.setenv(name, "300")  # for what is started
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with running() as server:
         point_at(monkeypatch, server.url)

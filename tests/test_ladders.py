@@ -15,6 +15,7 @@ from lensmith.learn.methods import recipe_of
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction
 from lensmith.runs.predictions import read_predictions
+from tests.clock import Clock
 from tests.conftest import Run, Shapes
 
 
@@ -36,7 +37,7 @@ def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_f
     labels = data["train"]["n"] + data["validation"]["n"]
     assert [rung["labels"] for rung in record["rungs"]] == [0, data["validation"]["n"], *[labels] * 4]
     for rung in record["rungs"]:
-        assert rung["dollars"] == pytest.approx(rung["seconds"] + rung["labels"] / 2, abs=0.01)
+        assert rung["dollars"] == pytest.approx(rung["seconds"] + rung["labels"] / 2)
         found = json.loads((Path("a ladder") / rung["name"] / "evaluation.json").read_text())
         assert rung["test"] == found["accuracy"]
     assert rungs["zero-shot"]["seconds"] == 0 < rungs["probe"]["seconds"]
@@ -148,3 +149,23 @@ def test_what_a_stop_left_out_of_a_rung_is_made_up_for(shapes: Shapes, tiny_fold
     assert (tmp_path / "run" / "probe" / "report.html").exists()
     assert json.loads(task.read_text()) == kept
     assert record["rungs"][0]["per_thousand"] > 0
+
+
+def test_what_takes_milliseconds_is_not_rounded_to_nothing(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("evaluation", "ladders", "training"):  # on a machine where all takes no longer than to look at it
+        monkeypatch.setattr(f"lensmith.{module}.time", Clock(tick=0.0001))
+    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.rungs=[probe, lora]", "ladder.hour=1"]
+    record = ladders.ladder(load_recipe(None, words), tmp_path / "run")
+    n = json.loads((tmp_path / "run" / "record.json").read_text())["data"]["test"]["n"]
+    for rung in record["rungs"]:
+        found = json.loads((tmp_path / "run" / rung["name"] / "evaluation.json").read_text())
+        assert 0 < found["seconds"] < 0.005
+        assert rung["per_thousand"] == pytest.approx(1000 * found["seconds"] / n)
+        assert 0 < rung["seconds"] < 0.005
+        assert rung["dollars"] == pytest.approx(rung["seconds"] / 3600)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "lora" / "metrics.jsonl").read_text().splitlines()]
+    times = [row["seconds"] for row in logged if "loss" in row]
+    assert times == sorted(set(times)), "each step has taken its time"
+    assert 0 < times[0] < 0.001

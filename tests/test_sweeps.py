@@ -7,9 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Advance, Note, silent
 from lensmith.records import Rate, Training
-from lensmith.search.board import Board
+from lensmith.search.board import BEAT, SILENCE, Board
 from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
 from lensmith.search.trials import PARTS, search_space
 from lensmith.sweeps import resume_sweep, sweep
+from tests.clock import Clock
 from tests.conftest import Shapes
 
 OVER = "{train.learning_rate: {low: 1e-5, high: 1, log: true}, tune.rank: [4, 16]}"
@@ -34,7 +35,7 @@ OVER = "{train.learning_rate: {low: 1e-5, high: 1, log: true}, tune.rank: [4, 16
 
 def recipe_for(data: Path, tiny_folder: Path, *more: str) -> Recipe:
     options = [f"data.uri={data}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
-    options += ["data.validation=0.3", "train.batch_size=8", f"sweep.over={OVER}", "sweep.wait=1"]
+    options += ["data.validation=0.3", "train.batch_size=8", f"sweep.over={OVER}"]
     return load_recipe(None, [*options, *more])
 
 
@@ -43,7 +44,6 @@ class Trainer:
 
     def __init__(self) -> None:
         self.done: list[tuple[Recipe, Path]] = []
-        self.pause = 0.0
         self.meanwhile: Callable[[Recipe, Path, int], Any] = lambda *_: None
 
     def accuracy(self, recipe: Recipe) -> float:
@@ -53,7 +53,6 @@ class Trainer:
     def __call__(self, recipe: Recipe, dataset: Any, folder: Path, tell: Any, checked: Any) -> Training:
         self.done.append((recipe, folder))
         for part in range(1, PARTS + 1):
-            time.sleep(self.pause)
             self.meanwhile(recipe, folder, part)
             found = Rate(self.accuracy(recipe) - 0.1 / part + 0.1 / PARTS, 0, 1, 10)
             checked(part, PARTS, found)
@@ -94,7 +93,7 @@ def recipe(shapes: Shapes, tiny_folder: Path) -> Recipe:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with Database(sqlite_url(tmp_path / "a {file}?.db"), 1, silent) as found:
+    with Database(sqlite_url(tmp_path / "a {file}?.db"), 300, silent) as found:
         yield found
 
 
@@ -247,7 +246,7 @@ def board_of(recipe: Recipe, database: Database) -> Board:
 def test_what_a_killed_worker_had_is_gone_on_with(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stopped_sweep(trainer, recipe, run, at=1)
-    with Database(sqlite_url(run / "sweep.db"), 1, silent) as database:
+    with Database(sqlite_url(run / "sweep.db"), 300, silent) as database:
         board = board_of(recipe, database)
         database.worker = killed()
         left = board.entries()[0]
@@ -263,7 +262,7 @@ def test_what_a_killed_worker_had_is_gone_on_with(trainer: Trainer, recipe: Reci
     assert record["trials"][0]["values"] == left.values
     assert [t["number"] for t in record["trials"]] == list(range(1, 6))
     assert trainer.times("trials") == {f"{i:03d}": 1 + (i == 1) for i in range(1, 6)}, "one was begun before"
-    with Database(sqlite_url(run / "sweep.db"), 1, silent) as database:
+    with Database(sqlite_url(run / "sweep.db"), 300, silent) as database:
         last = [e for e in board_of(recipe, database).entries() if e.origin == 0][-1]
         assert last.reports[3] >= 0.77, "what it had got is not forgotten"
 
@@ -272,7 +271,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(trainer: Trainer, recipe: Re
     run = tmp_path / "run"
     stopped_sweep(trainer, recipe, run, at=1)
     for _ in range(3):
-        with Database(sqlite_url(run / "sweep.db"), 1, silent) as database:
+        with Database(sqlite_url(run / "sweep.db"), 300, silent) as database:
             board, token = board_of(recipe, database), database.worker["token"]
             database.worker = killed()
             next(board.work(lambda _: None))
@@ -284,30 +283,58 @@ def test_a_trial_that_kills_its_workers_is_given_up(trainer: Trainer, recipe: Re
     assert "was killed 3 times" in Path(record["report"]).read_text()
 
 
+class Beats:
+    """Takes the place of the event by which a worker waits for its next sign of life: it comes when the test says."""
+
+    def __init__(self) -> None:
+        self.due, self.waits, self.ended = threading.Semaphore(0), threading.Semaphore(0), False
+
+    def wait(self, _: float) -> bool:
+        self.waits.release()
+        self.due.acquire()
+        return self.ended
+
+    def set(self) -> None:
+        self.ended = True
+        self.due.release()
+
+    def beat(self) -> None:
+        """A sign of life, which is on the board on return."""
+        self.due.release()
+        assert self.waits.acquire(timeout=300)
+
+
 def test_a_worker_elsewhere_is_dead_only_when_it_is_silent(
     database: Database, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensmith.search.board.LOOK", 0.02)
-    monkeypatch.setattr("lensmith.search.board.SILENCE", 0.4)
-    monkeypatch.setattr("lensmith.search.board.BEAT", 0.05)
+    clock, beats = Clock(), Beats()
+    monkeypatch.setattr("lensmith.search.board.time", clock)
+    monkeypatch.setattr("lensmith.search.board.Event", lambda: beats)
     board = board_of(recipe, database)
     here, database.worker = database.worker, database.worker | {"host": "elsewhere", "token": "other"}
     values = {"train.learning_rate": 0.1, "tune.rank": 4}
     theirs = board.claim("k", values)
     assert theirs
     database.worker, board.current = here, None
-    began = time.monotonic()
+    last, silent_from = clock.now, clock.now + 5 * SILENCE
 
     def speak() -> None:
-        with board.alive(theirs):
-            time.sleep(1.0)
+        nonlocal last
+        assert clock.now < silent_from + 2 * SILENCE, "nobody has found it dead"
+        if clock.now >= silent_from:
+            speaking.close()
+        elif clock.now >= last + BEAT:
+            last = clock.now
+            beats.beat()
 
-    thread = threading.Thread(target=speak)
-    thread.start()
-    mine = next(board.work(lambda _: None))
-    assert 1.2 < time.monotonic() - began < 3
+    with ExitStack() as speaking:
+        speaking.enter_context(board.alive(theirs))
+        assert beats.waits.acquire(timeout=300)
+        clock.meanwhile = speak
+        mine = next(board.work(lambda _: None))
+    assert last > silent_from - 2 * BEAT
+    assert last + SILENCE <= clock.now < last + SILENCE + BEAT, "it is as long as it has been silent"
     assert (mine.origin, mine.values) == (theirs.number, values)
-    thread.join()
     with pytest.raises(Lost):  # should it wake up again
         board.report(theirs, 1, 0.5, 0.1)
 
@@ -317,7 +344,7 @@ def test_a_worker_that_lost_its_trial_goes_on_with_another(trainer: Trainer, rec
 
     def take(_: Recipe, where: Path, part: int) -> None:
         if (where.name, part) == ("002", 1) and trainer.times("trials")["002"] == 1:
-            with Database(sqlite_url(run / "sweep.db"), 1, silent) as other:
+            with Database(sqlite_url(run / "sweep.db"), 300, silent) as other:
                 board = board_of(recipe, other)
                 board.end(next(e for e in board.entries() if e.state == "running"), "left")
 
@@ -363,17 +390,22 @@ def test_of_two_claims_one_stands(database: Database, recipe: Recipe) -> None:
 
 def test_two_workers_share_the_trials(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     run, records, workers = tmp_path / "run", list[dict[str, Any]](), Counter[int]()
-    trainer.pause = 0.004
-    trainer.meanwhile = lambda _, where, part: workers.update([threading.get_ident()])
-    recipe.sweep.trials = 10
+    begun, abreast = threading.Event(), threading.Barrier(2)
+
+    def meanwhile(*_: Any) -> None:
+        begun.set()
+        if workers[threading.get_ident()] < PARTS:  # as much as a whole training, neither is faster than the other
+            abreast.wait(300)
+        workers[threading.get_ident()] += 1
+
+    trainer.meanwhile, recipe.sweep.trials = meanwhile, 10
     first = threading.Thread(target=lambda: records.append(sweep(recipe, run)))
     first.start()
-    while not trainer.done:
-        time.sleep(0.01)
+    assert begun.wait(300)
     second = threading.Thread(target=lambda: records.append(resume_sweep(run)))
     second.start()
     for thread in (first, second):
-        thread.join(60)
+        thread.join(600)
     assert len(records) == 2
     assert trainer.times("trials") == {f"{i:03d}": 1 for i in range(1, 11)}
     assert sum(trainer.times("finalists").values()) == 4
@@ -417,51 +449,70 @@ def test_a_database_that_goes_away_is_waited_for(
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import OperationalError
 
-    plain, until, told = RDBStorage.set_trial_intermediate_value, [0.0], list[Note | Advance]()
+    clock, told = Clock(), list[Note | Advance]()
+    monkeypatch.setattr("lensmith.search.database.time", clock)
+    plain, until = RDBStorage.set_trial_intermediate_value, clock.now + 60
 
     def away(self: Any, *args: Any) -> Any:
-        until[0] = until[0] or time.monotonic() + away_for
-        if time.monotonic() < until[0]:
+        if clock.now < until:
             raise OperationalError("SELECT secrets", {}, Exception("server closed the connection\nunexpectedly"))
         return plain(self, *args)
 
     monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", away)
-    away_for, recipe.sweep.wait, recipe.sweep.trials, recipe.sweep.repeats = 0.6, 5.0, 3, 1
+    recipe.sweep.wait, recipe.sweep.trials, recipe.sweep.repeats = 90.0, 3, 1
     assert len(sweep(recipe, tmp_path / "short", told.append)["trials"]) == 3
+    assert until <= clock.now < until + 15, "it is asked now and then"
     texts = [e.text for e in told if isinstance(e, Note)]
     said = [t for t in texts if "doesn't answer" in t]
     assert len(said) == 1, "it is said once"
-    assert said[0].endswith("sweep.db doesn't answer: server closed the connection. Waiting up to 5 s.")
+    assert said[0].endswith("sweep.db doesn't answer: server closed the connection. Waiting up to 90 s.")
     assert "The database answers again." in texts
 
-    away_for, recipe.sweep.wait, until[0] = 1000.0, 0.5, 0.0
-    began = time.monotonic()
+    began, until = clock.now, clock.now + 1000
     with pytest.raises(Gone, match=r"sweep.db doesn't answer: server closed.*lensmith sweep --resume .*long"):
         sweep(recipe, tmp_path / "long")
-    assert 0.5 <= time.monotonic() - began < 5
-    until[0] = 1.0
+    assert clock.now - began == pytest.approx(90)
+    until = clock.now
     assert len(resume_sweep(tmp_path / "long")["trials"]) == 3
     assert trainer.times("trials")["001"] == 3, "it was in hand"
 
 
-def test_a_locked_file_is_waited_for(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_locked_file_is_waited_for(
+    trainer: Trainer, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process holds the file, as a backup or a slow disk would."""
-    run = tmp_path / "run"
+    run, clock, told = tmp_path / "run", Clock(), list[Note | Advance]()
+    monkeypatch.setattr("lensmith.search.database.time", clock)
+    patience: set[int] = set()
+
+    def impatient(connection: Any, _: Any) -> None:
+        """SQLite's own waiting is by the machine's clock, so it is left out."""
+        patience.add(connection.execute("PRAGMA busy_timeout").fetchone()[0])
+        connection.execute("PRAGMA busy_timeout=0")
 
     def lock(_: Recipe, where: Path, part: int) -> None:
         if (where.name, part) == ("001", 2):
-            other = sqlite3.connect(run / "sweep.db", check_same_thread=False)
+            other = sqlite3.connect(run / "sweep.db")
             other.execute("BEGIN EXCLUSIVE")
-            threading.Timer(0.5, other.close).start()
+            free = clock.now + 30
+            clock.meanwhile = lambda: other.close() if clock.now >= free else None
 
     trainer.meanwhile, recipe.sweep.trials, recipe.sweep.repeats = lock, 2, 1
-    assert len(sweep(recipe, run)["trials"]) == 2
+    event.listen(Engine, "connect", impatient)
+    try:
+        assert len(sweep(recipe, run, told.append)["trials"]) == 2
+    finally:
+        event.remove(Engine, "connect", impatient)
+    texts = [e.text for e in told if isinstance(e, Note)]
+    assert any("sweep.db doesn't answer: database is locked" in t for t in texts)
+    assert "The database answers again." in texts
+    assert patience == {20_000}, "milliseconds, after which it counts as not answering"
 
 
 def test_what_is_no_database_is_said_before_anything_is_written(
     trainer: Trainer, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensmith.search.database.OPENING", 0.1)
+    monkeypatch.setattr("lensmith.search.database.time", Clock())
     for url, says in (
         ("my database", r"sweep.storage is not the address of a database.*postgresql://user@host/name"),
         ("nosuch://host/name", r"nosuch://host/name can't be used.*Install its driver"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import sys
@@ -344,7 +345,7 @@ class Screen:
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
         self._open = False
-        self._last = 0.0
+        self._last = -math.inf
 
     def __call__(self, event: Note | Advance) -> None:
         text = getattr(event, "text", None)
@@ -364,7 +365,8 @@ class Screen:
         if event.unit == "bytes":
             done, total, rate = size(event.done), size(event.total), f"{size(event.rate)}/s"
         else:
-            done, total, rate = f"{event.done:,}", f"{event.total:,}", f"{event.rate:.0f} {event.unit}/s"
+            number = f"{event.rate:.0f}" if event.rate >= 10 else f"{event.rate:.2g}"  # a slow one is not 0
+            done, total, rate = f"{event.done:,}", f"{event.total:,}", f"{number} {event.unit}/s"
         line = f"{event.task}: {done} of {total}, {rate}, {left}"
         line += f", {event.detail}" if event.detail else ""
         if self.terminal:

@@ -95,7 +95,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         "chosen": chosen,
         "verdict": verdict,
         "sentences": sentences,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": time.perf_counter() - started,
         "run": str(folder),
         "report": str(report),
     }
@@ -154,7 +154,7 @@ def make(names: Sequence[str], recipe: Recipe, dataset: ImageDataset, folder: Pa
             frozen, clock = None, time.perf_counter()  # the other model's memory is free
             training = taught(own, dataset, place, tell, resume=begun)[1]
             seconds = max(training.seconds, time.perf_counter() - clock)  # the former counts what was before a stop
-        write_json(place / MADE, {"seconds": round(seconds, 2), "note": note, "looked_before": before})
+        write_json(place / MADE, {"seconds": seconds, "note": note, "looked_before": before})
 
 
 def answers(
@@ -255,6 +255,6 @@ def row(name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder:
         test=Rate(**found["accuracy"]),
         labels=labels,
         seconds=seconds,
-        per_thousand=round(1000 * float(found["seconds"]) / len(dataset.test), 2),
-        dollars=None if free else round(seconds / 3600 * options.hour + labels * options.label, 4),
+        per_thousand=1000 * float(found["seconds"]) / len(dataset.test),
+        dollars=None if free else seconds / 3600 * options.hour + labels * options.label,
     )

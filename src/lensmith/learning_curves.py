@@ -86,7 +86,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     write_curve(report, data)
     record = {
         "curves": curves,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": time.perf_counter() - started,
         "run": str(folder),
         "report": str(report),
     }
@@ -157,7 +157,7 @@ def measure(
         else:
             frozen = None  # its model's memory
             right = _train(recipe, rung, dataset, size, seed, folder / f"{rung}-{size}-{seed}", tell)
-        seconds, n = round(time.perf_counter() - clock, 2), len(dataset.test)
+        seconds, n = time.perf_counter() - clock, len(dataset.test)
         row = {"rung": rung, "size": size, "seed": seed, "right": right, "n": n, "seconds": seconds}
         append_line(path, row)
         shutil.rmtree(folder / f"{rung}-{size}-{seed}", ignore_errors=True)

@@ -71,7 +71,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         "neighbours": read_json(beside / FIT) | {"accuracy": asdict(evaluations[0].accuracy)},
         "evaluation": evaluations[-1].to_dict(),
         "report": str(report),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": time.perf_counter() - started,
     }
     write_json(folder / "result.json", record)
     return record
@@ -98,7 +98,7 @@ def fitted(
     found = frozen.fit(rung)
     frozen.keep(found, rung, folder)
     seconds = time.perf_counter() - clock
-    write_json(folder / FIT, found.record() | {"seconds": round(seconds, 2)})
+    write_json(folder / FIT, found.record() | {"seconds": seconds})
     tell(Note(f"{rung.capitalize()}: {found.sentence()[0].lower()}{found.sentence()[1:]}"))
     dataset, notes = frozen.dataset, [found.sentence()]
     evaluation, predictions = verbs.score(

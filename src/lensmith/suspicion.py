@@ -100,7 +100,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
         "pairs": pairs,
         "notes": notes,
         "verdict": data.verdict,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": time.perf_counter() - started,
         "table": str(folder / TABLE),
         "run": str(folder),
         "report": str(report),

@@ -124,7 +124,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         "coverage": [asdict(row) for row in rows],
         "evaluation": evaluation.to_dict(),
         "report": str(report),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": time.perf_counter() - started,
     }
     write_json(folder / "result.json", record)
     return record

@@ -66,7 +66,10 @@ def label_sets(draw: st.DrawFn) -> Answers:
 
 
 # The model is only read, so one is enough for all examples.
-on_one_model = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+on_one_model = settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @on_one_model

@@ -15,6 +15,7 @@ import pytest
 from lensmith.config import load_recipe
 from lensmith.errors import UserError
 from lensmith.learn.trackers import open_tracker
+from tests.clock import Clock
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 ROW: Any = {"step": 7, "loss": 0.5, "learning_rate": 1e-4, "validation": None, "note": "a word", "best": True}
@@ -282,6 +283,21 @@ def test_tensorboard_gets_numbers_with_their_steps(tmp_path: Path, events: list[
     assert events.count("close") == 1
     assert "flush" in events
     assert told == []
+
+
+def test_tensorboard_shows_what_is_not_older_than_ten_seconds(
+    tmp_path: Path, events: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    clock.now = 0.0  # as on a machine that has just been started
+    monkeypatch.setattr("lensmith.learn.trackers.time", clock)
+    tracker, _ = open_it("tensorboard", tmp_path)
+    flushes = [events.count("flush")]
+    for step in range(6):
+        clock.sleep(4)
+        tracker.log({"loss": 0.5}, step)
+        flushes.append(events.count("flush"))
+    assert flushes == [1, 1, 1, 2, 2, 2, 3]
 
 
 def test_tensorboard_drops_what_comes_again(tmp_path: Path, events: list[Any]) -> None:

@@ -23,6 +23,7 @@ from lensmith.places.modal import follow
 from lensmith.places.prices import PRICES, gpu, price_after, price_before
 from lensmith.places.transfers import bring_home, send, uploads
 from lensmith.progress import Advance, Note, silent
+from tests.clock import Clock
 from tests.conftest import Run, Shapes
 from tests.places.conftest import Cloud, Volume, perform
 
@@ -245,7 +246,7 @@ def test_a_training_there_is_as_one_here(shapes: Shapes, tiny_folder: Path, clou
     assert note["state"] == "done"
     assert note["uri"] == "my shapes"
     assert note["dollars_per_hour"] == PRICES["T4"]
-    assert note["dollars"] == pytest.approx(note["seconds"] / 3600 * 0.5904, abs=1e-4)
+    assert note["dollars"] == pytest.approx(note["seconds"] / 3600 * 0.5904)
     assert record["run"] == "there"
     assert not list(Path("there").glob(".*"))
 
@@ -396,12 +397,15 @@ def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: py
     monkeypatch.setattr(modal.Queue, "from_name", lambda name, **_: events)
     volume = SimpleNamespace(commit=lambda: saved.append(True))
     monkeypatch.setattr(modal.Volume, "from_name", lambda name, **_: volume)
+    clock = Clock()
+    monkeypatch.setattr(remote, "time", clock)
 
     def busy(job: Any, put: Any, commit: Any) -> dict[str, Any]:
         tell = remote.Reporter(put, commit)
         for i in range(3):
             tell(Note(str(i)))
         for done in (1, 2, 3):
+            clock.sleep(1)
             tell(Advance("t", done, 3, 1.0, 1.0))
         commit()
         return {"record": {}}
@@ -411,6 +415,35 @@ def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: py
     # Of the counts, those that follow at once are left out, but not the last.
     assert [remote.event_from(e) for e in events.waiting] == [Advance("t", 3, 3, 1.0, 1.0)]
     assert saved
+
+
+def test_counts_come_a_few_times_a_minute_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, put, saves = Clock(), list[Any](), list[float]()
+    clock.now = 0.0  # as on a machine that has just been started
+    monkeypatch.setattr(remote, "time", clock)
+    tell = remote.Reporter(put.append, lambda: saves.append(clock.now))
+    for done in range(100):
+        tell(Advance("t", done, 1000, 1.0, 1.0))
+        clock.sleep(0.75)
+    assert [event["done"] for event in put] == list(range(0, 100, 3))
+    assert saves == [60.0]
+
+
+def test_a_short_attempt_counts_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(remote, "time", clock)
+
+    def work(*_: Any) -> dict[str, Any]:
+        clock.sleep(0.004)
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(remote, "_do", work)
+    (cloud.root / "runs").mkdir(parents=True)
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError, match="a bug"):
+            perform(cloud, {"name": "mine-1"}, print)
+        kept = json.loads((cloud.root / "runs" / "mine-1.attempts.json").read_text())["seconds"]
+        assert kept == pytest.approx([0.004] * attempt)
 
 
 def test_what_comes_home_is_whole_and_inside(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 state.steps += 1
-                state.seconds = round(before + time.perf_counter() - start, 3)
+                state.seconds = before + time.perf_counter() - start
                 rate = optimizer.param_groups[0]["lr"]
                 book.stepped({"loss": loss, "grad_norm": norm, "learning_rate": rate, "seconds": state.seconds})
             check()

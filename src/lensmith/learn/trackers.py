@@ -7,6 +7,7 @@ says what failed and where the record is, and no other follows.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -109,7 +110,7 @@ def _tensorboard(folder: Path, options: dict[str, Any], step: int, say: Tell) ->
 
     (folder / "tensorboard").mkdir(exist_ok=True)
     file = EventsWriter(str(folder / "tensorboard" / "events"), f".{time.time_ns()}")
-    flushed = 0.0
+    flushed = -math.inf
 
     def write(step: int, **content: Any) -> None:
         nonlocal flushed

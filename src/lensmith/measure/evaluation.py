@@ -191,6 +191,6 @@ def evaluate(
         coverage=risk_coverage(predictions) if sure else [],
         calibration=calibration,
         unreadable=[p.error for p in predictions if p.error],
-        seconds=round(seconds, 2),
+        seconds=seconds,
         notes=notes,
     )

@@ -119,8 +119,8 @@ class Place:
             path = ATTEMPTS.format(note["name"])
             seconds = sum(json.loads(b"".join(volume("runs").read_file(path)))["seconds"])
         price = note["dollars_per_hour"]
-        cost = None if price is None else round(seconds / 3600 * price, 4)
-        write_json(folder / NOTE, note | {"state": state, "seconds": round(seconds, 1), "dollars": cost})
+        cost = None if price is None else seconds / 3600 * price
+        write_json(folder / NOTE, note | {"state": state, "seconds": seconds, "dollars": cost})
         if seconds:
             tell(Note(price_after(note["gpu"], seconds, price)))
 

@@ -8,6 +8,7 @@ of a run made here, and a run begun here can go on there.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -175,7 +176,7 @@ def perform(
     seconds: list[float] = []
 
     def save() -> None:
-        seconds[:] = [*before, round(time.monotonic() - began, 1)]
+        seconds[:] = [*before, time.monotonic() - began]
         write_json(attempts, {"seconds": seconds})
         commit()
 
@@ -255,7 +256,7 @@ class Reporter:
 
     def __init__(self, put: Callable[[dict[str, Any]], Any], save: Callable[[], Any]) -> None:
         self._put, self._save = put, save
-        self._told, self._saved = 0.0, time.monotonic()
+        self._told, self._saved = -math.inf, time.monotonic()
 
     def __call__(self, event: Note | Advance) -> None:
         now = time.monotonic()

@@ -218,7 +218,7 @@ def conclude(
         },
         "importance": mattered,
         "notes": notes,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": time.perf_counter() - started,
     }
     page = sweep_page.SweepData(
         title=f"Settings for {recipe.model.base} on {dataset.uri}",
