@@ -61,8 +61,8 @@ def read_predictions(path: Path) -> list[Prediction]:
     if not path.is_file():
         raise UserError(f"There are no predictions at {path}.", "Make them with `lensmith evaluate`.")
     try:
-        table = pq.read_table(path, columns=[*PLAIN, *OLD], page_checksum_verification=True)
-        rows = _renamed(table).to_pylist()
+        columns = [name for name in pq.read_schema(path).names if OLD.get(name, name) in PLAIN]
+        rows = _renamed(pq.read_table(path, columns=columns, page_checksum_verification=True)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
