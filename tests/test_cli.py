@@ -179,7 +179,7 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=4", "train.validate_every=100")
     # In the middle of the fourth step, as it is written down.
-    err = stopped_by_ctrl_c("lensmith.training", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
+    err = stopped_by_ctrl_c("lensmith.learn.loop", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
     assert "lensmith train --resume 'a run'" in err
     log, environment = tmp_path / "a run" / "metrics.jsonl", os.environ | {"OMP_NUM_THREADS": "1"}
     kept = log.read_text()
@@ -221,7 +221,7 @@ def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_
 def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=50, square=50), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
     # As the third part is written down.
-    err = stopped_by_ctrl_c("lensmith.predictions", "Unfinished.add", 3, tmp_path, "evaluate", *words, "--run", "a run")
+    err = stopped_by_ctrl_c("lensmith.runs.predictions", "Unfinished.add", 3, tmp_path, "evaluate", *words, "--run", "a run")
     assert "lensmith evaluate --resume 'a run'" in err
     parts = tmp_path / "a run" / "predictions.unfinished"
     assert len(list(parts.glob("*.parquet"))) == 3, "a part is done whole"
