@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from lensmith.config import load_recipe
+from lensmith.data import open_data
 from lensmith.learning_curves import curve
 from lensmith.progress import Note
-from lensmith.verbs import open_data
 
 SIZES = (300, 600, 1200, 2400, 6000)
 
@@ -25,7 +25,7 @@ SIZES = (300, 600, 1200, 2400, 6000)
 def main() -> None:
     rungs = sys.argv[1] if len(sys.argv) > 1 else "probe, neighbours"
     recipe = load_recipe("fashion-idx", ["data.validation=0.02", f"curve.rungs=[{rungs}]"])
-    largest = len(open_data(recipe).train)
+    largest = len(open_data(recipe.data).train)
     recipe.curve.sizes = [*SIZES, largest]
     with tempfile.TemporaryDirectory() as folder:
         record = curve(

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from lensmith.config import load_recipe
+from lensmith.data import open_data
 from lensmith.progress import silent
 
 SIZES = (500, 50_000)
@@ -26,7 +27,7 @@ def one(count: int) -> None:
     from lensmith.measure.evaluation import classifier_for
 
     recipe = load_recipe("fashion-idx", [f"data.train_limit={count}", "data.validation=0"])
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     with tempfile.TemporaryDirectory() as folder:
         found, _ = verbs.score(
             classifier_for(models.load(recipe.model), recipe, dataset),

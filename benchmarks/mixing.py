@@ -25,8 +25,9 @@ from pathlib import Path
 
 import torch
 
-from lensmith import models, verbs
+from lensmith import models
 from lensmith.config import load_recipe
+from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.learn.loop import train
 from lensmith.measure.metrics import accuracy
@@ -46,7 +47,7 @@ def trained(images: int, mix: str, seed: int, epochs: float) -> list[Prediction]
     options = [f"data.train_limit={images}", f"train.epochs={epochs}", "train.batch_size=32", f"seed={seed}"]
     # The last weights count: choosing among them would be another source of differences.
     recipe = load_recipe("fashion-idx", [*options, f"augment.mix={mix}"])
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     dataset = replace(dataset, validation=dataset.validation.take(1))
     model = models.load(recipe.model)
     attach(model, recipe.tune, dataset.labels, seed)

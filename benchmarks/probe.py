@@ -21,8 +21,8 @@ from statistics import median
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lensmith import verbs
 from lensmith.config import load_recipe
+from lensmith.data import open_data
 from lensmith.engine.features import PIXELS
 from lensmith.learn.methods import Frozen, right
 from lensmith.learn.probes import logistic, scale
@@ -40,7 +40,7 @@ def main() -> None:
         whole = time.perf_counter() - clock
         record = json.loads(done.stdout)
         recipe = load_recipe("demo-fashion")
-        dataset = verbs.open_data(recipe)
+        dataset = open_data(recipe.data)
         frozen = Frozen(recipe, dataset, silent)
         pixels = right(frozen.fit(PIXELS), frozen.table("test", pixels=True)) / len(dataset.test)
         table, feature, strength = frozen.table("train"), record["probe"]["feature"], record["probe"]["setting"]

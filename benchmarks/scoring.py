@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from lensmith import models, verbs
+from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
-from lensmith.data import decode_image
+from lensmith.data import decode_image, open_data
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.question import codes, make_prompt
 from lensmith.models.base import Model
@@ -120,7 +120,7 @@ def main() -> None:
     subprocess.run([PEERS / "setup.sh"], check=True)
     model, exact = models.load(ModelOptions(dtype="bfloat16")), models.load(ModelOptions(dtype="float32"))
     system, _, text = (PEERS / "question.txt").read_text().strip().partition("\n---\n")
-    dataset = verbs.open_data(load_recipe("demo-fashion"))
+    dataset = open_data(load_recipe("demo-fashion").data)
     ten, hundred = list(dataset.labels), (PEERS / "labels_100.txt").read_text().split("\n")[:100]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.png" for i in range(OURS)]

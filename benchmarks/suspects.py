@@ -17,16 +17,16 @@ from pathlib import Path
 from statistics import fmean
 
 from lensmith.config import load_recipe
+from lensmith.data import open_data
 from lensmith.progress import silent
 from lensmith.suspicion import suspects
-from lensmith.verbs import open_data
 
 SHARE, DRAWS = 0.05, 3
 
 
 def one(folder: Path, seed: int) -> tuple[float, float, int, int]:
     """The share of the flipped among as many suspects, and among all; how many were flipped, and how many suspects."""
-    dataset = open_data(load_recipe("demo-fashion", ["data.validation=0"]))
+    dataset = open_data(load_recipe("demo-fashion", ["data.validation=0"]).data)
     split, chance = dataset.train, random.Random(seed)
     flipped = set(chance.sample(range(len(split)), round(SHARE * len(split))))
     for i, label in enumerate(split.labels):

@@ -39,9 +39,9 @@ import psutil
 import torch
 from peers.tensors import tensor_peak
 
-from lensmith import models, verbs
+from lensmith import models
 from lensmith.config import Recipe, load_recipe
-from lensmith.data import ImageDataset, Split
+from lensmith.data import ImageDataset, Split, open_data
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.learn.loop import train
 from lensmith.measure.metrics import accuracy, is_right
@@ -122,7 +122,7 @@ def ours(job: dict[str, Any]) -> None:
 
 def datasets(job: dict[str, Any]) -> tuple[ImageDataset, Split]:
     """Training and validation photographs, and the test part."""
-    dataset = verbs.open_data(load_recipe("fashion-idx", [f"data.train_limit={job['images']}"]))
+    dataset = open_data(load_recipe("fashion-idx", [f"data.train_limit={job['images']}"]).data)
     return ImageDataset(
         dataset.uri, dataset.labels, dataset.train, dataset.validation.take(VALIDATION), dataset.test, dataset.notes
     ), dataset.test

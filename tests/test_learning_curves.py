@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lensmith import learning_curves, verbs
+from lensmith import learning_curves
 from lensmith.config import Recipe, load_recipe
-from lensmith.data import ImageDataset
+from lensmith.data import ImageDataset, open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Advance, Note
 from tests.conftest import Run, Shapes
@@ -84,7 +84,7 @@ def test_subsets_of_a_seed_lie_within_each_other(dataset: ImageDataset) -> None:
 
 @pytest.fixture
 def dataset(shapes: Shapes) -> ImageDataset:
-    return verbs.open_data(load_recipe(None, [f"data.uri={shapes(circle=40, square=40)}"]))
+    return open_data(load_recipe(None, [f"data.uri={shapes(circle=40, square=40)}"]).data)
 
 
 def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> None:

@@ -88,9 +88,9 @@ def test_a_class_that_is_too_small_is_left_out_and_named(shapes: Shapes, tiny_fo
 
 def test_the_test_images_are_not_examined(shapes: Shapes, tiny_folder: Path) -> None:
     recipe = load_recipe(None, options(shapes(circle=30, square=30), tiny_folder))
-    from lensmith.verbs import open_data
+    from lensmith.data import open_data
 
-    dataset = open_data(recipe)
+    dataset = open_data(recipe.data)
     _, examined, _ = suspicion.find(recipe, dataset, lambda _: None)
     assert examined == len(dataset.train) + len(dataset.validation)
 

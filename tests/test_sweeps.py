@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 
 from lensmith import sweeps, verbs
 from lensmith.config import Recipe, load_recipe
+from lensmith.data import open_data
 from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Advance, Note, silent
 from lensmith.records import Rate, Training
@@ -107,7 +108,7 @@ def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
         shapes(circle=18, square=18), tiny_folder, "train.epochs=2", "tune.projector=true", "sweep.trials=3",
         "sweep.finalists=1", "sweep.repeats=2", "train.checkpoint_minutes=60",
     )  # fmt: skip
-    split = type(verbs.open_data(recipe).test)
+    split = type(open_data(recipe.data).test)
     plain = split.image
 
     def image(self: Any, i: int, *args: Any) -> Any:

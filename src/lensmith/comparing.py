@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, flat
+from lensmith.data import open_data
 from lensmith.errors import ImageError, UserError
 from lensmith.measure.paired import compare_all
 from lensmith.records import Comparison, Prediction
 from lensmith.runs.files import read_json, write_json
 from lensmith.runs.folder import PREDICTIONS, default_folder, facts, new_run_folder, read_evaluation, read_run
-from lensmith.verbs import open_data
 
 if TYPE_CHECKING:
     from lensmith.data import Split
@@ -78,7 +78,7 @@ def changes(
     from lensmith.pages.comparison import Change
 
     try:
-        split: Split = getattr(open_data(read_run(run)), str(read_json(run / "record.json")["split"]))
+        split: Split = getattr(open_data(read_run(run).data), str(read_json(run / "record.json")["split"]))
     except UserError as error:
         return {}, f"There are no pictures, because the images can't be opened any more: {error}"
     place = {name: i for i, name in enumerate(split.ids)}

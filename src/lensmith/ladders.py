@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith import verbs
 from lensmith.config import LadderOptions, Recipe
+from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.measure.paired import compare, power_hint
 from lensmith.progress import LOOKING, Advance, Note, Tell, counter, silent
@@ -52,7 +53,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
 
     require_one_process("ladder")
     started, options = time.perf_counter(), recipe.ladder
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     for part in (dataset.train, dataset.validation, dataset.test):
         if not len(part):
             raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A ladder needs all three parts.")
@@ -63,7 +64,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         if name.startswith("lora") and not resume:
             require_trainable(recipe_of(name, recipe), dataset)
     folder = begin_run(folder, recipe, dataset, "ladder", resume)
-    tell(Note(verbs.describe(dataset)))
+    tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
     try:
         make(names, recipe, dataset, folder, tell)

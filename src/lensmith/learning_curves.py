@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lensmith import verbs
 from lensmith.config import Recipe
+from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import append_line, read_lines, write_json
@@ -49,7 +49,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     require_one_process("curve")
     started = time.perf_counter()
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     if not len(dataset.test):
         raise UserError(f"{recipe.data.uri} has no test images.", "A learning curve is measured on them.")
     sizes = sizes_of(recipe, dataset)
@@ -57,7 +57,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         if rung.startswith("lora") and not resume:
             require_trainable(recipe_of(rung, recipe), dataset)
     folder = begin_run(folder, recipe, dataset, "curve", resume)
-    tell(Note(verbs.describe(dataset)))
+    tell(Note(dataset.describe()))
     tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {recipe.curve.seeds} subsets of each."))
     try:
         rows = measure(recipe, dataset, sizes, folder, tell)

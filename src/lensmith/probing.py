@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith import verbs
 from lensmith.config import Recipe
+from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Evaluation, Prediction, percent
@@ -40,7 +41,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     require_one_process("probe")
     started = time.perf_counter()
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     for part in (dataset.train, dataset.test):
         if not len(part):
             raise UserError(f"{recipe.data.uri} has no {part.name} images.", "A probe needs both train and test.")
@@ -51,7 +52,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     if not (beside / "record.json").exists():
         beside.mkdir(exist_ok=True)
         start_run(beside, recipe, dataset)
-    tell(Note(verbs.describe(dataset)))
+    tell(Note(dataset.describe()))
     tell(Note(verbs.image_cost(frozen.asked, dataset.train, recipe.data.max_pixels)))
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is left aside: a probe is of the base model."))

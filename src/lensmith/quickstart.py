@@ -9,6 +9,7 @@ from typing import Any
 
 from lensmith import verbs
 from lensmith.config import SHIPPED, load_recipe
+from lensmith.data import open_data
 from lensmith.errors import UserError, nearest
 from lensmith.measure.paired import compare, power_hint
 from lensmith.probing import fitted
@@ -45,12 +46,12 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")
     recipe = load_recipe(f"demo-{data}")
     started = time.perf_counter()
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     folder = new_run_folder(folder or default_folder(recipe, "demo"))
     # Baseline and probe have run folders of their own within, so that `lensmith compare` takes them.
     for place in (folder, folder / "zero-shot", folder / "pixels"):
         start_run(new_run_folder(place) if place != folder else place, recipe, dataset)
-    tell(Note(verbs.describe(dataset)))
+    tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
 
     frozen, inner = Frozen(recipe, dataset, tell), folder / "zero-shot"

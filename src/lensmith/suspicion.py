@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith import verbs
 from lensmith.config import Recipe
+from lensmith.data import open_data
 from lensmith.data.corrections import COLUMNS
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent
@@ -66,11 +66,11 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     started = time.perf_counter()
     require_one_process("suspects")
     _require_cleanlab()
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     if not len(dataset.train):
         raise UserError(f"{recipe.data.uri} has no training images.", "Suspects are looked for among them.")
     folder = new_run_folder(folder or default_folder(recipe, "suspects"))
-    tell(Note(verbs.describe(dataset)))
+    tell(Note(dataset.describe()))
     try:
         doubts, examined, notes = find(recipe, dataset, tell)
     except BaseException:

@@ -97,14 +97,14 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
             holds another sweep of this name; no trial could be trained.
         Stopped: Ctrl-C; the trial in hand goes on from its checkpoint.
     """
+    from lensmith.data import open_data
     from lensmith.learn.methods import require_trainable
-    from lensmith.verbs import describe, open_data
 
     started, space, url = time.perf_counter(), search_space(recipe), recipe.sweep.storage
     with quiet_optuna():
         pass  # that it is missing is said before anything is done
     require_one_process("sweep")
-    dataset = open_data(recipe)
+    dataset = open_data(recipe.data)
     for split, use in ((dataset.train, "learn from"), (dataset.validation, "choose by")):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images to {use}.", "See data.validation.")
@@ -125,7 +125,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
                 tell(Note(f"{folder / 'recipe.yaml'} holds the database's password: PGPASSWORD would keep it out."))
         database.hint = f"What was done is kept; go on with: lensmith sweep --resume {folder}"
         work = Work(recipe, folder, dataset, space, trials, Board(database, f"{recipe.name} finalists", {}), tell)
-        tell(Note(describe(dataset)))
+        tell(Note(dataset.describe()))
         tell(Note(plan(work)))
         try:
             run_trials(work)

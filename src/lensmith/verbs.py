@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, load_recipe
+from lensmith.data import open_data
 from lensmith.errors import ImageError, Stopped, UserError
 from lensmith.measure.paired import power_hint
 from lensmith.progress import Note, Tell, counter, silent
@@ -38,29 +39,6 @@ if TYPE_CHECKING:
 CALIBRATION = "calibration.json"
 
 
-def open_data(recipe: Recipe) -> ImageDataset:
-    """The recipe's dataset with its limits applied."""
-    from lensmith.data import open_dataset
-    from lensmith.data.corrections import corrected
-
-    d = recipe.data
-    dataset = open_dataset(
-        d.uri,
-        image_column=d.image_column,
-        label_column=d.label_column,
-        class_names=d.class_names,
-        validation=d.validation,
-        test=d.test,
-    )
-    if d.corrections:
-        dataset = corrected(dataset, Path(d.corrections))
-    return replace(dataset, train=_limit(dataset.train, d.train_limit), test=_limit(dataset.test, d.test_limit))
-
-
-def _limit(split: Split, limit: float | None) -> Split:
-    return split.take(limit if limit is None or limit < 1 else int(limit))
-
-
 def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
     """Train an adapter, score it once on the test images, and write the run folder.
 
@@ -83,7 +61,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     started, processes = time.perf_counter(), Processes()
     tell = tell if processes.main else silent
-    dataset = open_data(recipe)
+    dataset = open_data(recipe.data)
     for split in (dataset.train, dataset.test):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images.", "Training needs both train and test.")
@@ -101,7 +79,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     elif processes.main:
         start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb="train")
     processes.agree(None)  # that the folder is there
-    tell(Note(describe(dataset)))
+    tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(rows)))
     tell(Note(image_cost(asked, dataset.train, recipe.data.max_pixels)))
@@ -161,7 +139,7 @@ def evaluate(
     from lensmith import models
     from lensmith.measure.evaluation import classifier_for
 
-    dataset = open_data(recipe)
+    dataset = open_data(recipe.data)
     part: Split = getattr(dataset, split)
     if not len(part):
         raise UserError(f"{recipe.data.uri} has no {split} images.")
@@ -170,7 +148,7 @@ def evaluate(
     folder = folder or default_folder(recipe, "evaluate")
     if not resume:
         start_run(new_run_folder(folder), recipe, dataset, split, "evaluate")
-    tell(Note(describe(dataset)))
+    tell(Note(dataset.describe()))
     tell(Note(power_hint(len(part))))
     tell(Note(image_cost(classifier, part, recipe.data.max_pixels)))
     name = _name(recipe.model.adapter)
@@ -328,12 +306,6 @@ def worst(split: Split, predictions: Sequence[Prediction], most: int = 40) -> li
         p = predictions[i]
         out.append(Mistake(split.image(i), str(p.label), str(p.predicted), share))
     return out
-
-
-def describe(dataset: ImageDataset) -> str:
-    """One sentence on the dataset, and its notes."""
-    parts = (f"{len(s):,} {s.name}" for s in (dataset.train, dataset.validation, dataset.test))
-    return "\n".join([f"{dataset.uri}: {len(dataset.labels)} classes; {', '.join(parts)} images.", *dataset.notes])
 
 
 def image_cost(classifier: Classifier, split: Split, max_pixels: int, most: int = 16) -> str:

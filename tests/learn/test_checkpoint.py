@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lensmith
-from lensmith import models, verbs
+from lensmith import models
 from lensmith.config import Recipe, load_recipe
+from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.learn import checkpoint
 from lensmith.learn.checkpoint import STATE, TENSORS, same_recipe
@@ -47,7 +48,7 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 def run(recipe: Recipe, folder: Path, resume: bool, tell: Callable[[Any], Any] = lambda _: None) -> Training:
     folder.mkdir(exist_ok=True)
-    model, dataset = models.load(recipe.model), verbs.open_data(recipe)
+    model, dataset = models.load(recipe.model), open_data(recipe.data)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     return train(model, dataset, recipe, folder, tell, resume)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
+from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.learn import feature_store
 from lensmith.learn.feature_store import Store, cache_folder, fingerprint
@@ -40,7 +41,7 @@ def trained(recipe: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], list
     folder.mkdir()
     told: list[Any] = []
     model = models.load(recipe.model)
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     train(model, dataset, recipe, folder, told.append)
     return {name: w.detach().clone() for name, w in trainable(model).items()}, told, model
@@ -59,7 +60,7 @@ def test_cached_features_train_as_images_do(shapes: Shapes, tiny_folder: Path, t
     cached, told, _ = trained(recipe_for(folder, tiny_folder, *options), tmp_path / "cached")
     uncached = [*options, "train.cache_features=false"]
     plain, silent, _ = trained(recipe_for(folder, tiny_folder, *uncached), tmp_path / "plain")
-    assert looked(told) == len(verbs.open_data(recipe_for(folder, tiny_folder)).train)
+    assert looked(told) == len(open_data(recipe_for(folder, tiny_folder).data).train)
     assert looked(silent) == 0
     for name, weight in cached.items():
         torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
@@ -73,7 +74,7 @@ def test_features_are_made_once_and_only_for_new_images(shapes: Shapes, tiny_fol
     assert looked(second) == 0
     for i in range(10):
         Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(folder / "circle" / f"new {i}.png")
-    before = len(verbs.open_data(recipe_for(folder, tiny_folder)).train)
+    before = len(open_data(recipe_for(folder, tiny_folder).data).train)
     _, third, _ = trained(recipe_for(folder, tiny_folder), tmp_path / "third")
     assert 0 < looked(third) <= 10
     assert looked(third) == before - looked(first)
@@ -127,7 +128,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr("lensmith.learn.feature_store.WINDOW", 8)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    total = len(verbs.open_data(recipe).train)
+    total = len(open_data(recipe.data).train)
     whole, _, _ = trained(recipe, tmp_path / "whole")
     shutil.rmtree(cache_folder())
 
@@ -135,7 +136,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(
         if isinstance(event, Advance) and event.task == LOOKING and event.done >= 16:
             raise KeyboardInterrupt
 
-    model, dataset = models.load(recipe.model), verbs.open_data(recipe)
+    model, dataset = models.load(recipe.model), open_data(recipe.data)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     (tmp_path / "stopped").mkdir()
     with pytest.raises(KeyboardInterrupt):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lensmith import models, verbs
+from lensmith import models
 from lensmith.config import Recipe, load_recipe
+from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import PIXELS, kinds
 from lensmith.errors import ImageError, UserError
@@ -53,11 +54,11 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 def asked(recipe: Recipe, looks: Looks) -> Classifier:
     model = models.load(recipe.model)
     looks.at(model)
-    return classifier_for(model, recipe, verbs.open_data(recipe))
+    return classifier_for(model, recipe, open_data(recipe.data))
 
 
 def read(recipe: Recipe, looks: Looks, wanted: list[str] | None = None, part: str = "train") -> Table:
-    split = getattr(verbs.open_data(recipe), part)
+    split = getattr(open_data(recipe.data), part)
     return read_table(asked(recipe, looks), split, wanted, 10**8, recipe.data.unreadable, silent)
 
 
@@ -65,7 +66,7 @@ def test_images_are_looked_at_once(shapes: Shapes, tiny_folder: Path, monkeypatc
     folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
     recipe = recipe_for(folder, tiny_folder)
     first = read(recipe, looks)
-    assert looks.images == len(first) == len(verbs.open_data(recipe).train)
+    assert looks.images == len(first) == len(open_data(recipe.data).train)
     again = read(recipe, looks)
     assert looks.images == len(first) + 1  # one, to know how large a vector is
     assert torch.equal(first.values, again.values)
@@ -83,7 +84,7 @@ def test_a_row_is_what_the_classifier_sees_of_that_image(
     Image.new("RGB", (300, 60), "red").save(folder / "circle" / "wide.png")  # another shape
     recipe = recipe_for(folder, tiny_folder, "data.validation=0")
     found, classifier = read(recipe, looks), asked(recipe, looks)
-    split = verbs.open_data(recipe).train
+    split = open_data(recipe.data).train
     for k in range(0, len(found), 5):
         i = found.rows[k]
         views = tuple(view[None] for view in classifier.model.prepare(split.image(i)))
@@ -99,7 +100,7 @@ def test_what_cannot_be_read_has_no_row_and_a_sentence(
     for file in sorted((folder / "circle").iterdir())[:5]:
         file.write_bytes(file.read_bytes()[:200])
     recipe = recipe_for(folder, tiny_folder, "data.validation=0", "data.test=0.1")
-    found, split = read(recipe, looks), verbs.open_data(recipe).train
+    found, split = read(recipe, looks), open_data(recipe.data).train
     assert found.errors
     assert sorted([*found.rows, *found.errors]) == list(range(len(split)))
     with pytest.raises(ImageError, match=r"data\.unreadable=skip"):
@@ -134,7 +135,7 @@ def test_a_lower_limit_of_pixels_is_not_passed_by_what_was_kept(
 ) -> None:
     folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
     recipe = recipe_for(folder, tiny_folder, "data.validation=0")
-    split = verbs.open_data(recipe).train
+    split = open_data(recipe.data).train
     assert len(read_table(asked(recipe, looks), split, None, 10**8, "skip", silent)) == len(split)
     with pytest.raises(UserError, match="no readable training image"):
         read_table(asked(recipe, looks), split, None, 100, "skip", silent)

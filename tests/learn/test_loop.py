@@ -15,6 +15,7 @@ from transformers import Lfm2VlForConditionalGeneration
 
 from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
+from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.objective import Objective
 from lensmith.errors import UserError
@@ -42,7 +43,7 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 def prepared(recipe: Recipe) -> Any:
     model = models.load(recipe.model)
-    attach(model, recipe.tune, verbs.open_data(recipe).labels if recipe.tune.head else [], recipe.seed)
+    attach(model, recipe.tune, open_data(recipe.data).labels if recipe.tune.head else [], recipe.seed)
     return model
 
 
@@ -64,7 +65,7 @@ def test_training_learns_and_the_run_folder_is_enough_to_predict(
     before = verbs.evaluate(recipe, tmp_path / "zero")
     record = verbs.train(recipe, tmp_path / "a run")
     assert record["accuracy"]["accuracy"] > max(0.9, before["accuracy"]["accuracy"])
-    assert record["accuracy"]["n"] == before["accuracy"]["n"] == len(verbs.open_data(recipe).test)
+    assert record["accuracy"]["n"] == before["accuracy"]["n"] == len(open_data(recipe.data).test)
 
     image = next((folder / "square").glob("*.jpg"))
     found = verbs.predict([str(image), str(folder / "circle")], tmp_path / "a run")
@@ -82,7 +83,7 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "tune.projector=true", "tune.vision_tower=true")
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     model = prepared(recipe)
     train(model, dataset, recipe, tmp_path)
     pixels = stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
@@ -106,7 +107,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(
     recipe = recipe_for(
         shapes(circle=20, square=20), tiny_folder, "tune.dropout=0.1", "augment.shift=0.1", "augment.flip=true"
     )
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
 
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -126,7 +127,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(
 @pytest.mark.parametrize("part", ["state.json", "state.safetensors"])
 def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str) -> None:
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder)
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
 
     with pytest.raises(KeyboardInterrupt):
         train(prepared(recipe), dataset, recipe, tmp_path, stop_at(1))
@@ -139,7 +140,7 @@ def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Pat
 def test_a_loss_that_is_not_finite_stops_with_advice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.learning_rate=1e30", "train.warmup=0")
     with pytest.raises(UserError, match=r"learning_rate"):
-        train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path)
+        train(prepared(recipe), open_data(recipe.data), recipe, tmp_path)
 
 
 def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny
     recipe = recipe_for(folder, tiny_folder, "train.epochs=1")
     record = verbs.train(recipe, tmp_path / "run")
     listed = record["training"]["unreadable"] + record["evaluation"]["unreadable"]
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     assert sorted(listed) == sorted(set(listed))
     assert len(listed) == 8, "in training, validation and test alike"
     assert record["accuracy"]["n"] == len(dataset.test), "what can't be read stays in the denominator"
@@ -167,7 +168,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(
     for name, room in (("all", 1 << 30), ("some", 5 * 3 * 64 * 64)):
         monkeypatch.setattr("lensmith.learn.batches.CACHE_BYTES", room)
         (tmp_path / name).mkdir()
-        train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path / name)
+        train(prepared(recipe), open_data(recipe.data), recipe, tmp_path / name)
         found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
@@ -176,7 +177,7 @@ def test_the_base_is_not_changed_by_training(shapes: Shapes, tiny_folder: Path, 
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.epochs=1")
     model = prepared(recipe)
     before = {n: p.clone() for n, p in model.network.named_parameters() if "lora_" not in n}
-    train(model, verbs.open_data(recipe), recipe, tmp_path)
+    train(model, open_data(recipe.data), recipe, tmp_path)
     assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters() if "lora_" not in n)
 
 
@@ -219,7 +220,7 @@ def test_nothing_goes_over_the_network(
 
 def test_fewer_images_than_a_batch_still_get_their_epochs(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.batch_size=500", "train.epochs=3")
-    assert train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path).steps == 3
+    assert train(prepared(recipe), open_data(recipe.data), recipe, tmp_path).steps == 3
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
@@ -235,7 +236,7 @@ def test_it_ends_early_when_validation_no_longer_gets_better(shapes: Shapes, tin
         shapes(circle=20, square=20), tiny_folder, "train.epochs=40", "train.patience=2", "train.validate_every=0.5"
     )
     told: list[Note | Advance] = []
-    done = train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path, told.append)
+    done = train(prepared(recipe), open_data(recipe.data), recipe, tmp_path, told.append)
     planned = next(e.total for e in told if isinstance(e, Advance) and e.task == "training")
     assert done.finished
     assert done.worse == 2
@@ -248,7 +249,7 @@ def test_a_loss_that_is_no_number_names_the_images_at_fault(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    dataset = verbs.open_data(recipe)
+    dataset = open_data(recipe.data)
     plain, seen = Objective.losses, [0]
 
     def losses(self: Objective, prefix: Any, images: Any, parts: Any, noise: Any) -> torch.Tensor:
@@ -268,7 +269,7 @@ def test_a_loss_that_is_no_number_names_the_images_at_fault(
 
 def test_balanced_weights_let_a_rare_class_count_as_much(shapes: Shapes, tiny_folder: Path) -> None:
     recipe = recipe_for(shapes(circle=50, square=10), tiny_folder, "data.test=0.1", "data.validation=0")
-    split, labels = verbs.open_data(recipe).train, verbs.open_data(recipe).labels
+    split, labels = open_data(recipe.data).train, open_data(recipe.data).labels
     worth = dict(zip(labels, class_weights(split, labels, "balanced"), strict=True))
     counts = {label: list(split.labels).count(label) for label in labels}
     assert counts["circle"] * worth["circle"] == pytest.approx(counts["square"] * worth["square"])
@@ -284,7 +285,7 @@ def test_the_weighted_mean_does_not_depend_on_how_a_batch_is_cut(
     for size in ("8", "3"):
         recipe = recipe_for(folder, tiny_folder, *options, f"train.micro_batch={size}")
         (tmp_path / size).mkdir()
-        train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path / size)
+        train(prepared(recipe), open_data(recipe.data), recipe, tmp_path / size)
         found.append([json.loads(line).get("loss") for line in (tmp_path / size / "metrics.jsonl").open()])
     assert found[0][:3] == pytest.approx(found[1][:3], rel=1e-4)
 
@@ -313,6 +314,6 @@ def test_a_tracker_shows_what_the_log_has(
 
     monkeypatch.setattr("lensmith.learn.loop.open_tracker", lambda *_: Fake())
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=2")
-    done = train(prepared(recipe), verbs.open_data(recipe), recipe, tmp_path)
+    done = train(prepared(recipe), open_data(recipe.data), recipe, tmp_path)
     assert [step for step, row in rows if "loss" in row] == list(range(1, done.steps + 1))
     assert any("validation_accuracy" in row for _, row in rows)

@@ -11,7 +11,7 @@ import pytest
 
 from lensmith import verbs
 from lensmith.config import Recipe, load_recipe
-from lensmith.data import ImageDataset
+from lensmith.data import ImageDataset, open_data
 from lensmith.engine.classifier import Classifier
 from lensmith.errors import Stopped, UserError
 from lensmith.measure.evaluation import evaluate, fit_calibration, score
@@ -27,7 +27,7 @@ def dataset(shapes: Shapes) -> ImageDataset:
     folder = shapes(size=(90, 40), triangle=20)
     for i in range(8):
         (folder / "circle" / f"cut {i}.jpg").write_bytes((folder / "circle" / "circle 0.jpg").read_bytes()[: 200 + i])
-    return verbs.open_data(recipe_for(folder))
+    return open_data(recipe_for(folder).data)
 
 
 def recipe_for(folder: Path, *options: str) -> Recipe:

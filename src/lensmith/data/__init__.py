@@ -10,15 +10,19 @@ package is quick and the command line starts at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from lensmith.config import DataOptions
 from lensmith.data.build import build_dataset
+from lensmith.data.corrections import corrected
 from lensmith.data.dataset import ImageDataset, Sample, Split
 from lensmith.data.images import decode_image, list_images
 from lensmith.data.source import Columns
 from lensmith.data.sources import module, parse_uri
 from lensmith.errors import UserError
 
-__all__ = ["ImageDataset", "Sample", "Split", "decode_image", "list_images", "open_dataset"]
+__all__ = ["ImageDataset", "Sample", "Split", "decode_image", "list_images", "open_data", "open_dataset"]
 
 
 def open_dataset(
@@ -52,3 +56,23 @@ def open_dataset(
     scheme, location = parse_uri(uri)
     source = module(scheme).read(location, Columns(image_column, label_column))
     return build_dataset(uri, source, class_names=class_names, validation=validation, test=test)
+
+
+def open_data(options: DataOptions) -> ImageDataset:
+    """The dataset that a recipe's `data` section describes, corrected and limited as it says. Raises `UserError`."""
+    dataset = open_dataset(
+        options.uri,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        class_names=options.class_names,
+        validation=options.validation,
+        test=options.test,
+    )
+    if options.corrections:
+        dataset = corrected(dataset, Path(options.corrections))
+    train, test = _limited(dataset.train, options.train_limit), _limited(dataset.test, options.test_limit)
+    return replace(dataset, train=train, test=test)
+
+
+def _limited(split: Split, limit: float | None) -> Split:
+    return split.take(limit if limit is None or limit < 1 else int(limit))

@@ -166,3 +166,17 @@ class ImageDataset:
     validation: Split
     test: Split
     notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Train, validation and test."""
+        return self.train, self.validation, self.test
+
+    def split(self, name: str) -> Split:
+        """The split called `train`, `validation` or `test`."""
+        return {split.name: split for split in self.splits}[name]
+
+    def describe(self) -> str:
+        """One sentence on the classes and splits, and the notes."""
+        sizes = ", ".join(f"{len(split):,} {split.name}" for split in self.splits)
+        return "\n".join([f"{self.uri}: {len(self.labels)} classes; {sizes} images.", *self.notes])
