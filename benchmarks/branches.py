@@ -33,7 +33,7 @@ BATCH, ROUNDS, PREFIX = 16, 7, 600
 
 def main() -> None:
     torch.manual_seed(0)
-    model = models.load(ModelOptions(dtype="float32"))
+    model = models.load_base(ModelOptions(dtype="float32"))
     labels = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
     attach(model, TuneOptions(), labels)
     rules = "Look at the shape first, then at the collar, then at the sleeves. "

@@ -14,9 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lensmith.learning_curves import curve
+
 from lensmith.config import load_recipe
 from lensmith.data import open_data
-from lensmith.learning_curves import curve
 from lensmith.progress import Note
 
 SIZES = (300, 600, 1200, 2400, 6000)

@@ -52,6 +52,7 @@ from true_size import (
 from lensmith import models
 from lensmith.config import ModelOptions, load_recipe
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.question import make_question
 from lensmith.models.base import Model
 from lensmith.models.cost import weights
 from lensmith.models.tuning import attach
@@ -83,7 +84,7 @@ def training(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
     """Lensmith's samples a second, peak memory, and share of the matrix rate."""
     size, rate = matrix_rate(device)
     found: dict[str, Any] = {"matrix_side": size, "matrix_tflops": rate / 1e12}
-    model = models.load(options(folder, device))
+    model = models.load_base(options(folder, device))
     frozen, (_, prompt) = weights(model), ask(model)
     lora = sum(row.parameters for row in attach(model, load_recipe(None, []).tune, labels()))
     answer = statistics.fmean(len(forms[0]) for forms in prompt.answers[:16])
@@ -134,9 +135,9 @@ def reference(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
 
 def scoring(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
     """Images a second, and how many answers are alike."""
-    model = models.load(options(folder, device))
+    model = models.load_base(options(folder, device))
     question, prompt = ask(model)
-    classifier = Classifier(model, question, labels(), top=1, tolerance=1)
+    classifier = Classifier(model, make_question(model, question, labels()), top=1, tolerance=1)
     plain = load(folder, device)
     found: dict[str, Any] = {}
     for side in SIDES:
@@ -178,7 +179,7 @@ def memory(folder: Path, device: torch.device, steps: int, limit: int, quantize:
         free, total = torch.cuda.mem_get_info(device)
         own = total - free  # the driver's and CUDA's, on a card that nobody else uses
         torch.cuda.set_per_process_memory_fraction((limit * GIB - own) / total, device)
-    model = models.load(options(folder, device, quantize))
+    model = models.load_base(options(folder, device, quantize))
     attach(model, load_recipe(None, []).tune, labels())
     found: dict[str, Any] = {"limit_gib": limit, "cuda_gib": own / GIB}
     for side in SIDES:

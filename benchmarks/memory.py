@@ -30,7 +30,7 @@ def one(count: int) -> None:
     dataset = open_data(recipe.data)
     with tempfile.TemporaryDirectory() as folder:
         found, _ = verbs.score(
-            classifier_for(models.load(recipe.model), recipe, dataset),
+            classifier_for(models.load_base(recipe.model), recipe, dataset),
             recipe,
             dataset,
             dataset.train,

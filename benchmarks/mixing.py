@@ -29,6 +29,7 @@ from lensmith import models
 from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier, predict
+from lensmith.engine.question import make_question
 from lensmith.learn.loop import train
 from lensmith.measure.metrics import accuracy
 from lensmith.measure.paired import compare
@@ -49,12 +50,12 @@ def trained(images: int, mix: str, seed: int, epochs: float) -> list[Prediction]
     recipe = load_recipe("fashion-idx", [*options, f"augment.mix={mix}"])
     dataset = open_data(recipe.data)
     dataset = replace(dataset, validation=dataset.validation.take(1))
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     attach(model, recipe.tune, dataset.labels, seed)
     with tempfile.TemporaryDirectory() as folder:
         train(model, dataset, replace(recipe, train=replace(recipe.train, validate_every=1e6)), Path(folder))
     model.network.eval()
-    classifier = Classifier(model, recipe.question, dataset.labels, top=1, tolerance=1)
+    classifier = Classifier(model, make_question(model, recipe.question, dataset.labels), top=1, tolerance=1)
     # An id of its own for each seed, so that all seeds together are one comparison.
     return [replace(p, id=f"{p.id} {seed}") for p in predict(classifier, dataset.test.items())]
 

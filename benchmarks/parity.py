@@ -145,7 +145,7 @@ def main() -> None:
         original = Original(folder)
         for setting, (family, changes) in pictures.SETTINGS.items():
             base = checkpoints.make(family, folder / setting, **changes)
-            model = models.load(ModelOptions(base=str(base), dtype="float32", device="cpu"))
+            model = models.load_base(ModelOptions(base=str(base), dtype="float32", device="cpu"))
             rows, kept = [], []
             for case in all_sizes:
                 found, values = original.make(setting, case)

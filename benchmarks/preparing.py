@@ -113,7 +113,7 @@ def main() -> None:
         folder = Path(name)
         base = checkpoints.make("lfm2_vl", folder / "model")
         tiled, whole = (
-            models.load(ModelOptions(base=str(base), dtype="float32", device="cpu", image_tokens=tokens))
+            models.load_base(ModelOptions(base=str(base), dtype="float32", device="cpu", image_tokens=tokens))
             for tokens in (None, 256)
         )
         settings = {key: value for key, value in tiled.settings.items() if key != "image_processor_type"}

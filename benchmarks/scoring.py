@@ -33,7 +33,7 @@ from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
 from lensmith.data import decode_image, open_data
 from lensmith.engine.classifier import Classifier, predict
-from lensmith.engine.question import codes, make_prompt
+from lensmith.engine.question import codes, make_prompt, make_question
 from lensmith.models.base import Model
 from lensmith.runs.folder import provenance
 
@@ -50,7 +50,7 @@ class Race:
         self.name, self.labels, self.files = name, labels, files
         prompt = make_prompt(model, question, labels)
         self.tokens = len(prompt.before) + len(prompt.after)
-        self.classifier = Classifier(model, question, labels, top=1, tolerance=1)
+        self.classifier = Classifier(model, make_question(model, question, labels), top=1, tolerance=1)
         job: dict[str, Any] = {}
         if question.answers == "codes":
             job["codes"] = codes(model.tokenizer, len(labels))
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     rounds, seconds = (1, 1.0) if parser.parse_args().quick else (ROUNDS, 4.0)
     subprocess.run([PEERS / "setup.sh"], check=True)
-    model, exact = models.load(ModelOptions(dtype="bfloat16")), models.load(ModelOptions(dtype="float32"))
+    model, exact = models.load_base(ModelOptions(dtype="bfloat16")), models.load_base(ModelOptions(dtype="float32"))
     system, _, text = (PEERS / "question.txt").read_text().strip().partition("\n---\n")
     dataset = open_data(load_recipe("demo-fashion").data)
     ten, hundred = list(dataset.labels), (PEERS / "labels_100.txt").read_text().split("\n")[:100]

@@ -16,10 +16,11 @@ import tempfile
 from pathlib import Path
 from statistics import fmean
 
+from lensmith.suspicion import suspects
+
 from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.progress import silent
-from lensmith.suspicion import suspects
 
 SHARE, DRAWS = 0.05, 3
 

@@ -43,6 +43,7 @@ from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, Split, open_data
 from lensmith.engine.classifier import Classifier, predict
+from lensmith.engine.question import make_question
 from lensmith.learn.loop import train
 from lensmith.measure.metrics import accuracy, is_right
 from lensmith.measure.paired import compare
@@ -90,7 +91,7 @@ def ours(job: dict[str, Any]) -> None:
     """Lensmith's side, in a process of its own, by the peer's protocol and with its validations."""
     torch.set_num_threads(job["threads"])
     recipe, (dataset, _) = recipe_for(job), datasets(job)
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     print(json.dumps({"versions": provenance()["packages"], "rss_before": psutil.Process().memory_info().rss}))
     start = time.perf_counter()
@@ -147,9 +148,11 @@ def scored(adapter: str, job: dict[str, Any], part: Split) -> list[Prediction]:
     """Lensmith's exact answers of a tuned model."""
     recipe = recipe_for(job)
     recipe.model.adapter = adapter
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     labels = job["labels"]
-    return list(predict(Classifier(model, recipe.question, labels, top=1, tolerance=1), part.items()))
+    return list(
+        predict(Classifier(model, make_question(model, recipe.question, labels), top=1, tolerance=1), part.items())
+    )
 
 
 def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:

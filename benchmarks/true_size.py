@@ -32,7 +32,7 @@ from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.objective import Parts
-from lensmith.engine.question import Prompt, make_prompt
+from lensmith.engine.question import Prompt, make_prompt, make_question
 from lensmith.engine.step import Step
 from lensmith.learn.loop import average
 from lensmith.learn.processes import Processes
@@ -203,12 +203,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_apart(args.size, Path(name))
         start = time.perf_counter()
-        model = models.load(ModelOptions(base=name, dtype="bfloat16", device="cpu"))
+        model = models.load_base(ModelOptions(base=name, dtype="bfloat16", device="cpu"))
         found["loading_s"] = round(time.perf_counter() - start, 1)
         held = sum(weight.nbytes for weight in model.network.parameters())
         kinds = sorted({str(m.weight.dtype) for m in model.network.modules() if isinstance(m, torch.nn.Linear)})
         question, prompt = ask(model)
-        classifier = Classifier(model, question, labels(), top=1, tolerance=1)
+        classifier = Classifier(model, make_question(model, question, labels()), top=1, tolerance=1)
         found |= {"parameters": int(model.network.num_parameters()), "weights_gb": round(held / 1e9, 2)}
         found |= {"linear": kinds, "question_tokens": len(prompt.before)}
         for side in SIDES:

@@ -84,7 +84,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tiny_folder: Path) -> Model:
     """The tiny model, loaded afresh, in float32 on the CPU."""
-    return models.load(ModelOptions(base=str(tiny_folder), dtype="float32", device="cpu"))
+    return models.load_base(ModelOptions(base=str(tiny_folder), dtype="float32", device="cpu"))
 
 
 Shapes = Callable[..., Path]

@@ -221,17 +221,21 @@ def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_
 def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=50, square=50), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
     # As the third part is written down.
-    words = ["evaluate", *words, "--run", "a run"]
-    err = stopped_by_ctrl_c("lensmith.runs.predictions", "Unfinished.add", 3, tmp_path, *words)
+    command = ["evaluate", *words, "--run", "a run"]
+    err = stopped_by_ctrl_c("lensmith.runs.predictions", "Unfinished.add", 3, tmp_path, *command)
     assert "lensmith evaluate --resume 'a run'" in err
     parts = tmp_path / "a run" / "predictions.unfinished"
     assert len(list(parts.glob("*.parquet"))) == 3, "a part is done whole"
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lensmith.cli", "evaluate"]
 
     def go(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "lensmith.cli", "evaluate", *more],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     unfinished = subprocess.run(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lensmith.sweeps import resume_sweep, sweep
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -27,7 +28,6 @@ from lensmith.records import Rate, Training
 from lensmith.search.board import BEAT, SILENCE, Board
 from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
 from lensmith.search.trials import PARTS, search_space
-from lensmith.sweeps import resume_sweep, sweep
 from tests.clock import Clock
 from tests.conftest import Shapes
 
@@ -603,4 +603,4 @@ def test_what_can_not_go_well_is_refused_before_there_is_a_folder(
         refused("sweep. runs in one process")
     with monkeypatch.context() as context:
         context.setitem(sys.modules, "optuna", None)
-        refused(r"needs Optuna, which isn't installed. pip install 'lensmith\[sweep\]'")
+        refused(r"needs the package optuna. pip install 'lensmith\[sweep\]'")

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lensmith.comparing import compare
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
-    from lensmith.fetching import fetch
-    from lensmith.ladders import ladder
-    from lensmith.learning_curves import curve
-    from lensmith.probing import probe
-    from lensmith.quickstart import demo
-    from lensmith.suspicion import suspects
-    from lensmith.sweeps import sweep
-    from lensmith.verbs import evaluate, predict, resume, resume_evaluation, train
+    from lensmith.verbs.compare import compare
+    from lensmith.verbs.curve import curve
+    from lensmith.verbs.demo import demo
+    from lensmith.verbs.evaluate import evaluate, resume_evaluation
+    from lensmith.verbs.fetch import fetch
+    from lensmith.verbs.ladder import ladder
+    from lensmith.verbs.predict import predict
+    from lensmith.verbs.probe import probe
+    from lensmith.verbs.resume import resume
+    from lensmith.verbs.suspects import suspects
+    from lensmith.verbs.sweep import sweep
+    from lensmith.verbs.train import train
 
 __all__ = [
     "Recipe",
@@ -45,19 +48,8 @@ __all__ = [
     "train",
 ]
 
-_HOME = {
-    "Recipe": "config",
-    "load_recipe": "config",
-    "UserError": "errors",
-    "demo": "quickstart",
-    "compare": "comparing",
-    "fetch": "fetching",
-    "probe": "probing",
-    "ladder": "ladders",
-    "curve": "learning_curves",
-    "sweep": "sweeps",
-    "suspects": "suspicion",
-}
+_HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors", "resume_evaluation": "verbs.evaluate"}
+"""The module of each name; a verb's function is in the module of its name."""
 
 
 def __getattr__(name: str) -> Any:
@@ -65,4 +57,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lensmith' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"lensmith.{_HOME.get(name, 'verbs')}"), name)
+    return getattr(import_module(f"lensmith.{_HOME.get(name, f'verbs.{name}')}"), name)

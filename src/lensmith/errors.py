@@ -6,9 +6,12 @@ Lensmith's and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -28,19 +31,44 @@ class ImageError(UserError):
 
 
 class Diverged(UserError):
-    """A loss or gradients that are no numbers."""
+    """A NaN or infinite loss or gradient."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C during long work, after its state was saved: `lensmith VERB --resume FOLDER` goes on."""
+    """Ctrl-C during long work, after its state was saved: `lensmith resume FOLDER` resumes it."""
 
-    def __init__(self, folder: Path, verb: str) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
         self.folder = folder
-        self.verb = verb
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"Did you mean 'rank'?"` for the known word closest to `word`, or an empty string if none is close."""
     close = get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def optional(package: str, extra: str, why: str) -> ModuleType:
+    """Import a package that only one capability needs.
+
+    Args:
+        extra: of Lensmith's, which installs it: `pip install 'lensmith[EXTRA]'`.
+        why: what needs it, as the beginning of a sentence: "A sweep".
+
+    Raises:
+        UserError: it isn't installed, or can't be loaded.
+    """
+    try:
+        module = import_module(package)
+        if not hasattr(module, "__version__"):
+            raise ModuleNotFoundError  # only a folder of that name, which Python takes for a package
+    except Exception as error:
+        broken = "" if isinstance(error, ModuleNotFoundError) else f", which can't be loaded ({reason(error)})"
+        raise UserError(f"{why} needs the package {package}{broken}.", f"pip install 'lensmith[{extra}]'") from None
+    return module
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in a few words, without anything that could be a key."""
+    text = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
+    return re.sub(r"[\w-]{40,}", "***", text).rstrip(".")[:150]

@@ -185,7 +185,7 @@ def photo_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     """LFM2-VL's settings with small tiles, so that small pictures are cut; and whole images of as many tokens."""
     small = {"tile_size": 128, "min_image_tokens": 4, "max_image_tokens": 16}
     folder = checkpoints.make("lfm2_vl", tmp_path_factory.mktemp("photo") / "model", **small)
-    return models.load(ModelOptions(base=str(folder), dtype="float32", device="cpu", image_tokens=request.param))
+    return models.load_base(ModelOptions(base=str(folder), dtype="float32", device="cpu", image_tokens=request.param))
 
 
 PHOTO = picture(1504, 1000, 1)

@@ -162,7 +162,7 @@ def test_a_device_without_the_fused_kernel_takes_the_same_step_in_bfloat16(monke
     losses = []
     for fused in ({"cpu"}, set[str]()):
         monkeypatch.setattr("lensmith.models.attention.FUSED", fused)
-        model = models.load(ModelOptions(dtype="bfloat16", device="cpu"))  # nano: norms in float32, products not
+        model = models.load_base(ModelOptions(dtype="bfloat16", device="cpu"))  # nano: norms in float32, products not
         attach(model, TuneOptions(rank=2), LABELS)
         losses.append(step_loss(model, images, ["can", "t-shirt", "can", "ankle boot"]))
         assert all(w.grad is not None and w.grad.isfinite().all() for w in trainable(model).values())

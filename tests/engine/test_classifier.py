@@ -11,6 +11,7 @@ from PIL import Image
 from lensmith.config import QuestionOptions
 from lensmith.engine.classifier import MOST, TOLERANCE, Classifier, Item, predict, windows
 from lensmith.engine.labels import Scores
+from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model
 from lensmith.records import Calibration
@@ -30,7 +31,7 @@ def test_predictions_keep_the_order_whatever_the_sizes(tiny: Model) -> None:
     sizes = [(40, 40), (200, 100), (100, 200), (40, 40), (64, 64), (200, 100)] * 3
     items: list[Item] = [(str(i), None, picture(*size, shade=i * 14)) for i, size in enumerate(sizes)]
     items.insert(5, ("cut", "circle", broken))
-    classifier = Classifier(tiny, QuestionOptions(), LABELS, batch_size=4)
+    classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=4)
     together = list(predict(classifier, items))
     assert [p.id for p in together] == [name for name, _, _ in items]
     assert together[5].error == "cut.jpg is truncated."
@@ -47,22 +48,24 @@ def test_progress_reaches_the_number_of_images(tiny: Model) -> None:
     seen: list[int] = []
     items: list[Item] = [(str(i), None, picture(40, 40, i)) for i in range(9)]
     items.insert(2, ("cut", None, broken))
-    list(predict(Classifier(tiny, QuestionOptions(), LABELS, batch_size=1), items, seen.append))
+    list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=1), items, seen.append))
     assert seen == [4, 8, 10]
 
 
 def test_the_image_changes_the_scores_and_so_does_the_question(tiny: Model) -> None:
     pixels = torch.stack([torch.zeros(3, 64, 64, dtype=torch.uint8), torch.full((3, 64, 64), 255, dtype=torch.uint8)])
-    scores = Classifier(tiny, QuestionOptions(), LABELS).score((pixels,)).bound
+    scores = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)).score((pixels,)).bound
     assert (scores[0] - scores[1]).abs().max() > 0.01
-    other = Classifier(tiny, QuestionOptions(text="Which?\n{labels}"), LABELS).score((pixels,)).bound
+    other = (
+        Classifier(tiny, make_question(tiny, QuestionOptions(text="Which?\n{labels}"), LABELS)).score((pixels,)).bound
+    )
     assert (scores - other).abs().max() > 0.01
 
 
 def test_ranks_and_shares_follow_from_the_scores(tiny: Model) -> None:
     labels = [f"thing {i}" for i in range(12)]
     items: list[Item] = [(str(i), labels[i % 12], picture(40, 40, i * 9)) for i in range(24)]
-    for p in predict(Classifier(tiny, QuestionOptions(), labels), items):
+    for p in predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels)), items):
         scores = torch.tensor(p.scores)
         assert p.predicted == labels[int(scores.argmax())]
         assert p.probability == pytest.approx(scores.softmax(0).max().item(), abs=1e-5)
@@ -72,8 +75,8 @@ def test_ranks_and_shares_follow_from_the_scores(tiny: Model) -> None:
 def test_a_search_for_the_best_few_agrees_with_scoring_all(tiny: Model) -> None:
     labels = [f"thing {i} {j}" for i in range(10) for j in "xyz"]
     items: list[Item] = [(str(i), labels[i % 30], picture(40, 40, i * 9)) for i in range(24)]
-    whole = list(predict(Classifier(tiny, QuestionOptions(), labels), items))
-    searched = list(predict(Classifier(tiny, QuestionOptions(), labels, top=5), items))
+    whole = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels)), items))
+    searched = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels), top=5), items))
     for a, b in zip(whole, searched, strict=True):
         assert a.predicted == b.predicted
         assert b.rank == (a.rank if a.rank is not None and a.rank <= 5 else None)
@@ -85,17 +88,19 @@ def test_a_search_for_the_best_few_agrees_with_scoring_all(tiny: Model) -> None:
 
 def test_a_calibration_that_turns_the_answer_is_used(tiny: Model) -> None:
     items: list[Item] = [("1", "circle", picture(40, 40, 9))]
-    (plain,) = predict(Classifier(tiny, QuestionOptions(), LABELS), items)
+    (plain,) = predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items)
     worst = LABELS[plain.scores.index(min(plain.scores))]
     offsets = tuple(-100.0 if label == worst else 0.0 for label in LABELS)
-    (turned,) = predict(Classifier(tiny, QuestionOptions(), LABELS, Calibration("empty", offsets, 2.0)), items)
+    (turned,) = predict(
+        Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), Calibration("empty", offsets, 2.0)), items
+    )
     assert turned.predicted == worst
     assert turned.scores == plain.scores, "the file keeps the scores as the model gave them"
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     items: list[Item] = [(str(i), None, picture(40, 40, i * 9)) for i in range(11)]
-    expected = [p.predicted for p in predict(Classifier(tiny, QuestionOptions(), LABELS), items)]
+    expected = [p.predicted for p in predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items)]
     score, tried = Classifier.score, []
 
     def tight(self: Classifier, views: tuple[torch.Tensor, ...]) -> Scores:
@@ -105,7 +110,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, m
         return score(self, views)
 
     monkeypatch.setattr(Classifier, "score", tight)
-    found = list(predict(Classifier(tiny, QuestionOptions(), LABELS, batch_size=8), items))
+    found = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=8), items))
     assert [p.predicted for p in found] == expected
     assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
 
@@ -114,14 +119,14 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, m
 
     monkeypatch.setattr(Classifier, "score", none_left)
     with pytest.raises(UserError, match="not enough memory to score one image"):
-        list(predict(Classifier(tiny, QuestionOptions(), LABELS), items))
+        list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items))
 
 
 def test_batches_fit_into_the_memory_that_is_free(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     for free in (1 << 20, 1 << 26, 1 << 28, 1 << 40):
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, free=free: free)
-        classifier = Classifier(tiny, QuestionOptions(), LABELS)
+        classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
         sizes.append((classifier.fits(((3, 64, 64),)), classifier.fits(((3, 512, 512),))))
     assert sizes == sorted(sizes)
     assert sizes[0][0] == 1
@@ -138,7 +143,7 @@ def test_images_are_read_only_a_little_ahead(tiny: Model) -> None:
         return Image.new("RGB", (40, 40))
 
     items: list[Item] = [(str(i), None, counted) for i in range(2000)]
-    stream = predict(Classifier(tiny, QuestionOptions(), LABELS, batch_size=4), items)
+    stream = predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=4), items)
     next(stream)
     assert read < 300, "memory must not grow with the number of images"
     stream.close()  # type: ignore[attr-defined]
@@ -159,13 +164,15 @@ def test_images_are_resized_within_the_token_budget(
 def test_a_very_long_image_stays_within_the_budget(tiny: Model) -> None:
     (pixels,) = tiny.prepare(Image.new("RGB", (5000, 4)))
     assert pixels.shape[1] * pixels.shape[2] <= 8 * 32 * 32
-    (found,) = predict(Classifier(tiny, QuestionOptions(), LABELS), [("long", None, picture(5000, 4, 9))])
+    (found,) = predict(
+        Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), [("long", None, picture(5000, 4, 9))]
+    )
     assert found.predicted in LABELS
 
 
 def test_windows_of_large_images_are_short(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     items: list[Item] = [(str(i), None, picture(40, 40, i)) for i in range(9)]
-    classifier = Classifier(tiny, QuestionOptions(), LABELS, batch_size=4)
+    classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=4)
     assert [len(window) for window in windows(classifier, items)] == [9]
     monkeypatch.setattr("lensmith.engine.classifier.WINDOW", 3 * tiny.bytes())
     assert [len(window) for window in windows(classifier, items)] == [3, 3, 3]

@@ -9,6 +9,7 @@ from PIL import Image
 from lensmith.config import QuestionOptions
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import PIXELS, kinds
+from lensmith.engine.question import make_question
 from lensmith.models.base import Model
 from lensmith.models.views import Views, stack
 from tests.conftest import Shapes
@@ -23,7 +24,7 @@ def pictures(model: Model, shapes: Shapes, n: int = 3) -> Views:
 
 def test_vectors_are_those_of_the_plain_forward_pass(tiny: Model, shapes: Shapes) -> None:
     views = pictures(tiny, shapes)
-    asked = Classifier(tiny, QuestionOptions(), LABELS)
+    asked = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
     found = asked.vectors(views, kinds(tiny))
     assert list(found) == ["tower mean", "tower grid", "decoder 2 end", "decoder 2 image", "decoder 3 end",
                            "decoder 3 image", "decoder end", "decoder image"]  # fmt: skip
@@ -42,7 +43,7 @@ def test_vectors_are_those_of_the_plain_forward_pass(tiny: Model, shapes: Shapes
 
 
 def test_only_what_is_wanted_is_run(tiny: Model, shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
-    views, asked = pictures(tiny, shapes), Classifier(tiny, QuestionOptions(), LABELS)
+    views, asked = pictures(tiny, shapes), Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
     monkeypatch.setattr(tiny, "project", lambda _: pytest.fail("the decoder isn't needed"))
     assert asked.vectors(views, ["tower grid"])["tower grid"].shape == (3, 128)
     monkeypatch.setattr(tiny, "see", lambda _: pytest.fail("no model is needed"))

@@ -14,6 +14,7 @@ from lensmith.engine import labels as labels_module
 from lensmith.engine.branches import grow
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.labels import LabelTrie, Scores, search
+from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 
@@ -149,7 +150,7 @@ def test_every_sequence_sums_to_one(tiny: Model) -> None:
 def test_small_decoder_calls_score_the_same(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"class {i}" for i in range(60)]
     pixels = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
-    classifier = Classifier(tiny, QuestionOptions(), names)
+    classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), names))
     whole = classifier.score((pixels,))
     monkeypatch.setattr(labels_module, "MAX_ROWS", 3)
     torch.testing.assert_close(classifier.score((pixels,)).bound, whole.bound, rtol=1e-4, atol=1e-4)

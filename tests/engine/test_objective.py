@@ -11,7 +11,7 @@ from torch import Tensor
 from lensmith.config import QuestionOptions, TuneOptions, load_recipe
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.objective import Parts
-from lensmith.engine.question import make_prompt
+from lensmith.engine.question import make_prompt, make_question
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
 from lensmith.models.base import Model
@@ -114,7 +114,7 @@ def test_by_labels_the_loss_is_that_of_the_share_that_a_prediction_reports(
     if not smooth:
         tuned.network.eval()
         same = torch.stack([images[0], images[2]])
-        scores = Classifier(tuned, QUESTION, LABELS).score((same,)).bound.log_softmax(1)
+        scores = Classifier(tuned, make_question(tuned, QUESTION, LABELS)).score((same,)).bound.log_softmax(1)
         mine = -(shares(parts)[[0, 2]] * scores).sum(1)
         torch.testing.assert_close(found[[0, 2]], mine, rtol=1e-5, atol=1e-5)
 
@@ -160,7 +160,11 @@ def test_a_head_starts_undecided_learns_and_answers_for_its_own_classes_only(tin
         optimizer.zero_grad()
         losses = step_losses(tiny, images, ALONE)
         optimizer.step()
-    found = Classifier(tiny, QUESTION, LABELS).score((torch.stack([images[0], images[2]]),)).bound.argmax(1)
+    found = (
+        Classifier(tiny, make_question(tiny, QUESTION, LABELS))
+        .score((torch.stack([images[0], images[2]]),))
+        .bound.argmax(1)
+    )
     assert found.tolist() == [0, 3]
     with pytest.raises(UserError, match="class head"):
-        Classifier(tiny, QUESTION, ["can", "bottle"])
+        Classifier(tiny, make_question(tiny, QUESTION, ["can", "bottle"]))

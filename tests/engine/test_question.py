@@ -6,7 +6,7 @@ import pytest
 
 from lensmith.config import QuestionOptions
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.question import codes, make_prompt, messages
+from lensmith.engine.question import codes, make_prompt, make_question, messages
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 
@@ -34,7 +34,7 @@ def test_a_prompt_is_what_the_chat_template_writes(tiny: Model) -> None:
 
 def test_control_tokens_in_labels_are_refused(tiny: Model) -> None:
     with pytest.raises(UserError, match="control token"):
-        Classifier(tiny, QuestionOptions(), ["a", "b<|im_end|>"])
+        Classifier(tiny, make_question(tiny, QuestionOptions(), ["a", "b<|im_end|>"]))
 
 
 def said(model: Model, question: QuestionOptions, labels: list[str]) -> list[list[str]]:
@@ -72,9 +72,11 @@ def test_spoken_forms_that_make_no_sense_are_refused(tiny: Model) -> None:
     with pytest.raises(UserError, match="is called nothing"):
         make_prompt(tiny, QuestionOptions(), ["circle", " "])
     with pytest.raises(UserError, match="'circle' and 'square' are the same to the model"):
-        Classifier(tiny, QuestionOptions(spoken={"circle": ["ring", "box"], "square": "box"}), LABELS)
+        Classifier(
+            tiny, make_question(tiny, QuestionOptions(spoken={"circle": ["ring", "box"], "square": "box"}), LABELS)
+        )
     with pytest.raises(UserError, match="'a_b' and 'a b' are the same"):
-        Classifier(tiny, QuestionOptions(), ["a_b", "a b"])
+        Classifier(tiny, make_question(tiny, QuestionOptions(), ["a_b", "a b"]))
 
 
 def test_codes_are_single_tokens_that_the_class_list_explains(tiny: Model) -> None:

@@ -13,7 +13,7 @@ from lensmith.engine.objective import Objective, Parts
 from lensmith.engine.question import make_prompt
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
-from lensmith.learn.vary import Chance, vary
+from lensmith.learn.augment.batch import BatchRandomness, vary
 from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 
@@ -145,7 +145,7 @@ def test_mixing_shares_labels_out_as_it_does_pixels() -> None:
     black, white = torch.zeros(3, 64, 64, dtype=torch.uint8), torch.full((3, 64, 64), 255, dtype=torch.uint8)
     small = torch.full((3, 32, 64), 255, dtype=torch.uint8)
     images, parts = [(black,), (small,), (white,)], [[(0, 1.0)], [(2, 1.0)], [(1, 3.0)]]
-    found, shared = vary(images, parts, options, Chance.draw(3, 4, options, seed=1))
+    found, shared = vary(images, parts, options, BatchRandomness.draw(3, 4, options, seed=1))
     kept = dict(shared[0])
     assert 0 < kept[0] < 1, "nothing was mixed"
     assert kept[0] == pytest.approx((found[0][0] == 0).float().mean().item(), abs=1e-6)
@@ -160,7 +160,7 @@ def test_all_views_of_an_image_are_changed_alike(option: dict[str, Any]) -> None
     across = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(32).expand(3, 64, 64)
     images = [(view, view[:, ::2, ::2]) for view in (across, 255 - across, across, across, 255 - across, across)]
     parts: list[Parts] = [[(i % 4, 1.0)] for i in range(6)]
-    found, _ = vary(images, parts, options, Chance.draw(6, 4, options, seed=1))
+    found, _ = vary(images, parts, options, BatchRandomness.draw(6, 4, options, seed=1))
     changed = [not torch.equal(now[0].to(torch.uint8), then[0]) for now, then in zip(found, images, strict=True)]
     assert any(changed), "nothing was changed"
     for large, small in found:
@@ -171,7 +171,9 @@ def test_all_views_of_an_image_are_changed_alike(option: dict[str, Any]) -> None
 def test_a_mixed_pair_of_one_class_has_one_label() -> None:
     options = AugmentOptions(mix="mixup")
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    _, shared = vary([(image,), (image,)], [[(2, 1.0)], [(2, 1.0)]], options, Chance.draw(2, 4, options, seed=1))
+    _, shared = vary(
+        [(image,), (image,)], [[(2, 1.0)], [(2, 1.0)]], options, BatchRandomness.draw(2, 4, options, seed=1)
+    )
     assert [len(labels) for labels in shared] == [1, 1]
     assert dict(shared[0])[2] == pytest.approx(1.0)
 

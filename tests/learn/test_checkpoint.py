@@ -48,7 +48,7 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 def run(recipe: Recipe, folder: Path, resume: bool, tell: Callable[[Any], Any] = lambda _: None) -> Training:
     folder.mkdir(exist_ok=True)
-    model, dataset = models.load(recipe.model), open_data(recipe.data)
+    model, dataset = models.load_base(recipe.model), open_data(recipe.data)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     return train(model, dataset, recipe, folder, tell, resume)
 

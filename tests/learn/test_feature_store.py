@@ -40,7 +40,7 @@ def trained(recipe: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], list
     """The weights, what was told, and the model."""
     folder.mkdir()
     told: list[Any] = []
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     dataset = open_data(recipe.data)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     train(model, dataset, recipe, folder, told.append)
@@ -91,9 +91,9 @@ def test_nothing_is_cached_where_the_tower_sees_something_else_each_time(
 
 def test_another_tower_or_other_settings_have_another_store(tiny_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32"])
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     mine = fingerprint(model, ["vision_tower"])
-    assert fingerprint(models.load(recipe.model), ["vision_tower"]) == mine
+    assert fingerprint(models.load_base(recipe.model), ["vision_tower"]) == mine
     assert fingerprint(model, ["vision_tower", "projector"]) != mine
     weight = model.network.model.vision_tower.post_layernorm.weight
     with torch.no_grad():
@@ -105,11 +105,11 @@ def test_another_tower_or_other_settings_have_another_store(tiny_folder: Path, t
     settings = other / "preprocessor_config.json"
     values = json.loads(settings.read_text())
     settings.write_text(json.dumps(values | {"image_std": [0.4, 0.5, 0.5]}))
-    changed = models.load(load_recipe(None, [f"model.base={other}", "model.dtype=float32"]).model)
+    changed = models.load_base(load_recipe(None, [f"model.base={other}", "model.dtype=float32"]).model)
     assert fingerprint(changed, ["vision_tower"]) != mine
     budget = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32", "model.image_tokens=2"])
-    assert fingerprint(models.load(budget.model), ["vision_tower"]) != fingerprint(
-        models.load(recipe.model), ["vision_tower"]
+    assert fingerprint(models.load_base(budget.model), ["vision_tower"]) != fingerprint(
+        models.load_base(recipe.model), ["vision_tower"]
     )
 
 
@@ -136,7 +136,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(
         if isinstance(event, Advance) and event.task == LOOKING and event.done >= 16:
             raise KeyboardInterrupt
 
-    model, dataset = models.load(recipe.model), open_data(recipe.data)
+    model, dataset = models.load_base(recipe.model), open_data(recipe.data)
     attach(model, recipe.tune, dataset.labels, recipe.seed)
     (tmp_path / "stopped").mkdir()
     with pytest.raises(KeyboardInterrupt):

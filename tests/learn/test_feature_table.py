@@ -52,7 +52,7 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 
 def asked(recipe: Recipe, looks: Looks) -> Classifier:
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     looks.at(model)
     return classifier_for(model, recipe, open_data(recipe.data))
 

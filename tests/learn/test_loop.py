@@ -18,6 +18,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.objective import Objective
+from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.learn.batches import batches, class_weights
 from lensmith.learn.loop import schedule, train
@@ -42,7 +43,7 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 
 def prepared(recipe: Recipe) -> Any:
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     attach(model, recipe.tune, open_data(recipe.data).labels if recipe.tune.head else [], recipe.seed)
     return model
 
@@ -88,14 +89,14 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
     train(model, dataset, recipe, tmp_path)
     pixels = stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
     model.network.eval()
-    mine = Classifier(model, recipe.question, dataset.labels).score(pixels).bound
+    mine = Classifier(model, make_question(model, recipe.question, dataset.labels)).score(pixels).bound
 
-    other = models.load(recipe.model)
-    bare = Classifier(other, recipe.question, dataset.labels).score(pixels).bound
+    other = models.load_base(recipe.model)
+    bare = Classifier(other, make_question(other, recipe.question, dataset.labels)).score(pixels).bound
     network = Lfm2VlForConditionalGeneration.from_pretrained(tiny_folder).float()
     network.model.language_model.set_attn_implementation(ATTENTION)
     other.network = PeftModel.from_pretrained(network, str(tmp_path / "adapter")).base_model.model.eval()
-    theirs = Classifier(other, recipe.question, dataset.labels).score(pixels).bound
+    theirs = Classifier(other, make_question(other, recipe.question, dataset.labels)).score(pixels).bound
     torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-4)
     assert (bare - mine).abs().max() > 0.1, "the adapter changes nothing, so its loading proves nothing"
 

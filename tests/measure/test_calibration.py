@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lensmith.config import QuestionOptions
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.question import make_question
 from lensmith.measure.calibration import ENOUGH, LEAST, fit, log_loss, offsets_of, temperature
 from lensmith.models.base import Model
 from lensmith.records import Calibration
@@ -49,7 +50,7 @@ def test_the_batch_prior_is_taken_away() -> None:
 
 
 def test_priors_are_answers_to_pictures_of_nothing(tiny: Model) -> None:
-    classifier = Classifier(tiny, QuestionOptions(), LABELS)
+    classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
     for prior in ("empty", "noise"):
         offsets = offsets_of(prior, classifier, torch.empty(0), seed=3)
         assert offsets.exp().sum().item() == pytest.approx(1, abs=1e-5)
@@ -58,7 +59,7 @@ def test_priors_are_answers_to_pictures_of_nothing(tiny: Model) -> None:
 
 
 def test_auto_takes_what_has_the_least_loss_on_validation(tiny: Model) -> None:
-    classifier = Classifier(tiny, QuestionOptions(), LABELS)
+    classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
     honest = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
     truth = drawn(honest * 4)
     chosen, tried = fit(classifier, honest + torch.tensor([4.0, 0, 0, 0]), truth, "auto")

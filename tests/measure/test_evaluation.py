@@ -13,6 +13,7 @@ from lensmith import verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, open_data
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.question import make_question
 from lensmith.errors import Stopped, UserError
 from lensmith.measure.evaluation import evaluate, fit_calibration, score
 from lensmith.models.base import Model
@@ -35,7 +36,9 @@ def recipe_for(folder: Path, *options: str) -> Recipe:
 
 
 def classifier_of(model: Model, dataset: ImageDataset, recipe: Recipe) -> Classifier:
-    return Classifier(model, recipe.question, dataset.labels, batch_size=recipe.evaluate.batch_size)
+    return Classifier(
+        model, make_question(model, recipe.question, dataset.labels), batch_size=recipe.evaluate.batch_size
+    )
 
 
 def ignore(_: int) -> None:
@@ -94,7 +97,7 @@ def test_images_scored_under_other_conditions_are_not_mixed(tiny: Model, dataset
 def test_calibration_says_why_there_is_none(tiny: Model, dataset: ImageDataset) -> None:
     def why(*options: str, part: str = "test", top: int | None = None) -> str:
         recipe = recipe_for(Path(dataset.uri), *options)
-        classifier = Classifier(tiny, recipe.question, dataset.labels, top=top)
+        classifier = Classifier(tiny, make_question(tiny, recipe.question, dataset.labels), top=top)
         chosen, record = fit_calibration(classifier, dataset, recipe, getattr(dataset, part), ignore)
         assert chosen == Calibration()
         return str(record.get("note", ""))

@@ -31,7 +31,7 @@ def test_operations_are_those_that_are_run(
         tmp_path,
         **({"tile_size": 96, "max_image_tokens": 16, "min_image_tokens": 4} if family == "lfm2_vl" else {}),
     )
-    model = models.load(ModelOptions(base=str(folder), dtype="float32", device="cpu"))
+    model = models.load_base(ModelOptions(base=str(folder), dtype="float32", device="cpu"))
     views = model.prepare(Image.new("RGB", size, "red"))
     with torch.no_grad():
         _, branch = grow(model.decoder, model.embed(torch.ones(1, PAST, dtype=torch.long)))
@@ -54,7 +54,7 @@ def test_operations_are_those_that_are_run(
 
 
 def test_the_sentence_says_what_fewer_tokens_would_take(tmp_path: Path) -> None:
-    model = models.load(ModelOptions(base=str(checkpoints.make("lfm2_vl", tmp_path)), device="cpu"))
+    model = models.load_base(ModelOptions(base=str(checkpoints.make("lfm2_vl", tmp_path)), device="cpu"))
     sentence = describe(model, [(32, 32), (28, 28)], past=620)
     assert sentence.startswith("An image becomes 64 tokens after a question of 620, and takes ")
     share = float(sentence.partition("With model.image_tokens=16 it becomes 16, shows less, and takes ")[2].split()[0])

@@ -25,7 +25,7 @@ from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import kinds
-from lensmith.engine.question import make_prompt, messages
+from lensmith.engine.question import make_prompt, make_question, messages
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
 from lensmith.learn.feature_store import Store
@@ -60,7 +60,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def model(family: str, folders: dict[str, Path]) -> Model:
-    return models.load(ModelOptions(base=str(folders[family]), dtype="float32", device="cpu"))
+    return models.load_base(ModelOptions(base=str(folders[family]), dtype="float32", device="cpu"))
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -159,7 +159,11 @@ def plain_log_probability(model: Model, family: str, image: Image.Image, label: 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_scores_are_those_of_the_plain_forward_pass(model: Model, family: str, size: tuple[int, int]) -> None:
     pictures = [photograph(*size, seed) for seed in (1, 2)]
-    found = Classifier(model, QuestionOptions(), LABELS).score(stack([model.prepare(p) for p in pictures])).bound
+    found = (
+        Classifier(model, make_question(model, QuestionOptions(), LABELS))
+        .score(stack([model.prepare(p) for p in pictures]))
+        .bound
+    )
     expected = torch.stack(
         [torch.stack([plain_log_probability(model, family, p, label) for label in LABELS]) for p in pictures]
     )
@@ -248,7 +252,7 @@ def test_an_image_can_be_prepared_as_pixels_and_many_at_once(model: Model) -> No
 def test_fewer_image_tokens_are_never_more_than_asked_for(family: str, folders: dict[str, Path]) -> None:
     budget = {"lfm2_vl": 6, "lfm3_vl": 6, "smolvlm": 4}[family]
     options = ModelOptions(base=str(folders[family]), dtype="float32", device="cpu", image_tokens=budget)
-    model = models.load(options)
+    model = models.load_base(options)
     words = {"smolvlm": 1}.get(family, 0)  # its tag for the whole image
     for size in [(1, 1), (30, 40), (2000, 1500), (20_000, 10)]:
         views = model.prepare(photograph(*size))
@@ -258,13 +262,13 @@ def test_fewer_image_tokens_are_never_more_than_asked_for(family: str, folders: 
 
 def test_a_budget_below_a_tile_is_refused_where_a_model_has_no_smaller(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="in 4 tokens at least"):
-        models.load(ModelOptions(base=str(folders["smolvlm"]), device="cpu", image_tokens=3))
+        models.load_base(ModelOptions(base=str(folders["smolvlm"]), device="cpu", image_tokens=3))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000), (3, 900)])
 def test_images_of_odd_sizes_are_answered(model: Model, size: tuple[int, int]) -> None:
     picture = photograph(*size)
-    scores = Classifier(model, QuestionOptions(), LABELS).score(stack([model.prepare(picture)]))
+    scores = Classifier(model, make_question(model, QuestionOptions(), LABELS)).score(stack([model.prepare(picture)]))
     assert scores.bound.isfinite().all()
 
 
@@ -288,7 +292,7 @@ def test_weights_that_do_not_fit_are_refused(
         config["text_config"]["layer_types"][1] = "full_attention"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
-        models.load(ModelOptions(base=str(folder), device="cpu"))
+        models.load_base(ModelOptions(base=str(folder), device="cpu"))
 
 
 def test_a_checkpoint_of_the_first_release_loads(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -299,10 +303,12 @@ def test_a_checkpoint_of_the_first_release_loads(folders: dict[str, Path], tmp_p
     config["vision_config"]["num_hidden_layers"] += 1
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "lfm2-vl"}))
     old, new = (
-        models.load(ModelOptions(base=str(f), dtype="float32", device="cpu")) for f in (folder, folders["lfm2_vl"])
+        models.load_base(ModelOptions(base=str(f), dtype="float32", device="cpu")) for f in (folder, folders["lfm2_vl"])
     )
     views = stack([new.prepare(photograph(50, 50))])
-    found, expected = (Classifier(m, QuestionOptions(), LABELS).score(views).bound for m in (old, new))
+    found, expected = (
+        Classifier(m, make_question(m, QuestionOptions(), LABELS)).score(views).bound for m in (old, new)
+    )
     assert torch.equal(found, expected)
 
 
@@ -311,10 +317,10 @@ def test_settings_inside_the_processors_are_read(folders: dict[str, Path], tmp_p
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"no preprocessor_config\.json"):
-        models.load(ModelOptions(base=str(folder), device="cpu"))
+        models.load_base(ModelOptions(base=str(folder), device="cpu"))
     for processor in ({"image_processor": settings}, settings):  # as of transformers 5, and as of the first release
         (folder / "processor_config.json").write_text(json.dumps({"processor_class": "Lfm2VlProcessor"} | processor))
-        model = models.load(ModelOptions(base=str(folder), device="cpu"))
+        model = models.load_base(ModelOptions(base=str(folder), device="cpu"))
         assert model.tile == 96
 
 
@@ -335,20 +341,20 @@ def test_image_settings_that_cannot_be_used_are_a_sentence(
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | change))
     with pytest.raises(UserError, match=r"image settings of .* can't be used|grids no larger than a whole image"):
-        models.load(ModelOptions(base=str(folder), device="cpu"))
+        models.load_base(ModelOptions(base=str(folder), device="cpu"))
 
 
 def test_an_adapter_brings_the_image_budget_it_was_trained_with(folders: dict[str, Path], tmp_path: Path) -> None:
     options = ModelOptions(base=str(folders["lfm2_vl"]), device="cpu", dtype="float32", image_tokens=6)
-    model = models.load(options)
+    model = models.load_base(options)
     attach(model, TuneOptions(rank=2), LABELS)
     recipe = load_recipe(None, [])
     recipe.model = options
     dataset: Any = SimpleNamespace(labels=LABELS)
     keep(model, recipe, dataset, tmp_path)
-    again = models.load(replace(options, image_tokens=None, adapter=str(tmp_path)))
+    again = models.load_base(replace(options, image_tokens=None, adapter=str(tmp_path)))
     assert again.sizes(900, 1100) == model.sizes(900, 1100)
-    wider = models.load(replace(options, image_tokens=12, adapter=str(tmp_path)))
+    wider = models.load_base(replace(options, image_tokens=12, adapter=str(tmp_path)))
     assert wider.sizes(900, 1100) != model.sizes(900, 1100), "what is asked for wins"
 
 
@@ -357,7 +363,7 @@ def test_too_little_memory_is_said_before_loading(folders: dict[str, Path], monk
     with pytest.raises(
         UserError, match=r"needs 0\.\d GB of memory for its weights in float32; 0\.0 GB are free \(cpu\)"
     ):
-        models.load(ModelOptions(base=str(folders["lfm2_vl"]), dtype="float32", device="cpu"))
+        models.load_base(ModelOptions(base=str(folders["lfm2_vl"]), dtype="float32", device="cpu"))
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) -> None:
@@ -365,7 +371,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) 
     with pytest.raises(
         UserError, match=r"'qwen3_vl', which Lensmith does not know\. Known types: lfm2_vl, lfm3_vl, smolvlm"
     ):
-        models.load(ModelOptions(base=str(tmp_path)))
+        models.load_base(ModelOptions(base=str(tmp_path)))
 
 
 def test_an_architecture_that_transformers_lacks_is_named(
@@ -373,7 +379,7 @@ def test_an_architecture_that_transformers_lacks_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lensmith.models.families.smolvlm", None)  # importing it is an ImportError
     with pytest.raises(UserError, match=r"type smolvlm, which transformers 5\.\d+\.\d+ does not have\. pip install"):
-        models.load(ModelOptions(base=str(folders["smolvlm"]), device="cpu"))
+        models.load_base(ModelOptions(base=str(folders["smolvlm"]), device="cpu"))
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -393,7 +399,7 @@ def test_answers_begin_and_end_as_the_chat_template_writes_them(model: Model, fa
 
 def test_vectors_are_of_the_whole_image_and_of_every_depth(model: Model) -> None:
     views = stack([model.prepare(photograph(*SIZES["large"], seed)) for seed in (0, 1)])
-    asked, wanted = Classifier(model, QuestionOptions(), LABELS), kinds(model)
+    asked, wanted = Classifier(model, make_question(model, QuestionOptions(), LABELS)), kinds(model)
     found = asked.vectors(views, wanted)
     assert set(found) == set(wanted)
     whole = model.see(views)[-1]

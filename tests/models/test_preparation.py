@@ -40,7 +40,7 @@ def setting(request: pytest.FixtureRequest) -> str:
 def model(setting: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
     family, changes = pictures.SETTINGS[setting]
     folder = checkpoints.make(family, tmp_path_factory.mktemp("prepared") / family, **changes)
-    return models.load(ModelOptions(base=str(folder), dtype="float32", device="cpu"))
+    return models.load_base(ModelOptions(base=str(folder), dtype="float32", device="cpu"))
 
 
 @lru_cache(None)

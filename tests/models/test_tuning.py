@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from lensmith import models, verbs
 from lensmith.config import Recipe, load_recipe
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
@@ -23,7 +26,7 @@ LABELS = ["circle", "square"]
 
 def attached(tiny_folder: Path, *options: str) -> tuple[Model, Recipe]:
     recipe = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu", *options])
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     attach(model, recipe.tune, LABELS, recipe.seed)
     return model, recipe
 
@@ -59,12 +62,12 @@ def test_what_was_chosen_learns_is_counted_and_comes_back(
     for weight in trainable(model).values():
         torch.nn.init.normal_(weight, std=0.05)
     question = load_recipe(None, []).question
-    expected = Classifier(model, question, LABELS).score(pixels).bound
+    expected = Classifier(model, make_question(model, question, LABELS)).score(pixels).bound
     save_tuned(model, tmp_path)
-    other = models.load(model.options)
-    bare = Classifier(other, question, LABELS).score(pixels).bound
+    other = models.load_base(model.options)
+    bare = Classifier(other, make_question(other, question, LABELS)).score(pixels).bound
     load_tuned(other, tmp_path)
-    found = Classifier(other, question, LABELS).score(pixels).bound
+    found = Classifier(other, make_question(other, question, LABELS)).score(pixels).bound
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (bare - expected).abs().max() > 0.01, "nothing changed, so its loading proves nothing"
     assert not trainable(other)
@@ -159,7 +162,7 @@ def test_four_bits_need_a_gpu_and_learn_by_lora_only(tiny_folder: Path) -> None:
     with pytest.raises(UserError, match="needs a CUDA GPU; the device is cpu"):
         attached(tiny_folder, "model.quantize=4bit")
     recipe = load_recipe(None, [f"model.base={tiny_folder}", "tune.method=full"])
-    model = models.load(recipe.model)
+    model = models.load_base(recipe.model)
     model.options.quantize = "4bit"
     with pytest.raises(UserError, match="Four-bit weights can't learn"):
         attach(model, recipe.tune, LABELS)
@@ -170,7 +173,7 @@ def test_four_bits_are_for_the_decoder_alone(monkeypatch: pytest.MonkeyPatch) ->
     options = load_recipe(None, ["model.quantize=4bit"]).model
     with pytest.raises(UserError, match=r"pip install 'lensmith\[quantized\]'"):
         quantisation(options, torch.device("cuda"), torch.bfloat16, components)
-    monkeypatch.setattr("lensmith.models.loading.find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(__version__="1"))
     config = quantisation(options, torch.device("cuda"), torch.bfloat16, components)["quantization_config"]
     assert config.load_in_4bit
     assert config.bnb_4bit_compute_dtype == torch.bfloat16

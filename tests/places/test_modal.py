@@ -14,14 +14,14 @@ from typing import Any
 
 import modal
 import pytest
+from lensmith.places.prices import PRICES, gpu, price_after, price_before
+from lensmith.places.transfers import bring_home, send, uploads
 
 from lensmith import cli
 from lensmith.config import PlaceOptions, Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.places import Job, remote
 from lensmith.places.modal import follow
-from lensmith.places.prices import PRICES, gpu, price_after, price_before
-from lensmith.places.transfers import bring_home, send, uploads
 from lensmith.progress import Advance, Note, silent
 from tests.clock import Clock
 from tests.conftest import Run, Shapes

@@ -1,6 +1,7 @@
 """Every option of Lensmith, declared once (`options`), and recipes read from files and command lines (`reading`)."""
 
 from lensmith.config.options import (
+    RENAMED,
     AugmentOptions,
     CurveOptions,
     DataOptions,
@@ -17,9 +18,10 @@ from lensmith.config.options import (
     TrainOptions,
     TuneOptions,
 )
-from lensmith.config.reading import SHIPPED, flat, help_text, known_keys, load_recipe, recipe_from
+from lensmith.config.reading import SHIPPED, OldName, flat, help_text, known_keys, load_recipe, recipe_from, renamed
 
 __all__ = [
+    "RENAMED",
     "SHIPPED",
     "AugmentOptions",
     "CurveOptions",
@@ -27,6 +29,7 @@ __all__ = [
     "EvaluateOptions",
     "LadderOptions",
     "ModelOptions",
+    "OldName",
     "PlaceOptions",
     "ProbeOptions",
     "QuestionOptions",
@@ -41,4 +44,5 @@ __all__ = [
     "known_keys",
     "load_recipe",
     "recipe_from",
+    "renamed",
 ]

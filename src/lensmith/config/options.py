@@ -17,8 +17,15 @@ Fraction = Annotated[float, Ge(0.0), Le(1.0)]
 Positive = Annotated[int, Gt(0)]
 
 
+class Options:
+    """What all sections have in common: how pydantic reads them."""
+
+    # Not annotated, so that it is no field.
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}  # noqa: RUF012
+
+
 @dataclass
-class DataOptions:
+class DataOptions(Options):
     """Which images, and how they are divided."""
 
     uri: str = "demo:fashion"
@@ -47,7 +54,7 @@ class DataOptions:
 
 
 @dataclass
-class QuestionOptions:
+class QuestionOptions(Options):
     """What the model is asked; one wording for baseline, training and tuned model."""
 
     text: str = "What is in this picture? Answer with one of these:\n{labels}"
@@ -58,13 +65,13 @@ class QuestionOptions:
     """What the model says: the class's name, or a code of one token that the class list gives it (A, B, C, ...)."""
     underscores: bool = True
     """Underscores in class names are said as spaces."""
-    spoken: dict[str, list[str] | str] = field(default_factory=dict)
-    """What classes are called in question and answer, where not by their names; of several, the first is shown and
-    taught, and the others count as well."""
+    names: dict[str, list[str] | str] = field(default_factory=dict)
+    """What classes are called in question and answer, where not by their labels; of several names, the first is shown
+    and taught, and the others count as synonyms."""
 
 
 @dataclass
-class ModelOptions:
+class ModelOptions(Options):
     """The base model and where it runs."""
 
     base: str = "nano"
@@ -83,7 +90,7 @@ class ModelOptions:
 
 
 @dataclass
-class TuneOptions:
+class TuneOptions(Options):
     """Which weights learn."""
 
     method: Literal["lora", "full", "projector", "head"] = "lora"
@@ -119,7 +126,7 @@ class TuneOptions:
 
 
 @dataclass
-class TrainOptions:
+class TrainOptions(Options):
     """How they learn."""
 
     epochs: Annotated[float, Gt(0)] = 4.0
@@ -161,7 +168,7 @@ class TrainOptions:
 
 
 @dataclass
-class AugmentOptions:
+class AugmentOptions(Options):
     """How training images are changed at random, each time anew."""
 
     shift: Fraction = 0.0
@@ -192,7 +199,7 @@ class AugmentOptions:
 
 
 @dataclass
-class EvaluateOptions:
+class EvaluateOptions(Options):
     """How images are scored."""
 
     batch_size: Positive | None = None
@@ -206,7 +213,7 @@ class EvaluateOptions:
 
 
 @dataclass
-class ProbeOptions:
+class ProbeOptions(Options):
     """Which frozen features `lensmith probe` fits a simple classifier on."""
 
     features: Annotated[list[str], MinLen(1)] | None = None
@@ -215,27 +222,23 @@ class ProbeOptions:
 
 
 @dataclass
-class LadderOptions:
+class LadderOptions(Options):
     """What `lensmith ladder` compares, and what it costs."""
 
-    rungs: Annotated[
-        list[Literal["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]], MinLen(1)
-    ] = field(default_factory=lambda: ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"])
-    """The methods, the cheapest first."""
-    hour: Annotated[float, Ge(0)] = 0.0
-    """What an hour of this machine costs, in US dollars; 0 for one's own."""
-    label: Annotated[float, Ge(0)] = 0.0
+    methods: Annotated[list[str], MinLen(1)] | None = None
+    """The methods: [zero-shot, calibrated, neighbours, probe, lora, lora+head]; if not given, all of these."""
+    hourly_cost: Annotated[float, Ge(0)] = 0.0
+    """What an hour of this machine costs, in US dollars; 0 for your own."""
+    label_cost: Annotated[float, Ge(0)] = 0.0
     """What labelling an image costs, in US dollars."""
 
 
 @dataclass
-class CurveOptions:
+class CurveOptions(Options):
     """The learning curve of `lensmith curve`: accuracy against the number of labels."""
 
-    rungs: Annotated[list[Literal["neighbours", "probe", "lora", "lora+head"]], MinLen(1)] = field(
-        default_factory=lambda: ["probe"]
-    )
-    """The methods it is drawn for."""
+    methods: Annotated[list[str], MinLen(1)] = field(default_factory=lambda: ["probe"])
+    """The methods it is drawn for: neighbours, probe, lora, lora+head."""
     sizes: Annotated[list[Positive], MinLen(4)] | None = None
     """Numbers of training images, four or more; if not given, six in equal ratios up to all there are."""
     seeds: Positive = 3
@@ -245,7 +248,7 @@ class CurveOptions:
 
 
 @dataclass
-class Range:
+class Range(Options):
     """What a number is searched in: `{low: 1e-4, high: 1e-2, log: true}`."""
 
     low: float
@@ -255,7 +258,7 @@ class Range:
 
 
 @dataclass
-class SweepOptions:
+class SweepOptions(Options):
     """What `lensmith sweep` searches, and how."""
 
     over: Annotated[dict[str, list[Any] | Range], MinLen(1)] = field(
@@ -282,7 +285,7 @@ class SweepOptions:
 
 
 @dataclass
-class SuspectsOptions:
+class SuspectsOptions(Options):
     """How `lensmith suspects` looks for wrong labels."""
 
     folds: Annotated[int, Ge(2)] = 5
@@ -292,7 +295,7 @@ class SuspectsOptions:
 
 
 @dataclass
-class PlaceOptions:
+class PlaceOptions(Options):
     """The rented machine, where a job runs on one (`--on modal`)."""
 
     gpu: str = "L40S"
@@ -306,7 +309,7 @@ class PlaceOptions:
 
 
 @dataclass
-class Recipe:
+class Recipe(Options):
     """One experiment."""
 
     name: str = "run"
@@ -330,3 +333,13 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The resolved recipe as plain values, every option present."""
         return dataclasses.asdict(self)
+
+
+RENAMED = {
+    "question.spoken": "question.names",
+    "ladder.rungs": "ladder.methods",
+    "ladder.hour": "ladder.hourly_cost",
+    "ladder.label": "ladder.label_cost",
+    "curve.rungs": "curve.methods",
+}
+"""What options were called before, and are called now: the old names are still read."""

@@ -1,21 +1,28 @@
 """Recipes read from YAML files and command lines, checked, and explained.
 
 Single options are set as `section.key=value` and win over the file. Unknown keys and wrong types are refused by name,
-with the nearest key that exists.
+with the nearest key that exists. Options that were renamed are still read by their old names, with a note.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lensmith.config.options import Range, Recipe
+from lensmith.config.options import RENAMED, Recipe
 from lensmith.errors import UserError, nearest
 
 SHIPPED = Path(__file__).with_name("recipes")
 """Where the recipes that come with Lensmith lie."""
+
+
+class OldName(UserWarning):
+    """An option was set by a name that it no longer has."""
 
 
 def known_keys(options: type = Recipe, prefix: str = "") -> list[str]:
@@ -35,56 +42,98 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     values = {}
     for key in known_keys():
         value: Any = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
+        for name in key.split("."):
+            value = getattr(value, name)
         values[key] = value
     return values
 
 
-def load_recipe(source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None) -> Recipe:
+def load_recipe(
+    source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None, quiet: bool = False
+) -> Recipe:
     """Read a recipe and apply `section.key=value` overrides (values are read as YAML).
 
     Args:
         source: a YAML file, or the name of a recipe that comes with Lensmith.
         overrides: single options, which win over the file.
         base: the recipe to start from where there is no file; the defaults if None.
+        quiet: don't warn (`OldName`) of options by their old names.
 
     Raises:
         UserError: the file is missing or isn't YAML; a key is unknown; a value has the wrong type or range.
     """
-    import yaml
-
-    where = str(source) if source else "the command line"
     values: Any = base.to_dict() if base else {}
     if source is not None:
-        path = SHIPPED / f"{source}.yaml"
-        path = path if path.exists() and not Path(source).exists() else Path(source)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-            raise UserError(f"There is no recipe {path}.", f"Give a YAML file, or one of: {names}.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The recipe {path} can't be read: {error}.") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"The recipe {path} isn't valid YAML: {' '.join(str(error).split())}.") from None
-        if not isinstance(values, dict):
-            raise UserError(f"The recipe {path} must hold sections and keys, such as `tune: {{rank: 16}}`.")
+        values = _read(source)
+    old = renamed(values)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"{override!r} is neither a file nor an option.", "Options are written section.key=value.")
+        if key in RENAMED:
+            old.append(key)
+            key = RENAMED[key]
         if key not in known_keys():
             raise UserError(f"There is no option {key!r}.", nearest(key, known_keys()))
-        section = values
-        *path_to, last = key.split(".")
-        for part in path_to:
-            section = section.setdefault(part, {}) if isinstance(section, dict) else {}
-        try:
-            section[last] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
-            section[last] = text
-    return recipe_from(values, where)
+        _set(values, key, _value(text))
+    for key in dict.fromkeys([] if quiet else old):
+        warnings.warn(f"{key} is now called {RENAMED[key]}.", OldName, stacklevel=2)
+    return recipe_from(values, str(source) if source else "the command line")
+
+
+def _read(source: Path | str) -> dict[str, Any]:
+    """The plain values of a recipe file."""
+    import yaml
+
+    path = SHIPPED / f"{source}.yaml"
+    path = path if path.exists() and not Path(source).exists() else Path(source)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+        raise UserError(f"There is no recipe {path}.", f"Give a YAML file, or one of: {names}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {path} can't be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"The recipe {path} isn't valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"The recipe {path} must hold sections and keys, such as `tune: {{rank: 16}}`.")
+    return values
+
+
+def _value(text: str) -> Any:
+    """The value of an override, as YAML; text that isn't YAML is taken as it is."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `section.key` in nested plain values."""
+    section, _, name = key.rpartition(".")
+    inner = values.setdefault(section, {}) if section else values
+    if isinstance(inner, dict):  # else recipe_from refuses the section
+        inner[name] = value
+
+
+def renamed(values: dict[str, Any]) -> list[str]:
+    """Give options in nested plain values the names they have now, where they stand; returns the old names found."""
+    found = []
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        inner = values.get(section)
+        if isinstance(inner, dict) and name in inner:
+            inner[new.partition(".")[2]] = inner.pop(name)
+            found.append(old)
+    sweep = values.get("sweep")
+    over = sweep.get("over") if isinstance(sweep, dict) else None
+    if isinstance(sweep, dict) and isinstance(over, dict):
+        found += [key for key in over if key in RENAMED]
+        sweep["over"] = {RENAMED.get(key, key): value for key, value in over.items()}
+    return found
 
 
 def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
@@ -93,18 +142,17 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
     Raises:
         UserError: a key is unknown, or a value has the wrong type or range.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
-    sections = [f.default_factory for f in dataclasses.fields(Recipe) if dataclasses.is_dataclass(f.default_factory)]
-    for options in (Recipe, Range, *sections):
-        setattr(options, "__pydantic_config__", ConfigDict(extra="forbid", allow_inf_nan=False))  # noqa: B010 (no such attribute to mypy)
+    values = copy.deepcopy(values)
+    renamed(values)
     try:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
-        # Of what may be a list or a range, one that is written as a range is meant as one.
-        found = error.errors()
-        first = next((e for e in found if not (e["type"] == "list_type" and isinstance(e["input"], dict))), found[0])
-        key = ".".join(str(part) for part in first["loc"] if part not in ("float", "list[any]", "Range"))
+        # An option may take a list or a range: one that is written as a range is meant as a range.
+        errors = error.errors()
+        first = next((e for e in errors if not (e["type"] == "list_type" and isinstance(e["input"], dict))), errors[0])
+        key = ".".join(str(name) for name in first["loc"] if name not in ("float", "list[any]", "Range"))
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             raise UserError(f"There is no option {key!r} in {where}.", nearest(key, known_keys())) from None
         message = first["msg"][0].lower() + first["msg"][1:]
@@ -113,22 +161,18 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
 
 def help_text() -> str:
     """Every option with its default and meaning, for `lensmith recipe`."""
-    import ast
-    import inspect
+    from pydantic import TypeAdapter
 
     lines, defaults = [], flat(Recipe())
-    for node in ast.parse(inspect.getsource(inspect.getmodule(Recipe))).body:  # type: ignore[arg-type]
-        if not (isinstance(node, ast.ClassDef) and (node.name == "Recipe" or node.name.endswith("Options"))):
-            continue
-        section = "" if node.name == "Recipe" else node.name.removesuffix("Options").lower()
-        lines.append(f"\n{section or 'recipe'}: {ast.get_docstring(node)}")
-        for option, note in zip(node.body, node.body[1:], strict=False):
-            if (
-                isinstance(option, ast.AnnAssign)
-                and isinstance(note, ast.Expr)
-                and isinstance(note.value, ast.Constant)
-            ):
-                key = f"{section}.{ast.unparse(option.target)}".lstrip(".")
-                if key in defaults:
-                    lines.append(f"  {key} = {defaults[key]!r}\n      {note.value.value!s}")
+    for section, options in {"": Recipe, **_sections()}.items():
+        lines.append(f"\n{section or 'recipe'}: {options.__doc__}")
+        for name, about in TypeAdapter(options).json_schema()["properties"].items():
+            key = f"{section}.{name}".lstrip(".")
+            if key in defaults:
+                meaning = textwrap.fill(about["description"], 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+                lines.append(f"  {key} = {defaults[key]!r}\n{meaning}")
     return "\n".join(lines).strip()
+
+
+def _sections() -> dict[str, Any]:
+    return {f.name: f.default_factory for f in dataclasses.fields(Recipe) if isinstance(f.default_factory, type)}

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lensmith.config import QuestionOptions
 from lensmith.engine.branches import fork_all, grow
 from lensmith.engine.features import vectors
-from lensmith.engine.labels import LabelTrie, Scores, search
-from lensmith.engine.question import make_prompt
+from lensmith.engine.labels import Scores, search
+from lensmith.engine.question import Question
 from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model, grouped
+from lensmith.models.heads import Head
 from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Shape, Views, shape_of, stack
 from lensmith.records import Calibration, Prediction
@@ -43,9 +43,10 @@ Ready = tuple[Item, Views | ImageError]
 
 
 class Classifier:
-    """A model, a question and a label set, ready to score images.
+    """A model and a question, ready to score images.
 
     Args:
+        head: what answers in the decoder's place, on one of the model's features; None for the decoder itself.
         calibration: what is done to the scores before they become probabilities.
         top: search only for so many best labels; None scores all.
         tolerance: how closely the best label's probability must be known then; 1 asks for the label alone.
@@ -55,28 +56,26 @@ class Classifier:
     def __init__(
         self,
         model: Model,
-        question: QuestionOptions,
-        labels: Sequence[str],
+        question: Question,
+        head: Head | None = None,
         calibration: Calibration | None = None,
         top: int | None = None,
         tolerance: float = TOLERANCE,
         batch_size: int | None = None,
     ) -> None:
-        self.model = model
-        self.labels = tuple(labels)
-        self._place = {label: i for i, label in enumerate(labels)}
+        self.model, self.question, self.head = model, question, head
+        self.labels, self.prompt = question.labels, question.prompt
+        self._place = {label: i for i, label in enumerate(self.labels)}
         self.calibration = calibration or Calibration()
-        self.top = top if top and top < len(labels) else None
+        self.top = top if top and top < len(self.labels) else None
         self.tolerance = tolerance
         self.batch_size = batch_size
-        self.prompt = make_prompt(model, question, labels)
-        self.trie = LabelTrie(labels, self.prompt.answers)
-        if model.head is not None and model.head.labels != self.labels:
-            raise UserError(
-                "The model answers by a class head, which knows the classes it was taught and no others.",
-                f"They are: {', '.join(model.head.labels)}.",
-            )
-        if model.head is not None:
+        if head is not None:
+            if head.labels != self.labels:
+                raise UserError(
+                    "The model answers by a class head, which knows the classes it was taught and no others.",
+                    f"They are: {', '.join(head.labels)}.",
+                )
             self.top = None  # it scores all of them at once
         with torch.inference_mode(), model.autocast():
             self._before = grow(model.decoder, model.embed(self._ids(self.prompt.before)))[1]
@@ -102,13 +101,13 @@ class Classifier:
         """
         model = self.model
         with model.autocast():
-            if model.head is not None:
-                seen = vectors(model, self._before, self._after, views, [model.head.feature])
-                return Scores.of_all(model.head(seen[model.head.feature]).log_softmax(1))
+            if self.head is not None:
+                features = vectors(model, self._before, self._after, views, [self.head.feature])
+                return Scores.of_all(self.head(features[self.head.feature]).log_softmax(1))
             image = model.look(views)
             segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))
-            return search(model, self.trie, hidden[:, -1], branch, self.top, self.tolerance)
+            return search(model, self.question.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
     @torch.inference_mode()
     def vectors(self, views: Views, kinds: Sequence[str]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from lensmith.config import TrainOptions
 from lensmith.engine.branches import Branch, fork, fork_all, grow
 from lensmith.engine.question import Prompt
 from lensmith.models.base import Model, grouped
+from lensmith.models.heads import Head
 
 Parts = Sequence[tuple[int, float]]
 """An image's labels, by number, each with its share; the shares sum to the image's weight."""
@@ -30,13 +31,14 @@ class Objective:
     Args:
         prompt: the question's tokens and the labels' answers.
         options: `objective`, `negatives` and `label_smoothing` are used.
+        head: what answers in the decoder's place; it learns by the labels, whatever the options say.
     """
 
-    def __init__(self, model: Model, prompt: Prompt, options: TrainOptions) -> None:
-        self.model, self.answers, self.options = model, prompt.answers, options
-        self.by_labels = options.objective == "labels" or model.head is not None
+    def __init__(self, model: Model, prompt: Prompt, options: TrainOptions, head: Head | None = None) -> None:
+        self.model, self.answers, self.options, self.head = model, prompt.answers, options, head
+        self.by_labels = options.objective == "labels" or head is not None
         self._after = torch.tensor(prompt.after, device=model.device)
-        few = options.negatives if self.by_labels and model.head is None else None
+        few = options.negatives if self.by_labels and head is None else None
         self.negatives = few if few and few < len(self.answers) - 1 else None
         """Wrong labels that each image is compared with; None for all."""
 
@@ -52,9 +54,9 @@ class Objective:
         Returns:
             (images,) in nats.
         """
-        if self.model.head is not None:
+        if self.head is not None:
             states = torch.stack([rows[0] for rows in self._run(prefix, seen, [()] * len(seen))])
-            return self._among(self.model.head(states), parts)
+            return self._among(self.head(states), parts)
         if not self.by_labels and all(len(labels) == 1 for labels in parts):
             # One answer an image rides in the image's own segment.
             said = [self.answers[labels[0][0]][0] for labels in parts]

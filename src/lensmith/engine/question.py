@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from lensmith.config import QuestionOptions
+from lensmith.engine.labels import LabelTrie
 from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -36,23 +37,38 @@ class Prompt:
     training teaches; the others are synonyms."""
 
 
-def spoken(question: QuestionOptions, labels: Sequence[str]) -> list[tuple[str, ...]]:
+@dataclass(frozen=True)
+class Question:
+    """One question about an image: its labels, its wording in tokens, and the trie of its answers."""
+
+    labels: tuple[str, ...]
+    prompt: Prompt
+    trie: LabelTrie
+
+
+def make_question(model: Model, options: QuestionOptions, labels: Sequence[str]) -> Question:
+    """The question that a model is asked. Raises UserError as `make_prompt` and `LabelTrie` do."""
+    prompt = make_prompt(model, options, labels)
+    return Question(tuple(labels), prompt, LabelTrie(labels, prompt.answers))
+
+
+def names_of(question: QuestionOptions, labels: Sequence[str]) -> list[tuple[str, ...]]:
     """What each label is called, and its synonyms.
 
     Raises:
-        UserError: `question.spoken` names a class that there isn't, or says nothing for one.
+        UserError: `question.names` names a class that there isn't, or says nothing for one.
     """
-    for label in question.spoken:
+    for label in question.names:
         if label not in labels:
-            raise UserError(f"question.spoken names {label!r}, which is not a class.", nearest(label, labels))
-    forms = []
+            raise UserError(f"question.names names {label!r}, which is not a class.", nearest(label, labels))
+    names = []
     for label in labels:
-        said = question.spoken.get(label, label.replace("_", " ") if question.underscores else label)
-        said = [said] if isinstance(said, str) else said
-        if not said or not all(form.strip() for form in said):
-            raise UserError(f"The class {label!r} is called nothing.", "Give it a name, or a form in question.spoken.")
-        forms.append(tuple(said))
-    return forms
+        own = question.names.get(label, label.replace("_", " ") if question.underscores else label)
+        own = [own] if isinstance(own, str) else own
+        if not own or not all(name.strip() for name in own):
+            raise UserError(f"The class {label!r} is called nothing.", "Give it a name in question.names.")
+        names.append(tuple(own))
+    return names
 
 
 def codes(tokenizer: Any, count: int) -> list[str]:
@@ -102,10 +118,10 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
 
     Raises:
         UserError: the question or a label contains one of the model's special tokens, or tokens that it doesn't have;
-            or see `spoken` and `codes`.
+            or see `names_of` and `codes`.
     """
     tokenizer = model.tokenizer
-    forms = spoken(question, labels)
+    forms = names_of(question, labels)
     if question.answers == "codes":
         short = codes(tokenizer, len(labels))
         lines = [f"{code}. {names[0]}" for code, names in zip(short, forms, strict=True)]

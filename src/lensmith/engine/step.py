@@ -21,6 +21,7 @@ from lensmith.engine.objective import Objective, Parts
 from lensmith.engine.question import Prompt
 from lensmith.errors import UserError
 from lensmith.models.base import Model, grouped
+from lensmith.models.heads import Head
 from lensmith.models.memory import out_of_memory
 from lensmith.models.tuning import trainable
 from lensmith.models.views import Views, shape_of, stack
@@ -32,6 +33,7 @@ class Step:
     Args:
         look: the views of n images of one shape, as they are given -> (n, tokens, hidden) embeddings.
         tokens: the views of one image, as they are given -> the number of its embeddings, or more; None for pixels.
+        head: what answers in the decoder's place.
         note: is told what is changed when memory runs out.
     """
 
@@ -43,20 +45,22 @@ class Step:
         look: Callable[[Views], Tensor],
         note: Callable[[str], Any],
         tokens: Callable[[Views], int] | None = None,
+        head: Head | None = None,
     ) -> None:
         self.model, self.look, self.note = model, look, note
-        self.objective = Objective(model, prompt, recipe.train)
+        self.objective = Objective(model, prompt, recipe.train, head)
         self.micro_batch = recipe.train.micro_batch or recipe.train.batch_size
         self._chosen = recipe.train.micro_batch is not None
         self._tokens = tokens or (lambda views: model.tokens(shape_of(views)))
         said = [len(form) for forms in prompt.answers for form in forms]
         most = self.objective.negatives or len(said)
-        self._said = len(prompt.after) + max(said) * (1 + most if self.objective.by_labels and not model.head else 1)
+        self._said = len(prompt.after) + max(said) * (1 + most if self.objective.by_labels and head is None else 1)
         self.recompute = False
         """Whether the question is run twice, so that its activations need not be kept beside those of the images."""
         self._before = torch.tensor([prompt.before], device=model.device)
         prefix = model.components["language_model"]
-        self._learns = any(name.startswith(prefix) for name in trainable(model))
+        self._weights = trainable(model, head)
+        self._learns = any(name.startswith(prefix) for name in self._weights)
         self._kept: Branch | None = None
 
     def gradients(self, images: Sequence[Views], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
@@ -86,7 +90,7 @@ class Step:
                 if not out_of_memory(error):
                     raise
             # Here, and not in the handler, where the failed batch is still held by the traceback.
-            for weight in trainable(self.model).values():
+            for weight in self._weights.values():
                 weight.grad = None
             torch.cuda.empty_cache()
             now = min(self.micro_batch, max(1, len(images)))

@@ -15,7 +15,7 @@ from lensmith.errors import ImageError, UserError
 from lensmith.learn.feature_store import Store, cache_folder, fill, fingerprint
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
-from lensmith.models.tuning import component_of, trainable
+from lensmith.models.tuning import Tuned, component_of, trainable
 from lensmith.models.views import Views, shape_of
 from lensmith.progress import Tell
 
@@ -100,12 +100,12 @@ class Seen:
     def __getitem__(self, i: int) -> Views | None:
         found = self.store.get(self.names[i])
         if found is None and self.samples[i] is not None:  # somebody has removed the store
-            raise UserError(f"The features in {self.store.folder} are gone.", "Go on with `lensmith train --resume`.")
+            raise UserError(f"The features in {self.store.folder} are gone.", "Go on with `lensmith resume`.")
         return found
 
 
 def open_images(
-    model: Model, dataset: ImageDataset, recipe: Recipe, processes: Processes, tell: Tell
+    tuned: Tuned, dataset: ImageDataset, recipe: Recipe, processes: Processes, tell: Tell
 ) -> tuple[Images, Callable[[Views], Tensor]]:
     """The training images, and what turns a stack of them into (n, tokens, hidden) embeddings.
 
@@ -114,12 +114,13 @@ def open_images(
     Raises:
         UserError: no image can be read, or one can't and the recipe says to stop.
     """
+    model = tuned.model
     samples = Samples(model, dataset.train, recipe.data.max_pixels)
     samples.require(recipe.data.unreadable)
-    tuned = {component_of(model, name) for name in trainable(model)}
-    if not recipe.train.cache_features or "vision_tower" in tuned or recipe.augment != AugmentOptions():
+    learning = {component_of(model, name) for name in trainable(model)}
+    if not recipe.train.cache_features or "vision_tower" in learning or recipe.augment != AugmentOptions():
         return samples, model.look
-    project = "projector" not in tuned
+    project = "projector" not in learning
     parts = ["vision_tower", "projector"] if project else ["vision_tower"]
     store = Store(cache_folder() / "features" / fingerprint(model, parts))
     names = dataset.train.contents
@@ -128,7 +129,7 @@ def open_images(
         seen = model.see(views)
         return tuple(view.to(model.compute) for view in (model.project(seen) if project else seen))
 
-    if not fill(store, samples, names, model, make, processes, tell):
+    if not fill(store, samples, names, model, make, processes, tell).stored:
         return samples, model.look
     return Seen(samples, names, store), model.lay_out if project else lambda seen: model.lay_out(model.project(seen))
 

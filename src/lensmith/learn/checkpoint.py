@@ -19,19 +19,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensmith.config import Recipe, flat, recipe_from
+from lensmith.config import Recipe, recipe_from
 from lensmith.errors import UserError
 from lensmith.records import Rate, Training
 from lensmith.runs.files import recover, replacing
+from lensmith.runs.folder import same_recipe, same_training
 
 KEPT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
-FREE = {
-    *("name", "model.device", "train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
-    *("evaluate.batch_size", "evaluate.top", "evaluate.calibration"),
-    *("place.gpu", "place.hours", "place.retries", "place.secrets"),
-}
-"""Options that may be others when a training goes on."""
 
 
 def save(
@@ -77,7 +72,7 @@ def load(
         except Exception:  # whatever half of a file makes its reader trip over
             broken.append(path)
             continue
-        same_recipe(folder.parent, recipe_from(about["recipe"]), recipe)
+        same_recipe(folder.parent, recipe_from(about["recipe"]), recipe, same_training(recipe))
         _restore(path, weights, optimizer, tensors)
         for other in broken:
             shutil.rmtree(other, ignore_errors=True)
@@ -85,18 +80,6 @@ def load(
     if broken:
         raise UserError(f"The checkpoint in {broken[0]} can't be read: it is damaged.", "Start a new run.")
     return None
-
-
-def same_recipe(run: Path, then: Recipe, now: Recipe) -> None:
-    """Raises UserError if a run was begun with other options than these, and says which."""
-    old, new = flat(then), flat(now)
-    free = FREE - ({"train.micro_batch"} if now.tune.dropout else set())  # dropout depends on what runs at once
-    changed = [f"{key} was {old[key]!r} and is {new[key]!r}" for key in old if old[key] != new[key] and key not in free]
-    if changed:
-        raise UserError(
-            f"The run {run} was begun with another recipe: {'; '.join(changed)}.",
-            "Change it back, or start a new run.",
-        )
 
 
 def _restore(

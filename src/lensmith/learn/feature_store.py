@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 from types import ModuleType
@@ -137,6 +138,16 @@ class Store:
             part.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What `fill` did."""
+
+    stored: bool
+    """Whether all features are stored; False if the disk has no room for them."""
+    computed: int
+    """Images whose features were not stored before."""
+
+
 def fill(
     store: Store,
     images: Any,
@@ -145,8 +156,8 @@ def fill(
     make: Callable[[Views], Views],
     processes: Processes,
     tell: Tell,
-) -> bool:
-    """Put the features of all readable images into the store, as far as they are not there.
+) -> Filled:
+    """Extract the features of all readable images that the store doesn't have.
 
     Args:
         images: prepared views by index, or None for one that can't be read.
@@ -154,7 +165,7 @@ def fill(
         make: a stack of prepared views -> their features, one stack or several.
 
     Returns:
-        Whether they are all there; False if the disk has no room for them.
+        Whether they are all stored now, and how many were not before.
     """
     # One list for all, since others may add to the store meanwhile.
     missing = processes.agree([i for i in range(len(images)) if ids[i] not in store])
@@ -186,7 +197,7 @@ def fill(
     if missing and room:
         size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
         tell(Note(f"What the model makes of images is kept in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
-    return room
+    return Filled(room, len(missing))
 
 
 def made_of(

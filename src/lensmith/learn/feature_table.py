@@ -6,9 +6,8 @@ question, the code that makes vectors, and the image's content, so that it can't
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -46,7 +45,9 @@ class Table:
     errors: dict[int, str]
     """A sentence for each image that can't be read, by its place in the part."""
     names: list[str]
-    """What each holds; exact copies have the same."""
+    """The content id of each; exact copies have the same."""
+    computed: int = 0
+    """Images whose features were computed; those of the others were in the cache."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,9 +90,15 @@ def read_table(
 
     names = split.contents
     about = {"kinds": chosen, "max_pixels": max_pixels}
-    got = _kept(classifier, images, names, make, about, tell) if wanted is None else None
-    if got is None:
-        got = {i: views[0] for i, views in made_of(images, range(len(split)), model, make)}
+    computed, stored = len(split), None
+    if wanted is None:
+        more = {"before": classifier.prompt.before, "after": classifier.prompt.after, "making": code(*MAKING)}
+        store = Store(cache_folder() / "vectors" / fingerprint(model, list(model.components), about | more))
+        filled = fill(store, images, names, model, make, Processes(), tell)
+        if filled.stored:
+            computed, stored = filled.computed, ((i, store.get(name)) for i, name in enumerate(names))
+    features = stored or made_of(images, range(len(split)), model, make)
+    got = {i: views[0] for i, views in features if views is not None}
     if not widths:  # all were there already
         make(tuple(view[None] for view in model.prepare(Image.new("RGB", (64, 64)))))
     place = {label: k for k, label in enumerate(classifier.labels)}
@@ -105,22 +112,5 @@ def read_table(
         rows,
         images.errors,
         [names[i] for i in rows],
+        computed,
     )
-
-
-def _kept(
-    classifier: Classifier,
-    images: Samples,
-    names: Sequence[str],
-    make: Callable[[Views], Views],
-    about: dict[str, Any],
-    tell: Tell,
-) -> dict[int, Tensor] | None:
-    """The rows from the store, which is filled before; None if the disk has no room for them."""
-    model, prompt = classifier.model, classifier.prompt
-    more = about | {"before": prompt.before, "after": prompt.after, "making": code(*MAKING)}
-    store = Store(cache_folder() / "vectors" / fingerprint(model, list(model.components), more))
-    if not fill(store, images, names, model, make, Processes(), tell):
-        return None
-    found = ((i, store.get(name)) for i, name in enumerate(names))
-    return {i: views[0] for i, views in found if views is not None}

@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from lensmith.config import Recipe, flat
-from lensmith.errors import UserError
+from lensmith.errors import optional, reason
 from lensmith.runs.files import write_json
 
 WANDB = {"silent": True, "console": "off", "init_timeout": 20, "finish_timeout": 30, "finish_timeout_raises": True}
@@ -61,14 +59,7 @@ def require_tracker(name: str) -> None:
     """Raises UserError if the tracker's package isn't installed, or not in working order."""
     if name == "local":
         return
-    package = "wandb" if name == "wandb" else "tensorboardX"
-    try:
-        if not hasattr(import_module(package), "__version__"):
-            raise ModuleNotFoundError  # only a folder of that name, which Python takes for a package
-    except Exception as error:  # absent, or not in working order
-        broken = "" if isinstance(error, ModuleNotFoundError) else f", which can't be loaded ({_reason(error)})"
-        what = f"train.tracker={name} needs the package {package}{broken}."
-        raise UserError(what, f"pip install 'lensmith[{name}]'") from None
+    optional("wandb" if name == "wandb" else "tensorboardX", name, f"train.tracker={name}")
 
 
 class _Careful(Tracker):
@@ -151,8 +142,6 @@ def _wandb(folder: Path, options: dict[str, Any], step: int, say: Tell) -> Ways:
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says, in a few words, without anything that could be a key."""
-    text = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
-    if key := os.environ.get("WANDB_API_KEY"):
-        text = text.replace(key, "***")
-    return re.sub(r"[\w-]{40,}", "***", text).rstrip(".")[:150]
+    """What an exception says, in a few words, without the key."""
+    key, text = os.environ.get("WANDB_API_KEY"), str(error) or type(error).__name__
+    return reason(Exception(text.replace(key, "***") if key else text))

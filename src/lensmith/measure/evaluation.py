@@ -1,7 +1,7 @@
-"""Score a part of a dataset into a predictions file, and sum it up: what could not be read is wrong and listed.
+"""Score a split into a predictions file, and summarise it. Images that could not be read are wrong, and listed.
 
-Work that was stopped goes on where it was: predictions are kept window by window, and a window is done whole or not at
-all, so the file of a stopped run is the file of one that wasn't.
+A stopped evaluation resumes where it was. Predictions are written window by window, each atomically, so the file of a
+resumed run is identical to that of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,38 +9,48 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lensmith.config import Recipe
+from lensmith.config import EvaluateOptions
 from lensmith.data import ImageDataset, Split
 from lensmith.engine.classifier import Classifier, predict, require_readable, windows
+from lensmith.engine.question import Question
 from lensmith.errors import Stopped, UserError
 from lensmith.measure import metrics
 from lensmith.measure.calibration import ENOUGH, LEAST, fit
 from lensmith.measure.reliability import reliability, risk_coverage
-from lensmith.models.base import Model
+from lensmith.models.tuning import Tuned
+from lensmith.progress import counter
 from lensmith.records import Calibration, Evaluation, Prediction
 from lensmith.runs.files import write_json
+from lensmith.runs.folder import CALIBRATION, PREDICTIONS, Run
 from lensmith.runs.interrupts import uninterrupted
-from lensmith.runs.predictions import Unfinished
+from lensmith.runs.predictions import Unfinished, read_predictions
 
 Progress = Callable[[int], Any]
 
 
-def classifier_for(model: Model, recipe: Recipe, dataset: ImageDataset) -> Classifier:
-    """What scores the dataset as the recipe says, not yet calibrated.
+@dataclass(frozen=True)
+class Scored:
+    """A scored split: the figures, and the predictions they summarise, without their scores."""
+
+    evaluation: Evaluation
+    predictions: list[Prediction]
+
+
+def classifier_for(tuned: Tuned, question: Question, options: EvaluateOptions) -> Classifier:
+    """What scores images as the recipe says, not yet calibrated.
 
     Raises:
-        UserError: the labels can't be told apart or said, or a prior is to be taken away and not all labels are scored.
+        UserError: the head was taught other labels, or a prior is to be removed but not every label is scored.
     """
-    model.network.eval()
-    options = recipe.evaluate
-    classifier = Classifier(model, recipe.question, dataset.labels, top=options.top, batch_size=options.batch_size)
+    tuned.model.network.eval()
+    classifier = Classifier(tuned.model, question, tuned.head, top=options.top, batch_size=options.batch_size)
     if classifier.top and options.calibration not in ("none", "temperature"):
         raise UserError(
             f"evaluate.calibration={options.calibration} needs every label's score, but evaluate.top is {options.top}.",
@@ -49,8 +59,31 @@ def classifier_for(model: Model, recipe: Recipe, dataset: ImageDataset) -> Class
     return classifier
 
 
-def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb: str, progress: Progress) -> float:
-    """Predict a part of a dataset into the file `path`, going on from what an earlier call has left there.
+def score_split(run: Run, classifier: Classifier, split: Split, name: str, notes: Sequence[str] = ()) -> Scored:
+    """Calibrate, score a split into the run folder, and summarise it; a stopped call resumes where it was.
+
+    Args:
+        name: what is scored: `zero-shot`, `tuned`, `probe`.
+        notes: sentences about it for the report.
+
+    Raises:
+        UserError, ImageError, Stopped: see `predict_split`.
+    """
+    write_json(run.folder / "question.json", {"text": classifier.prompt.text})
+    calibration = calibrate(run, classifier, split)
+    seconds = predict_split(run, classifier, split, run.folder / PREDICTIONS, f"scoring ({name})")
+    predictions = read_predictions(run.folder / PREDICTIONS)
+    evaluation = evaluate(name, predictions, run.dataset, split, seconds, calibration, classifier.top, run.recipe.seed)
+    evaluation.notes += notes
+    write_json(run.folder / "evaluation.json", evaluation.to_dict())
+    return Scored(evaluation, predictions)
+
+
+def predict_split(run: Run, classifier: Classifier, split: Split, path: Path, task: str) -> float:
+    """Predict a split into the file `path`, resuming from what an earlier call has left there.
+
+    Args:
+        task: what progress is reported as.
 
     Returns:
         Seconds it took, those of earlier calls included; 0 if the file was there already.
@@ -58,13 +91,14 @@ def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb
     Raises:
         UserError: the disk is full; or what is left there was scored under other conditions.
         ImageError: an image can't be read and the recipe says to stop.
-        Stopped: Ctrl-C, after the window in hand was kept.
+        Stopped: Ctrl-C, after the current window was written.
     """
     if path.exists():
         return 0.0
+    options, progress = run.recipe.data, counter(task, len(split), run.tell)
     about = {"images": split.order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
     unfinished = Unfinished(path, classifier.labels, about)
-    items = islice(split.items(recipe.data.max_pixels, classifier.model.enough), unfinished.done, None)
+    items = islice(split.items(options.max_pixels, classifier.model.enough), unfinished.done, None)
     clock = time.perf_counter()
     scored = windows(classifier, items, unfinished.window)
     try:
@@ -74,74 +108,80 @@ def score(classifier: Classifier, split: Split, path: Path, recipe: Recipe, verb
                 window = next(scored, None)
                 if window is None:
                     break
-                require_readable(window, recipe.data.unreadable)
+                require_readable(window, options.unreadable)
                 now = time.perf_counter()
                 unfinished.add(window, now - clock)
                 clock = now
             progress(unfinished.done)
     except KeyboardInterrupt:
-        raise Stopped(path.parent, verb) from None
+        raise Stopped(run.folder) from None
     finally:
         scored.close()
     unfinished.join()
     return unfinished.seconds
 
 
-def fit_calibration(
-    classifier: Classifier, dataset: ImageDataset, recipe: Recipe, split: Split, progress: Progress
-) -> tuple[Calibration, dict[str, Any]]:
-    """Choose a calibration on validation images, as the recipe says.
+def calibrate(run: Run, classifier: Classifier, split: Split, task: str = "calibrating") -> dict[str, Any]:
+    """Set the classifier's calibration: the one kept in the run folder, or else a new one, which is then kept there.
+
+    Args:
+        split: what is going to be scored.
+        task: what progress is reported as.
 
     Returns:
-        The calibration, and its record: `prior`, `temperature`, `n`, `split` and what was `tried`, or a `note` on why
-        there is none.
+        Its record: `prior`, `temperature`, `n`, `split` and what was `tried`, or a `note` on why there is none.
+
+    Raises:
+        Stopped: Ctrl-C.
     """
-    method = recipe.evaluate.calibration
-    part = dataset.validation.take(ENOUGH)
+    path = run.folder / CALIBRATION
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        chosen, record = Calibration(**kept["calibration"]), kept["record"]
+        classifier.calibration = Calibration(chosen.prior, tuple(chosen.offsets), chosen.temperature)
+        return dict(record)
+    progress = counter(task, min(len(run.dataset.validation), ENOUGH), run.tell)
+    try:
+        classifier.calibration, record = fit_calibration(run, classifier, split, progress)
+    except KeyboardInterrupt:
+        raise Stopped(run.folder) from None
+    write_json(path, {"calibration": asdict(classifier.calibration), "record": record})
+    return record
+
+
+def fit_calibration(
+    run: Run, classifier: Classifier, split: Split, progress: Progress
+) -> tuple[Calibration, dict[str, Any]]:
+    """Choose a calibration on validation images, as the recipe says; returns it and its record (see `calibrate`)."""
+    recipe = run.recipe
+    method, validation = recipe.evaluate.calibration, run.dataset.validation.take(ENOUGH)
     if method == "none":
         return Calibration(), {}
+
+    def uncalibrated(reason: str) -> tuple[Calibration, dict[str, Any]]:
+        return Calibration(), {"note": f"Probabilities are not calibrated: {reason}."}
+
     if classifier.top:
-        return Calibration(), {"note": "Shares are as the model gives them: calibration needs every label's score."}
+        return uncalibrated("that needs every label's score")
     if split.name == "validation":
-        return Calibration(), {"note": "Shares are not calibrated: these are the images that would be used for it."}
-    if len(part) < LEAST:
-        return Calibration(), {
-            "note": f"Shares are not calibrated: that takes {LEAST} validation images, there are {len(part)}."
-        }
-    place = {label: i for i, label in enumerate(classifier.labels)}
-    items = part.items(recipe.data.max_pixels, classifier.model.enough)
-    found = [p for p in predict(classifier, items, progress) if not p.error]
-    if not found:
-        return Calibration(), {"note": "Shares are not calibrated: no validation image can be read."}
-    scores = torch.tensor([p.scores for p in found])
-    truth = torch.tensor([place[str(p.label)] for p in found])
+        return uncalibrated("these are the images that calibration would use")
+    if len(validation) < LEAST:
+        return uncalibrated(f"that needs {LEAST} validation images, and there are {len(validation)}")
+    index = {label: i for i, label in enumerate(classifier.labels)}
+    items = validation.items(recipe.data.max_pixels, classifier.model.enough)
+    predictions = [p for p in predict(classifier, items, progress) if not p.error]
+    if not predictions:
+        return uncalibrated("no validation image can be read")
+    scores = torch.tensor([p.scores for p in predictions])
+    truth = torch.tensor([index[str(p.label)] for p in predictions])
     chosen, tried = fit(classifier, scores, truth, method, recipe.seed)
     return chosen, {
         "prior": chosen.prior,
         "temperature": chosen.temperature,
-        "n": len(found),
+        "n": len(predictions),
         "split": "validation",
         "tried": tried,
     }
-
-
-def calibrated(
-    classifier: Classifier, dataset: ImageDataset, recipe: Recipe, split: Split, path: Path, progress: Progress
-) -> dict[str, Any]:
-    """Set the classifier's calibration: the one kept at `path` if there is one, else a fresh one, which is kept there.
-
-    Returns:
-        Its record, as `fit_calibration` gives it.
-    """
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        chosen, record = Calibration(**kept["calibration"]), kept["record"]
-        chosen = Calibration(chosen.prior, tuple(chosen.offsets), chosen.temperature)
-    else:
-        chosen, record = fit_calibration(classifier, dataset, recipe, split, progress)
-        write_json(path, {"calibration": asdict(chosen), "record": record})
-    classifier.calibration = chosen
-    return dict(record)
 
 
 def evaluate(
@@ -154,16 +194,19 @@ def evaluate(
     top: int | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Figures of one classifier on one part of a dataset.
+    """Summarise the predictions of a split.
 
     Args:
-        calibration: its record, as `fit_calibration` gives it.
-        top: how many best labels were searched for; None if all were scored.
+        name: what was scored: `zero-shot`, `tuned`, `pixels`.
+        predictions: one per image, in the split's order.
+        seconds: that scoring took.
+        calibration: its record (see `calibrate`).
+        top: how many labels were scored exactly, if not all.
         seed: of the bootstrap.
 
     Raises:
-        UserError: there are no predictions.
-        ValueError: the predictions are not of this part's samples, in their order.
+        UserError: there are no images.
+        ValueError: the predictions are not of this split's images, in their order.
     """
     rate = metrics.accuracy(predictions)
     if [p.id for p in predictions] != list(split.ids):

@@ -214,12 +214,22 @@ def sentence(law: PowerLaw, images: float, ahead: float) -> str:
     return f"{start} {what}: from {now:.{digits}f} % to {then:.{digits}f} % at {more:,.0f} images."
 
 
-def check(points: Sequence[tuple[int, float]]) -> tuple[Forecast, float, str] | None:
-    """What the law would have said of the largest size, had it not been measured. Points and errors: as for `fit`.
+@dataclass(frozen=True)
+class Check:
+    """The largest size as the law forecasts it from all others, and as it was measured."""
+
+    forecast: Forecast
+    measured: float
+    """The mean accuracy at the largest size."""
+    sentence: str
+    """That compares the two."""
+
+
+def check(points: Sequence[tuple[int, float]]) -> Check | None:
+    """What the law would have forecast for the largest size, had it not been measured. Points and errors: as for `fit`.
 
     Returns:
-        The forecast from all other sizes, the mean accuracy measured at the largest, and a sentence that compares the
-        two. None if there are fewer than four sizes.
+        None if there are fewer than four sizes.
     """
     sizes = sorted({n for n, _ in points})
     if len(sizes) < 4:
@@ -231,7 +241,7 @@ def check(points: Sequence[tuple[int, float]]) -> tuple[Forecast, float, str] | 
     off = float(found) - float(law)
     compared = "the same" if found == law else f"{abs(off):.1f} points {'more' if off > 0 else 'less'}"
     where = "within" if said.low <= measured <= said.high else "outside"
-    return (
+    return Check(
         said,
         measured,
         f"Fitted to {sizes[0]:,} to {sizes[-2]:,} images, the law said {law} % ({low} to {high}) at {sizes[-1]:,}; "

@@ -16,6 +16,7 @@ from lensmith.errors import UserError
 
 if TYPE_CHECKING:
     from lensmith.models.base import Model
+    from lensmith.models.tuning import Tuned
 
 NANO = Path(__file__).parent / "nano"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -29,14 +30,21 @@ def known_families() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(families.__path__)]
 
 
-def load(options: ModelOptions) -> Model:
+def load(options: ModelOptions) -> Tuned:
     """Load the base model and put its adapter on, if the options name one.
 
     Raises:
         UserError: no such folder or name, not a model, or a family that Lensmith doesn't know.
     """
+    from lensmith.models.tuning import Tuned, load_tuned
+
+    model = load_base(options)
+    return Tuned(model, load_tuned(model, Path(options.adapter)) if options.adapter else None)
+
+
+def load_base(options: ModelOptions) -> Model:
+    """Load the base model alone, whatever adapter the options name. Raises as `load`."""
     from lensmith.models.memory import out_of_memory
-    from lensmith.models.tuning import load_tuned
 
     folder = find(options.base)
     config = read_config(folder, options.base)
@@ -64,8 +72,6 @@ def load(options: ModelOptions) -> Model:
             f"The image settings of {options.base} can't be used: {type(error).__name__}: {error}.",
             "See preprocessor_config.json in its folder, or fetch the model again.",
         ) from error
-    if options.adapter:
-        load_tuned(model, Path(options.adapter))
     return model
 
 

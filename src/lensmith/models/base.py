@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
-from lensmith.models.heads import Head
 from lensmith.models.loading import Checkpoint, compute_dtype
 from lensmith.models.memory import available_memory, machine_memory
 from lensmith.models.views import Shape, Views, resize, to_pixels
 
 
 class Model(ABC):
-    """A loaded model: `network` is transformers', `peft` wraps it once LoRA is on, `head` may answer for it."""
+    """A loaded model: `network` is transformers', `peft` wraps it once LoRA is on."""
 
     # Component -> prefix of its modules' names; the keys are the switches of TuneOptions.
     components: ClassVar[dict[str, str]]
@@ -48,7 +47,6 @@ class Model(ABC):
         self.folder = checkpoint.folder
         self.options = options
         self.peft: Any = None
-        self.head: Head | None = None
         self.device = torch.device(next(self.network.parameters()).device)
         self.compute = compute_dtype(options.dtype, self.device)
 

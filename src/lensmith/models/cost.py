@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
 from torch import nn
 
-from lensmith.errors import UserError
+from lensmith.data import Split
+from lensmith.data.images import full_size
+from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model
 from lensmith.models.tuning import component_of
 from lensmith.models.views import Shape
@@ -95,3 +98,17 @@ def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> str:
         f"{sentence} With model.image_tokens={budget} it becomes {less:.0f}, shows less, and takes "
         f"{share / needed:.2f} of that."
     )
+
+
+def image_cost(model: Model, split: Split, past: int, max_pixels: int, samples: int = 16) -> str:
+    """What an image costs, as a sentence, by the sizes of some images of a split.
+
+    Args:
+        past: tokens of the question before the image.
+        max_pixels: as in `decode_image`.
+    """
+    sizes = []
+    for i in range(0, len(split), -(-len(split) // samples)):
+        with suppress(ImageError):  # images that can't be read are reported where they are scored
+            sizes.append(full_size(split.image(i, max_pixels, lambda *_: (1, 1))))
+    return describe(model, sizes, past) if sizes else "No image can be read."

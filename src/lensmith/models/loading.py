@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lensmith.config import ModelOptions
-from lensmith.errors import UserError
+from lensmith.errors import UserError, optional
 from lensmith.models.attention import ATTENTION
 from lensmith.models.memory import available_memory
 
@@ -216,8 +215,7 @@ def quantisation(
         raise UserError(
             f"model.quantize=4bit needs a CUDA GPU; the device is {device.type}.", "Use model.quantize=none."
         )
-    if find_spec("bitsandbytes") is None:
-        raise UserError("model.quantize=4bit needs the package bitsandbytes.", "pip install 'lensmith[quantized]'")
+    optional("bitsandbytes", "quantized", "model.quantize=4bit")
     from transformers import BitsAndBytesConfig
 
     others = [prefix for name, prefix in components.items() if name != "language_model"]

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from torch import nn
 from lensmith.config import TrainOptions, TuneOptions
 from lensmith.errors import UserError
 from lensmith.models.base import Model
-from lensmith.models.heads import ClassHead, load_head
+from lensmith.models.heads import ClassHead, Head, load_head
 from lensmith.records import TASK
+from lensmith.runs.files import replacing
+from lensmith.runs.folder import Run
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """Files beside PEFT's in a folder of tuned weights: weights of the model's own, and a class head's."""
@@ -45,7 +47,15 @@ class Coverage:
     """Of all the base model's parameters."""
 
 
-def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0) -> list[Coverage]:
+@dataclass(frozen=True)
+class Tuned:
+    """A model with what was tuned of it, and what answers: its own decoder, or a head."""
+
+    model: Model
+    head: Head | None = None
+
+
+def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0) -> Tuned:
     """Make ready to learn what the recipe says; nothing else requires gradients afterwards.
 
     Args:
@@ -58,11 +68,11 @@ def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0
     """
     chosen = {"lora": [c for c in model.components if getattr(tune, c)], "projector": ["projector"], "head": []}
     chosen["full"] = chosen["lora"]
-    parts, head = chosen[tune.method], tune.head or tune.method == "head"
-    if not parts and not head:
+    parts, with_head = chosen[tune.method], tune.head or tune.method == "head"
+    if not parts and not with_head:
         raise UserError("Nothing is tuned.", f"Set one of {', '.join(f'tune.{c}' for c in model.components)} to true.")
     for name in tune.rates:
-        if name not in parts and not (name == "head" and head):
+        if name not in parts and not (name == "head" and with_head):
             raise UserError(f"tune.rates has a rate for {name}, which is not tuned.", "Remove it, or tune it.")
     if tune.method != "lora" and parts:
         if model.options.quantize != "none" and "language_model" in parts:
@@ -73,10 +83,10 @@ def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0
                 weight.requires_grad_()
     elif parts:
         _add_lora(model, tune, parts, seed)
-    if head:
-        size = int(model.network.get_output_embeddings().weight.shape[1])
-        model.head = ClassHead(size, labels).to(model.device)
-    return coverage(model)
+    if not with_head:
+        return Tuned(model)
+    size = int(model.network.get_output_embeddings().weight.shape[1])
+    return Tuned(model, ClassHead(size, labels).to(model.device))
 
 
 def _add_lora(model: Model, tune: TuneOptions, parts: list[str], seed: int) -> None:
@@ -153,7 +163,7 @@ def short_name(model: Model, name: str) -> str:
     return re.sub(r"^.*?\.\d+\.", "", inner)
 
 
-def coverage(model: Model) -> list[Coverage]:
+def coverage(model: Model, head: Head | None = None) -> list[Coverage]:
     """What of a model learns, by component and layer name.
 
     Raises:
@@ -161,7 +171,7 @@ def coverage(model: Model) -> list[Coverage]:
     """
     layers: dict[tuple[str, str], set[str]] = defaultdict(set)
     counts: dict[tuple[str, str], int] = defaultdict(int)
-    for name, weight in trainable(model).items():
+    for name, weight in trainable(model, head).items():
         layer = re.split(r"\.lora_", name)[0] if ".lora_" in name else name.rpartition(".")[0]
         key = (component_of(model, name) or "head", short_name(model, layer))
         layers[key].add(layer)
@@ -186,22 +196,24 @@ def coverage_table(rows: list[Coverage]) -> str:
     return "\n".join(lines)
 
 
-def trainable(model: Model) -> dict[str, nn.Parameter]:
-    """The weights that learn, by name."""
+def trainable(model: Model, head: Head | None = None) -> dict[str, nn.Parameter]:
+    """The weights of a model and of its head that learn, by name."""
     found = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
-    if model.head is not None:
-        found |= {f"head.{name}": p for name, p in model.head.named_parameters() if p.requires_grad}
+    if head is not None:
+        found |= {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
     return found
 
 
-def weight_groups(model: Model, tune: TuneOptions, train: TrainOptions) -> list[dict[str, Any]]:
+def weight_groups(
+    model: Model, tune: TuneOptions, train: TrainOptions, head: Head | None = None
+) -> list[dict[str, Any]]:
     """The weights that learn as an optimizer's groups, each with its peak learning rate as `peak`.
 
     A component's rate is its own from the recipe; LoRA's second matrices have it times `tune.lora_plus` (Hayou et al.,
     LoRA+, 2402.12354). Biases, norms and a head's weights are not decayed.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for name, weight in trainable(model).items():
+    for name, weight in trainable(model, head).items():
         component = component_of(model, name) or "head"
         rate = tune.rates.get(component, train.learning_rate)  # type: ignore[call-overload]
         rate *= tune.lora_plus if "lora_B" in name else 1
@@ -209,23 +221,40 @@ def weight_groups(model: Model, tune: TuneOptions, train: TrainOptions) -> list[
     return [{"params": ws, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), ws in groups.items()]
 
 
-def save_tuned(model: Model, folder: Path) -> None:
+def save_tuned(model: Model, folder: Path, head: Head | None = None) -> None:
     """What was tuned, tokenizer and image settings: what `load_tuned` and a processor need, in one folder."""
     if model.peft is not None:
         # Embeddings are never LoRA's; left to find out, PEFT would ask the hub about the base model at every save.
         model.peft.save_pretrained(folder, save_embedding_layers=False)
     if own := _own(model):
         save_file({name: weight.detach().contiguous() for name, weight in own.items()}, folder / WEIGHTS)
-    if model.head is not None:
-        model.head.save(folder / HEAD)
+    if head is not None:
+        head.save(folder / HEAD)
     model.tokenizer.save_pretrained(folder)
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (model.folder / name).exists():
             shutil.copyfile(model.folder / name, folder / name)
 
 
-def load_tuned(model: Model, folder: Path) -> None:
+def keep_tuned(run: Run, tuned: Tuned, name: str = "tuned") -> None:
+    """Save what was tuned or fitted into a run's folder, with processor, question and labels: all that `predict` needs.
+
+    Args:
+        name: what the run is called where it is scored: `tuned`, `probe`.
+    """
+    recipe = run.recipe
+    with replacing(run.folder / "adapter") as new:
+        save_tuned(tuned.model, new, tuned.head)
+        task: dict[str, Any] = {"name": name, "labels": list(run.dataset.labels), "question": asdict(recipe.question)}
+        task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
+        (new / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_tuned(model: Model, folder: Path) -> Head | None:
     """Put what `save_tuned` has saved on the model: a run folder that holds it, or a PEFT folder from elsewhere.
+
+    Returns:
+        The head that answers in the decoder's place, if there is one.
 
     Raises:
         UserError: there is nothing of it, or it doesn't fit the model.
@@ -235,12 +264,13 @@ def load_tuned(model: Model, folder: Path) -> None:
     inner = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not any((inner / name).exists() for name in ("adapter_config.json", WEIGHTS, HEAD)):
         raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
+    head: Head | None = None
     try:
         if (inner / "adapter_config.json").exists():
             model.peft = PeftModel.from_pretrained(model.network, str(inner))
         _load_own(model, inner)
         if (inner / HEAD).exists():
-            model.head = load_head(inner / HEAD).to(model.device)
+            head = load_head(inner / HEAD).to(model.device)
         # Images are shown as they were in training, unless the recipe says otherwise.
         task = json.loads((inner / TASK).read_text(encoding="utf-8")) if (inner / TASK).exists() else {}
         if task.get("image_tokens") and not model.options.image_tokens:
@@ -250,17 +280,18 @@ def load_tuned(model: Model, folder: Path) -> None:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
     model.network.requires_grad_(False).eval()
+    return head
 
 
-def restore(model: Model, folder: Path) -> None:
+def restore(model: Model, folder: Path, head: Head | None = None) -> None:
     """Bring a model that is being tuned back to the weights that `save_tuned` put into a folder."""
     from peft import set_peft_model_state_dict
 
     if model.peft is not None:
         set_peft_model_state_dict(model.peft, load_file(folder / "adapter_model.safetensors"))
     _load_own(model, folder)
-    if model.head is not None:
-        model.head.load_state_dict(load_head(folder / HEAD).state_dict())
+    if head is not None:
+        head.load_state_dict(load_head(folder / HEAD).state_dict())
 
 
 def _own(model: Model) -> dict[str, nn.Parameter]:

@@ -8,22 +8,94 @@ training.json and result.json; while unfinished, checkpoint/ or predictions.unfi
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import time
-from importlib import metadata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.config import Recipe, load_recipe
+from lensmith.config import Recipe, flat, load_recipe
 from lensmith.errors import UserError
-from lensmith.records import Evaluation
+from lensmith.progress import Tell, silent
+from lensmith.records import TASK, Evaluation
 from lensmith.runs.files import read_json, write, write_json
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
 
-PREDICTIONS = "predictions.parquet"
+PREDICTIONS, CALIBRATION, REPORT = "predictions.parquet", "calibration.json", "report.html"
+ANYWHERE = {"name", "model.device", "place.gpu", "place.hours", "place.retries", "place.secrets"}
+"""Options that may change when a run is resumed: they say where it runs, not what it computes."""
+SAME_TRAINING = ANYWHERE | {
+    *("train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
+    *("evaluate.batch_size", "evaluate.top", "evaluate.calibration"),
+}
+"""Options that may change when a training is resumed: they don't change the weights it ends in."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in progress: its folder, its recipe, its images, and who is told about it."""
+
+    folder: Path
+    recipe: Recipe
+    dataset: ImageDataset
+    tell: Tell = silent
+
+    def inner(self, name: str, recipe: Recipe) -> Run:
+        """A run in a folder within this one's, on the same images."""
+        return replace(self, folder=self.folder / name, recipe=recipe)
+
+    @property
+    def begun(self) -> bool:
+        """Whether its folder holds a run already."""
+        return (self.folder / "record.json").exists()
+
+    def start(self, split: str = "test", verb: str = "") -> None:
+        """Write what a run folder holds from its first moment: the resolved recipe, where it comes from, and what is
+        scored; and the verb that resumes it, if any."""
+        import yaml
+
+        from lensmith.runs.provenance import provenance
+
+        recipe = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
+        write(self.folder / "recipe.yaml", recipe)
+        data: dict[str, Any] = {
+            "uri": self.dataset.uri,
+            "labels": list(self.dataset.labels),
+            "notes": list(self.dataset.notes),
+        }
+        data |= {s.name: {"n": len(s), "hash": s.hash, "order": s.order} for s in self.dataset.splits}
+        write_json(self.folder / "record.json", provenance() | {"verb": verb, "split": split, "data": data})
+
+
+def begin_run(
+    folder: Path | None,
+    recipe: Recipe,
+    dataset: ImageDataset,
+    verb: str,
+    tell: Tell = silent,
+    resume: bool = False,
+    split: str = "test",
+    free: Collection[str] = ANYWHERE,
+) -> Run:
+    """A verb's run: a new one, or the one being resumed.
+
+    Args:
+        free: options that may differ from those it was begun with.
+
+    Raises:
+        UserError: its folder exists already, can't be created, or was begun with another recipe or other images.
+    """
+    run = Run(folder or default_folder(recipe, verb), recipe, dataset, tell)
+    if resume and run.begun:
+        same_recipe(run.folder, read_run(run.folder), recipe, free)
+        same_data(run.folder, dataset)
+    else:
+        if not resume:
+            new_run_folder(run.folder)
+        run.start(split, verb)
+    return run
 
 
 def new_run_folder(folder: Path) -> Path:
@@ -35,7 +107,7 @@ def new_run_folder(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"The run folder {folder} exists already.",
-            "Choose another with --run, go on with an unfinished one by `lensmith VERB --resume FOLDER`, or remove it.",
+            "Choose another with --run, resume an unfinished run with `lensmith resume FOLDER`, or remove it.",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,69 +121,90 @@ def default_folder(recipe: Recipe, verb: str) -> Path:
     return Path("runs") / f"{recipe.name}-{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def start_run(folder: Path, recipe: Recipe, dataset: ImageDataset, split: str = "test", verb: str = "") -> None:
-    """What a run folder holds from its first moment: the resolved recipe, where it comes from, and what is scored; and
-    the verb that it is resumed by, if any."""
-    import yaml
-
-    write(folder / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
-    parts = {
-        s.name: {"n": len(s), "hash": s.hash, "order": s.order}
-        for s in (dataset.train, dataset.validation, dataset.test)
-    }
-    data = {"uri": dataset.uri, "labels": list(dataset.labels), "notes": list(dataset.notes)} | parts
-    write_json(folder / "record.json", provenance() | {"verb": verb, "split": split, "data": data})
-
-
-def begin_run(folder: Path | None, recipe: Recipe, dataset: ImageDataset, verb: str, resume: bool) -> Path:
-    """A verb's run folder: a new one, or the one that is gone on with.
-
-    Raises:
-        UserError: it exists already, can't be created, or was begun with other images.
-    """
-    folder = folder or default_folder(recipe, verb)
-    if resume and (folder / "record.json").exists():
-        same_data(folder, dataset)
-    else:
-        start_run(folder if resume else new_run_folder(folder), recipe, dataset, verb=verb)
-    return folder
-
-
 def same_data(folder: Path, dataset: ImageDataset) -> None:
     """Raises UserError if a run was begun with other images or labels than these, or in another order."""
     then = read_json(folder / "record.json")["data"]
-    for part in (dataset.train, dataset.validation, dataset.test):
-        if any(then[part.name].get(key) != now for key, now in (("hash", part.hash), ("order", part.order))):
+    for split in dataset.splits:
+        if any(then[split.name].get(key) != now for key, now in (("hash", split.hash), ("order", split.order))):
             raise UserError(
-                f"The {part.name} images of {dataset.uri} have changed since the run {folder} was begun: "
-                f"{then[part.name]['n']:,} then, {len(part):,} now.",
-                "Bring them back, or start a new run.",
+                f"The {split.name} images of {dataset.uri} have changed since the run {folder} was begun: "
+                f"{then[split.name]['n']:,} then, {len(split):,} now.",
+                "Restore them, or start a new run.",
             )
 
 
-def resumed(folder: Path, verb: str, record: str) -> Recipe:
-    """The recipe of a run that a verb is to go on with.
+def same_recipe(folder: Path, then: Recipe, now: Recipe, free: Collection[str] = ANYWHERE) -> None:
+    """Raises UserError if a run was begun with other options than these, and names them; those in `free` may differ."""
+    old, new = flat(then), flat(now)
+    changed = [f"{key} was {old[key]!r} and is {new[key]!r}" for key in old if old[key] != new[key] and key not in free]
+    if changed:
+        raise UserError(
+            f"The run {folder} was begun with another recipe: {'; '.join(changed)}.",
+            "Change it back, or start a new run.",
+        )
 
-    Args:
-        record: the file that stands in the folder when it is finished.
+
+def same_training(recipe: Recipe) -> set[str]:
+    """`SAME_TRAINING` for a recipe: with dropout, results also depend on what runs at once."""
+    return SAME_TRAINING - ({"train.micro_batch"} if recipe.tune.dropout else set())
+
+
+def verb_of(folder: Path) -> str:
+    """The verb that began a run, which resumes it.
 
     Raises:
-        UserError: it is no run, one of another verb, or finished.
+        UserError: it is not a run folder, or part of a larger run.
     """
-    recipe, path = read_run(folder), folder / "record.json"
-    kind = read_json(path).get("verb") if path.exists() else None
-    if kind and kind != verb:
-        raise UserError(f"The run {folder} was begun by `lensmith {kind}`.", f"lensmith {kind} --resume {folder}")
+    read_run(folder)
+    # A job at another place may not have begun yet, and then there is only its note.
+    records = (folder / name for name in ("record.json", "place.json"))
+    verb = next((found for path in records if path.exists() and (found := read_json(path).get("verb"))), "")
+    if not verb:
+        raise UserError(f"The run {folder} can't be resumed by itself.", "Resume the run that it is a part of.")
+    return str(verb)
+
+
+def unfinished(folder: Path, record: str) -> Recipe:
+    """The recipe of a run to resume; `record` is the file that a finished run has.
+
+    Raises:
+        UserError: it is not a run folder, or it is finished.
+    """
+    recipe = read_run(folder)
     if (folder / record).exists():
         raise UserError(f"The run {folder} is finished: there is nothing to resume.")
     return recipe
 
 
 def require_one_process(verb: str) -> None:
-    """Raises UserError under torchrun: only a training takes several processes."""
+    """Raises UserError under torchrun: only training takes several processes."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        hint = "Several workers share a sweep: lensmith sweep --resume RUN" if verb == "sweep" else "Start it without."
+        hint = "Several workers share a sweep: lensmith resume RUN" if verb == "sweep" else "Start it without torchrun."
         raise UserError(f"`lensmith {verb}` runs in one process, and torchrun has started several.", hint)
+
+
+def recipe_for(source: str | None, overrides: Sequence[str], base: Recipe | None = None) -> Recipe:
+    """A recipe from a file, the name of a shipped one, or a run folder (then with the run's adapter); else `base`."""
+    if source and Path(source).is_dir():
+        recipe = read_run(Path(source))
+        recipe.model.adapter = source if (Path(source) / "adapter").is_dir() else None
+        return load_recipe(None, overrides, base=recipe)
+    return load_recipe(source, overrides, base)
+
+
+def name_of(adapter: str | None) -> str:
+    """What is scored: `zero-shot`, or what is written beside the weights: `tuned`, `probe`."""
+    if not adapter:
+        return "zero-shot"
+    folder = Path(adapter) / "adapter" if (Path(adapter) / "adapter").is_dir() else Path(adapter)
+    return str(read_json(folder / TASK).get("name", "tuned")) if (folder / TASK).exists() else "tuned"
+
+
+def keep_calibration(folder: Path) -> None:
+    """Write a run's calibration beside its adapter, so that predictions use it too."""
+    task = folder / "adapter" / TASK
+    calibration = read_json(folder / CALIBRATION)["calibration"]
+    write_json(task, read_json(task) | {"calibration": calibration})
 
 
 def read_run(folder: Path) -> Recipe:
@@ -122,7 +215,7 @@ def read_run(folder: Path) -> Recipe:
     """
     if not (folder / "recipe.yaml").exists():
         raise UserError(f"{folder} is not a run folder: it has no recipe.yaml.")
-    return load_recipe(folder / "recipe.yaml")
+    return load_recipe(folder / "recipe.yaml", quiet=True)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -134,7 +227,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     from pydantic import TypeAdapter, ValidationError
 
     if (folder / "predictions.unfinished").exists():
-        raise UserError(f"The run {folder} isn't finished.", f"Go on with: lensmith evaluate --resume {folder}")
+        raise UserError(f"The run {folder} isn't finished.", f"Resume it with: lensmith resume {folder}")
     values = read_json(folder / "evaluation.json")
     for row in [*values.get("reliability", []), *values.get("coverage", [])]:
         if "share" in row:  # its name before version 0.2
@@ -148,59 +241,3 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{folder / 'evaluation.json'} is damaged, or of another version: {where}: {first['msg']}.",
             "Make the run again.",
         ) from None
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, versions and machine: what is needed to say which program made a figure."""
-    packages = {}
-    for name in ("lensmith", "torch", "transformers", "peft", "datasets", "pillow"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    here = Path(__file__).resolve().parents[3]
-    commit = _git(here, "rev-parse", "HEAD") if (here / ".git").exists() else ""
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": commit or None,
-        "dirty": bool(_git(here, "status", "--porcelain")) if commit else None,
-        "python": platform.python_version(),
-        "packages": packages,
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-    }
-
-
-def facts(folder: Path) -> list[tuple[str, str]]:
-    """Where a run's figures come from, for a report."""
-    record, recipe = read_json(folder / "record.json"), read_run(folder)
-    data, machine = record["data"], record["machine"]
-    part = data[record["split"]]
-    return [
-        ("Data", f"{data['uri']}, {part['n']:,} {record['split']} images, hash {part['hash']}"),
-        ("Training images", f"{data['train']['n']:,}"),
-        ("Validation images", f"{data['validation']['n']:,}"),
-        ("Base model", recipe.model.base),
-        ("Seed", str(recipe.seed)),
-        ("Commit", f"{record['commit'] or 'unknown'}{' (changed since)' if record['dirty'] else ''}"),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in record["packages"].items())),
-        ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
-        ("Made", record["created"]),
-    ]
-
-
-def _git(folder: Path, *words: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

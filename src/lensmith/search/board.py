@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
 
+from lensmith.config import RENAMED
 from lensmith.errors import UserError
 from lensmith.progress import Note
 from lensmith.search.database import Database, Lost, lives
@@ -226,7 +227,7 @@ def _entry(trial: Any) -> Entry:
     return Entry(
         number=trial.number,
         state=state,
-        values=about.get("values", {}),
+        values={RENAMED.get(key, key): value for key, value in about.get("values", {}).items()},
         key=about.get("key", f"{trial.number}"),
         origin=about.get("origin", trial.number),
         reports=reports,

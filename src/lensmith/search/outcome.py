@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from lensmith.config import Recipe, flat
 from lensmith.errors import UserError
 from lensmith.runs.files import disk_error, write, write_json
-from lensmith.runs.folder import facts
+from lensmith.runs.folder import Run
+from lensmith.runs.provenance import facts
 from lensmith.search.trials import PARTS, RUNGS, Entry, Space, key_of, quiet_optuna, said, with_values
 
 if TYPE_CHECKING:
-    from lensmith.data import ImageDataset
+    pass
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,7 @@ def importance(space: Space, entries: Sequence[Entry], prune: bool) -> list[tupl
 
 
 def conclude(
-    recipe: Recipe,
-    folder: Path,
-    dataset: ImageDataset,
+    run: Run,
     space: Space,
     chosen: Sequence[Entry],
     trials: Sequence[Entry],
@@ -178,6 +177,7 @@ def conclude(
     """
     from lensmith.pages import sweep as sweep_page
 
+    recipe, folder, dataset = run.recipe, run.folder, run.dataset
     found, n = finalists(chosen, trials, repeats), len(dataset.validation)
     if not found:
         last = next((entry.sentence for entry in reversed(trials) if entry.sentence), "")

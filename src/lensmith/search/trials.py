@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any, Literal
 
 from lensmith.config import Range, Recipe, flat, known_keys, recipe_from
-from lensmith.errors import UserError, nearest
+from lensmith.errors import UserError, nearest, optional
 
 PARTS = 9
 """A trial is validated after each ninth of its training."""
@@ -264,10 +264,7 @@ def _study(optuna: Any, space: Space, entries: Sequence[Entry]) -> Any:
 @contextmanager
 def quiet_optuna() -> Iterator[Any]:
     """Optuna without its log and its warnings about what is new in it."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("A sweep needs Optuna, which isn't installed.", "pip install 'lensmith[sweep]'") from None
+    optuna: Any = optional("optuna", "sweep", "A sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

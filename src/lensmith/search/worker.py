@@ -1,7 +1,7 @@
-"""The verb that searches for settings: a recipe in, trials shared by any number of workers, a recipe to train with out.
+"""A worker of a sweep: it trains trials and then finalists, shared with any number of other workers by the board.
 
 Trials are chosen, pruned and compared on the validation images alone. The best are trained again with other seeds, and
-the best mean wins (`outcome`). What was begun goes on after a stop or a kill, in the same folder, by any worker.
+the best mean wins (`outcome`). What a stopped or killed worker began is resumed by any worker, in the same folder.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.config import Recipe, SweepOptions, known_keys, load_recipe
-from lensmith.errors import Diverged, Stopped, UserError
-from lensmith.progress import Note, Tell, silent
+from lensmith.config import RENAMED, Recipe, SweepOptions, known_keys, load_recipe
+from lensmith.errors import Diverged, UserError
+from lensmith.progress import Note, Tell
 from lensmith.records import Rate
-from lensmith.runs.files import disk_error, recover, write
-from lensmith.runs.folder import default_folder, new_run_folder, require_one_process, resumed, same_data, start_run
+from lensmith.runs.files import disk_error, write
+from lensmith.runs.folder import Run
 from lensmith.search.board import Board
-from lensmith.search.database import Database, Gone, Lost, sqlite_url
+from lensmith.search.database import Gone, Lost
 from lensmith.search.outcome import as_yaml, best_first, conclude
 from lensmith.search.trials import (
     FIXED,
@@ -35,9 +34,7 @@ from lensmith.search.trials import (
     hopeful,
     key_of,
     limit,
-    quiet_optuna,
     said,
-    search_space,
     settings,
     standing,
     suggest,
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.records import Training
 
-DATABASE = "sweep.db"
 ALIKE = 3
 """So many trainings of one worker that fail with the same sentence, one after another, end the sweep with it."""
 HEAVY = ("adapter", "checkpoint")
@@ -61,93 +57,19 @@ class Pruned(Exception):
 
 @dataclass
 class Work:
-    """What a worker has to do with."""
+    """What a worker works on."""
 
-    recipe: Recipe
-    folder: Path
-    dataset: ImageDataset
+    run: Run
     space: Space
     trials: Board
     repeats: Board
-    tell: Tell
     failures: list[str] = field(default_factory=list)
     """Why its last trainings failed, since one that didn't."""
 
     @property
     def most(self) -> int:
         """How many trials there are to be: no setting is tried twice."""
-        return int(min(self.recipe.sweep.trials, settings(self.space)))
-
-
-def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
-    """Search for the settings that do best on the validation images.
-
-    A fixed tune.alpha beside a searched tune.rank changes LoRA's scale with the rank (alpha / rank).
-
-    Args:
-        folder: the run folder; a new one. Where `sweep.storage` is given, it joins a sweep of the recipe's name there.
-        resume: the folder holds a sweep that was begun; see `resume_sweep`.
-
-    Returns:
-        The record, as it stands in sweep.json: `recipe` (the file to train with), `best`, `accuracy`, `trials`,
-        `finalists`, `cost`, `report`, ...
-
-    Raises:
-        UserError: what is to be searched can't be; there are no validation images; the database doesn't answer, or
-            holds another sweep of this name; no trial could be trained.
-        Stopped: Ctrl-C; the trial in hand goes on from its checkpoint.
-    """
-    from lensmith.data import open_data
-    from lensmith.learn.methods import require_trainable
-
-    started, space, url = time.perf_counter(), search_space(recipe), recipe.sweep.storage
-    with quiet_optuna():
-        pass  # that it is missing is said before anything is done
-    require_one_process("sweep")
-    dataset = open_data(recipe.data)
-    for split, use in ((dataset.train, "learn from"), (dataset.validation, "choose by")):
-        if not len(split):
-            raise UserError(f"{recipe.data.uri} has no {split.name} images to {use}.", "See data.validation.")
-    folder = folder or default_folder(recipe, "sweep")
-    if resume:
-        same_data(folder, dataset)
-        if not url and not (folder / DATABASE).exists() and (folder / "trials").exists():
-            raise UserError(f"{folder / DATABASE} is gone, and with it what came of the trials.", "Start a new sweep.")
-    else:
-        require_trainable(trial_recipe(recipe, suggest(space, [], recipe)), dataset)
-        folder = folder if url else new_run_folder(folder)
-    with Database(url or sqlite_url(folder / DATABASE), recipe.sweep.wait, tell) as database:
-        trials = Board(database, recipe.name, space)
-        same_sweep(trials, recipe, dataset)
-        if not resume:
-            start_run(new_run_folder(folder) if url else folder, recipe, dataset, "validation", "sweep")
-            if ":***@" in database.shown:
-                tell(Note(f"{folder / 'recipe.yaml'} holds the database's password: PGPASSWORD would keep it out."))
-        database.hint = f"What was done is kept; go on with: lensmith sweep --resume {folder}"
-        work = Work(recipe, folder, dataset, space, trials, Board(database, f"{recipe.name} finalists", {}), tell)
-        tell(Note(dataset.describe()))
-        tell(Note(plan(work)))
-        try:
-            run_trials(work)
-            run_finalists(work)
-            return finish(work, started)
-        except KeyboardInterrupt:
-            raise Stopped(folder, "sweep") from None
-        finally:
-            work.trials.leave()
-            work.repeats.leave()
-
-
-def resume_sweep(folder: Path, tell: Tell = silent) -> dict[str, Any]:
-    """Go on with a sweep that was stopped or killed, or help with one that is going on.
-
-    Raises:
-        UserError: the folder holds no sweep, or it is finished.
-    """
-    recipe = resumed(folder, "sweep", "sweep.json")
-    if not (folder / DATABASE).exists() and not recipe.sweep.storage:
-        raise UserError(f"{folder} holds no sweep: it has no {DATABASE}.", "Give a folder made by `lensmith sweep`.")
-    return sweep(recipe, folder, tell, resume=True)
+        return int(min(self.run.recipe.sweep.trials, settings(self.space)))
 
 
 def same_sweep(board: Board, recipe: Recipe, dataset: ImageDataset) -> None:
@@ -163,7 +85,7 @@ def same_sweep(board: Board, recipe: Recipe, dataset: ImageDataset) -> None:
     for split in (dataset.train, dataset.validation):
         mine[f"the {split.name} images"] = split.hash
     mine = json.loads(json.dumps(mine))
-    kept = board.about(mine)
+    kept = {RENAMED.get(key, key): value for key, value in board.about(mine).items()}
     for key in mine:
         if kept.get(key) != mine[key]:
             change = "are others" if " " in key else f"was {kept.get(key)!r} and is {mine[key]!r}"
@@ -175,7 +97,7 @@ def same_sweep(board: Board, recipe: Recipe, dataset: ImageDataset) -> None:
 
 def plan(work: Work) -> str:
     """What is going to be done, and what it costs at most."""
-    options, most = work.recipe.sweep, work.most
+    options, most = work.run.recipe.sweep, work.most
     searched = "; ".join(f"{key} ({dimension})" for key, dimension in work.space.items())
     cost = f"at most {limit(most):.1f} full trainings" if options.prune else f"{most} full trainings"
     text = f"{most} trials over {searched}: {cost}."
@@ -192,14 +114,22 @@ def run_trials(work: Work) -> None:
     def propose(now: Sequence[Entry]) -> tuple[str, dict[str, Any]] | None:
         if len(now) >= most:
             return None
-        values = suggest(work.space, now, work.recipe)
+        values = suggest(work.space, now, work.run.recipe)
         return key_of(values), values
 
     for entry in work.trials.work(propose, most):
         place = _place(work, entry)
-        recipe = trial_recipe(work.recipe, entry.values)
+        recipe = trial_recipe(work.run.recipe, entry.values)
         what = f"Trial {place} of {most}: {said(entry.values)}"
-        run(work, work.trials, entry, recipe, work.folder / "trials" / f"{place:03d}", what, work.recipe.sweep.prune)
+        train_entry(
+            work,
+            work.trials,
+            entry,
+            recipe,
+            work.run.folder / "trials" / f"{place:03d}",
+            what,
+            work.run.recipe.sweep.prune,
+        )
 
 
 def run_finalists(work: Work) -> None:
@@ -207,7 +137,7 @@ def run_finalists(work: Work) -> None:
     chosen = {entry.origin: entry for entry in _chosen(work)}
     wanted = {
         f"{origin} with seed {shift}": {"trial": origin, "shift": shift}
-        for shift in range(work.recipe.sweep.repeats)
+        for shift in range(work.run.recipe.sweep.repeats)
         for origin, entry in chosen.items()
         if shift or entry.state != "finished"
     }
@@ -218,9 +148,11 @@ def run_finalists(work: Work) -> None:
 
     for entry in work.repeats.work(propose):
         trial, shift = chosen[entry.values["trial"]], entry.values["shift"]
-        recipe, place = trial_recipe(work.recipe, trial.values, shift), _place(work, trial)
+        recipe, place = trial_recipe(work.run.recipe, trial.values, shift), _place(work, trial)
         what = f"Trial {place} with seed {recipe.seed}: {said(trial.values)}"
-        run(work, work.repeats, entry, recipe, work.folder / "finalists" / f"{place:03d}-{shift}", what, prune=False)
+        train_entry(
+            work, work.repeats, entry, recipe, work.run.folder / "finalists" / f"{place:03d}-{shift}", what, prune=False
+        )
 
 
 def trial_recipe(recipe: Recipe, values: dict[str, Any], shift: int = 0) -> Recipe:
@@ -234,7 +166,7 @@ def trial_recipe(recipe: Recipe, values: dict[str, Any], shift: int = 0) -> Reci
     return own
 
 
-def run(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, what: str, prune: bool) -> None:
+def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, what: str, prune: bool) -> None:
     """Train an entry, or go on with it, and write on the board what came of it.
 
     Args:
@@ -262,7 +194,7 @@ def run(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, wh
     try:
         try:
             with board.alive(entry):
-                training = train_once(recipe, work.dataset, folder, _named(name, work.tell), checked)
+                training = train_once(Run(folder, recipe, work.run.dataset, _named(name, work.run.tell)), checked)
             if not training.validation:
                 raise UserError("No validation image can be read.")
             accuracy = training.validation.accuracy
@@ -276,16 +208,16 @@ def run(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, wh
             state, trouble = "pruned" if isinstance(error, Diverged) else "failed", error
         board.end(entry, state, accuracy, trouble.what if trouble else "")
     except Lost:
-        work.tell(Note(f"{name} was given to another worker, since this one was silent for long."))
+        work.run.tell(Note(f"{name} was given to another worker, since this one was silent for long."))
         return
     for part in HEAVY:
         shutil.rmtree(folder / part, ignore_errors=True)
     if trouble:
-        work.tell(Note(f"{name} failed ({values}): {trouble.what}"))
+        work.run.tell(Note(f"{name} failed ({values}): {trouble.what}"))
     else:
         right = f"{accuracy if accuracy is not None else max(reports.values()):.1%}".replace("%", " %")
         early = f", stopped after {done_of[0]:.0%} of its training".replace("%", " %") if state == "pruned" else ""
-        work.tell(Note(f"{name}: {right} right with {values}{early}."))
+        work.run.tell(Note(f"{name}: {right} right with {values}{early}."))
     if not trouble or isinstance(trouble, Diverged):
         work.failures.clear()
         return
@@ -294,23 +226,13 @@ def run(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, wh
         raise UserError(f"{ALIKE} trainings in a row have failed: {trouble.what}", trouble.hint)
 
 
-def train_once(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    folder: Path,
-    tell: Tell,
-    checked: Callable[[int, int, Rate | None], None],
-) -> Training:
-    """One training, from the folder's last checkpoint if it has one; see `training.train`."""
-    from lensmith import models
+def train_once(run: Run, checked: Callable[[int, int, Rate | None], None]) -> Training:
+    """One training, resumed from the folder's last checkpoint if it has one; see `learn.loop.train`."""
+    from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
-    from lensmith.models.tuning import attach
 
-    recover(folder / "adapter")
-    gc.collect()  # the last one's model, for want of memory
-    model = models.load(recipe.model)
-    attach(model, recipe.tune, dataset.labels, recipe.seed)
-    return train(model, dataset, recipe, folder, tell, resume=True, checked=checked)
+    gc.collect()  # free the memory of the last one's model
+    return train(prepare(run.recipe, run.dataset), run, resume=True, checked=checked)
 
 
 def finish(work: Work, started: float) -> dict[str, Any]:
@@ -320,11 +242,11 @@ def finish(work: Work, started: float) -> dict[str, Any]:
         UserError: no trial was trained to its end, or the disk is full.
     """
     trials, repeats = standing(work.trials.entries(), work.most), standing(work.repeats.entries())
-    return conclude(work.recipe, work.folder, work.dataset, work.space, _chosen(work), trials, repeats, started)
+    return conclude(work.run, work.space, _chosen(work), trials, repeats, started)
 
 
 def _chosen(work: Work) -> list[Entry]:
-    options = work.recipe.sweep
+    options = work.run.recipe.sweep
     return best_first(standing(work.trials.entries(), work.most), options.finalists, options.repeats > 1)
 
 
@@ -337,7 +259,7 @@ def _prepare(folder: Path, recipe: Recipe, begun: bool) -> None:
     """A trial's folder: with what is there if that is of the same training, else empty."""
     same = False
     with suppress(UserError):
-        same = begun and load_recipe(folder / "recipe.yaml") == recipe
+        same = begun and load_recipe(folder / "recipe.yaml", quiet=True) == recipe
     try:
         if not same:
             shutil.rmtree(folder, ignore_errors=True)

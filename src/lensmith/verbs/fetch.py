@@ -1,4 +1,4 @@
-"""Weights and data brought to a folder beforehand, for machines without network.
+"""`lensmith fetch`: bring weights and data to a folder, for machines without network.
 
 First it is planned what comes, how large it is and under which licence; then files are loaded one after the other, each
 under another name until it is whole and its hash fits (`downloads`). So a stop or a broken connection costs nothing:
@@ -7,9 +7,11 @@ the same command goes on.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +22,12 @@ from lensmith.config import SHIPPED, load_recipe
 from lensmith.errors import UserError, nearest
 from lensmith.hub.download import File, begun, fits, load
 from lensmith.progress import Note, Tell, counter, silent, size
+from lensmith.verbs import terminal
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
+ABOUT = "bring weights and data to a folder, for machines without network"
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz"
 CIFAR = {
     "cifar10": ("cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"),
@@ -35,6 +39,22 @@ NO_LICENCE = "no stated licence"
 DATA_FILES = ["*.parquet", "README.md", "LICENSE*"]
 CONVERTED = "refs/convert/parquet"
 """Where the hub keeps its own Parquet version of a dataset that is stored otherwise."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="owner/name, hub:owner/name, cifar10, cifar100, RECIPE"
+    )
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to bring it to")
+    parser.add_argument("--yes", action="store_true", help="don't ask after showing what will be downloaded")
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    # Without a terminal a script has decided already.
+    record = fetch(args.names, args.to, screen, None if args.yes or not sys.stdin.isatty() else screen.agree)
+    return terminal.Output(record, "\n".join(item["option"] for item in record["fetched"]))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lensmith.config import AugmentOptions
-from lensmith.learn.mix import Mixing, draw, mix, partners
+from lensmith.learn.augment.mix import Mixing, draw, mix, partners
 
 UNIT = st.floats(0, 1, width=32)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from lensmith.config import AugmentOptions
-from lensmith.learn.augment import OPERATIONS, Draws, augment, draw
+from lensmith.learn.augment.images import OPERATIONS, Draws, augment, draw
 
 EVERYTHING = AugmentOptions(
     shift=0.1, zoom=0.2, rotate=20, flip=True, crop=0.5, colour=0.5, randaugment=2, magnitude=7, erase=0.7

@@ -10,40 +10,41 @@ from torch import Tensor
 
 from lensmith.config import AugmentOptions
 from lensmith.engine.objective import Parts
-from lensmith.learn import augment, mix
+from lensmith.learn.augment import images as image_changes
+from lensmith.learn.augment import mix
 from lensmith.models.base import grouped
 from lensmith.models.views import Views, shape_of, stack, unstack
 
 
 @dataclass(frozen=True)
-class Chance:
+class BatchRandomness:
     """What is random about a batch: a row for each image."""
 
-    augment: augment.Draws
+    augment: image_changes.Draws
     mix: mix.Mixing
     negatives: Tensor
     """(images, labels) uniform numbers in 0..1."""
 
     @classmethod
-    def draw(cls, n: int, labels: int, options: AugmentOptions, seed: int) -> Chance:
+    def draw(cls, n: int, labels: int, options: AugmentOptions, seed: int) -> BatchRandomness:
         """For n images, from a seed."""
         generator = torch.Generator().manual_seed(seed)
         return cls(
-            augment.draw(n, options, generator),
+            image_changes.draw(n, options, generator),
             mix.draw(n, options, generator),
             torch.rand(n, labels, generator=generator).clamp(1e-7, 1 - 1e-7),
         )
 
-    def of(self, index: Sequence[int]) -> Chance:
+    def of(self, index: Sequence[int]) -> BatchRandomness:
         """That of some of the images."""
-        return Chance(self.augment.of(index), self.mix.of(index), self.negatives[list(index)])
+        return BatchRandomness(self.augment.of(index), self.mix.of(index), self.negatives[list(index)])
 
 
 def vary(
     images: Sequence[Views],
     parts: Sequence[Parts],
     options: AugmentOptions,
-    chance: Chance,
+    randomness: BatchRandomness,
     device: torch.device | str = "cpu",
 ) -> tuple[list[Views], list[Parts]]:
     """Augment and mix images, all views of one alike, and share their labels out accordingly.
@@ -60,8 +61,8 @@ def vary(
         return list(images), list(parts)
     changed: dict[int, Views] = {}
     for places in grouped(map(shape_of, images)):
-        views, drawn = stack([images[i] for i in places]), chance.augment.of(places)
-        made = tuple(augment.augment(view.to(device), options, drawn) for view in views)
+        views, drawn = stack([images[i] for i in places]), randomness.augment.of(places)
+        made = tuple(image_changes.augment(view.to(device), options, drawn) for view in views)
         changed |= zip(places, unstack(made), strict=True)
     if options.mix == "none":
         return [changed[i] for i in range(len(images))], list(parts)
@@ -70,7 +71,7 @@ def vary(
     shared: dict[int, Parts] = {}
     for places in grouped(map(shape_of, images)):
         inner = {place: k for k, place in enumerate(places)}
-        others, drawn_mix = torch.tensor([inner[partner[i]] for i in places]), chance.mix.of(places)
+        others, drawn_mix = torch.tensor([inner[partner[i]] for i in places]), randomness.mix.of(places)
         both = [mix.mix(view, others, drawn_mix) for view in stack([changed[i] for i in places])]
         mixed |= zip(places, unstack(tuple(pixels for pixels, _ in both)), strict=True)
         kept = both[0][1]  # a box's share is of whole pixels, most exactly in the largest view

@@ -1,7 +1,8 @@
-"""The verb that compares finished runs: their predictions in, sentences and a report with what changed out."""
+"""`lensmith compare`: compare finished runs on the same images, in sentences and a report that shows what changed."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -14,10 +15,29 @@ from lensmith.errors import ImageError, UserError
 from lensmith.measure.paired import compare_all
 from lensmith.records import Comparison, Prediction
 from lensmith.runs.files import read_json, write_json
-from lensmith.runs.folder import PREDICTIONS, default_folder, facts, new_run_folder, read_evaluation, read_run
+from lensmith.runs.folder import PREDICTIONS, default_folder, new_run_folder, read_evaluation, read_run
+from lensmith.runs.provenance import facts
+from lensmith.verbs import terminal
 
 if TYPE_CHECKING:
-    from lensmith.data import Split
+    pass
+
+ABOUT = "tell which run is better on the same images, or that the images can't tell"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, each compared with the first")
+    parser.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-compare-TIME)")
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    record = compare(args.runs, args.run)
+    width = max(map(len, record["accuracies"])) + 2
+    lines = [f"{name:<{width}}{terminal.rate_line(rate)}" for name, rate in record["accuracies"].items()]
+    lines += ["", *(c["sentence"] for c in record["comparisons"]), f"Report: {record['report']}"]
+    return terminal.Output(record, "\n".join(lines))
 
 
 def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
@@ -78,7 +98,7 @@ def changes(
     from lensmith.pages.comparison import Change
 
     try:
-        split: Split = getattr(open_data(read_run(run).data), str(read_json(run / "record.json")["split"]))
+        split = open_data(read_run(run).data).split(read_json(run / "record.json")["split"])
     except UserError as error:
         return {}, f"There are no pictures, because the images can't be opened any more: {error}"
     place = {name: i for i, name in enumerate(split.ids)}

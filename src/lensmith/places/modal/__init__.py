@@ -16,17 +16,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.errors import UserError
-from lensmith.places import NOTE, Detached, Job, away, how_to_return
-from lensmith.places.prices import LISTED, PRICES, gpu, price_after, price_before
-from lensmith.places.remote import ATTEMPTS, FUNCTION, QUEUE, build, event_from, record_of, volume
-from lensmith.places.transfers import Upload, bring_home, send, send_run, uploads
+from lensmith.errors import UserError, optional
+from lensmith.jobs.cargo import Upload, uploads
+from lensmith.jobs.job import NOTE, Detached, Job, away, how_to_return, record_of
+from lensmith.jobs.worker import ATTEMPTS, event_from
+from lensmith.places.modal.app import FUNCTION, QUEUE, build, volume
+from lensmith.places.modal.prices import LISTED, PRICES, gpu, price_after, price_before
+from lensmith.places.modal.volumes import bring_home, send, send_run
 from lensmith.progress import Note
 from lensmith.runs.files import disk_error, read_json, write, write_json
-from lensmith.runs.folder import default_folder, new_run_folder, provenance, read_run
+from lensmith.runs.folder import ANYWHERE, default_folder, new_run_folder, read_run, same_recipe, same_training
+from lensmith.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell
@@ -129,7 +133,7 @@ def follow(call: Any, name: str, tell: Tell) -> dict[str, Any]:
     """Pass on a job's progress until it ends.
 
     Returns:
-        What `remote.perform` returned; or `failed`, what went wrong in words.
+        What `jobs.worker.attempt` returned; or `failed`, what went wrong in words.
     """
     modal = _modal()
     events = modal.Queue.from_name(QUEUE, create_if_missing=True)
@@ -184,11 +188,8 @@ def service(hint: str = "") -> Iterator[None]:
 
 
 def _modal() -> Any:
-    try:
-        import modal
-        import modal.exception
-    except ImportError:
-        raise UserError("--on modal needs the package modal.", "pip install 'lensmith[modal]'") from None
+    modal = optional("modal", "modal", "--on modal")
+    import_module("modal.exception")
     return modal
 
 
@@ -197,7 +198,7 @@ def _first(error: Exception) -> str:
 
 
 def _settled(job: Job) -> tuple[Job, Path, dict[str, Any] | None]:
-    """The job with its recipe and split, its folder, and the note of an earlier job of the same run.
+    """The job with its recipe and options, its folder, and the note of an earlier job of the same run.
 
     Raises:
         UserError: the run can't be gone on with.
@@ -207,22 +208,20 @@ def _settled(job: Job) -> tuple[Job, Path, dict[str, Any] | None]:
         return job, job.folder or default_folder(job.recipe, job.verb), None
     assert job.folder
     folder = job.folder
-    own = read_run(folder)
     if away(folder):
         raise UserError(f"The run {folder} goes on already.", f"Follow it: lensmith attach {shlex.quote(str(folder))}")
-    if (folder / ("result.json" if job.verb == "train" else "evaluation.json")).exists():
+    if record_of(folder, job.verb):
         raise UserError(f"The run {folder} is finished: there is nothing to resume.")
-    if job.recipe and job.verb == "train":
-        from lensmith.learn.checkpoint import same_recipe
-
-        same_recipe(folder, own, job.recipe)
-    split = read_json(folder / "record.json")["split"] if (folder / "record.json").exists() else job.split
+    own = read_run(folder)
+    if job.recipe:
+        same_recipe(folder, own, job.recipe, same_training(job.recipe) if job.verb == "train" else ANYWHERE)
     note = read_json(folder / NOTE) if (folder / NOTE).exists() else None
     if note and note["verb"] != job.verb:
         raise UserError(f"The run {folder} was begun as another verb.", _go_on(folder, note))
     if note and note["state"] == "left":  # what has been done here since is to go there, under a new name
         note = None
-    return replace(job, recipe=job.recipe or own, split=split), folder, note
+    options = note.get("options", {}) if note else {}
+    return replace(job, recipe=job.recipe or own, options=options), folder, note
 
 
 @contextmanager
@@ -256,7 +255,7 @@ def _start(job: Job, folder: Path, name: str, sent: list[Upload]) -> tuple[Any, 
     except modal.exception.NotFoundError:
         app.deploy()
         function = modal.Function.from_name(app.name, FUNCTION)
-    told: dict[str, Any] = {"verb": job.verb, "recipe": job.recipe.to_dict(), "split": job.split, "name": name}
+    told: dict[str, Any] = {"verb": job.verb, "recipe": job.recipe.to_dict(), "options": job.options, "name": name}
     told |= {"cwd": os.getcwd(), "folder": str(folder), "uploads": _there(sent)}
     return function.spawn(told), app.name
 
@@ -284,7 +283,8 @@ def _note(job: Job, name: str, call: str, app: str, sent: list[Upload]) -> dict[
     assert job.recipe
     options, here = job.recipe.place, provenance()
     return {
-        **{"place": "modal", "state": "running", "verb": job.verb, "app": app, "call": call, "name": name},
+        **{"place": "modal", "state": "running", "verb": job.verb, "options": job.options},
+        **{"app": app, "call": call, "name": name},
         **asdict(options),
         **{"dollars_per_hour": PRICES[options.gpu], "prices_of": LISTED},
         **{"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "uri": job.recipe.data.uri},
@@ -294,4 +294,4 @@ def _note(job: Job, name: str, call: str, app: str, sent: list[Upload]) -> dict[
 
 
 def _go_on(folder: Path, note: dict[str, Any]) -> str:
-    return f"Go on with: lensmith {note['verb']} --resume {shlex.quote(str(folder))} --on modal"
+    return f"Resume it with: lensmith resume {shlex.quote(str(folder))} --on modal"

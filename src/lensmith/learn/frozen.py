@@ -1,0 +1,114 @@
+"""The base model as it was published: its features of a dataset's images, and simple classifiers fitted on them."""
+
+from __future__ import annotations
+
+import time
+
+from lensmith import models
+from lensmith.config import Recipe
+from lensmith.data import ImageDataset
+from lensmith.engine.classifier import Classifier
+from lensmith.engine.features import PIXELS, kinds
+from lensmith.engine.question import make_question
+from lensmith.errors import UserError
+from lensmith.learn import probes
+from lensmith.learn.feature_table import Table, read_table
+from lensmith.learn.probes import Fitted
+from lensmith.measure.evaluation import classifier_for
+from lensmith.models.heads import Head
+from lensmith.models.tuning import Tuned
+from lensmith.progress import Tell
+
+
+class FrozenModel:
+    """The base model, and its features of a dataset's images, each extracted once.
+
+    Raises:
+        UserError: the model can't be loaded, the labels can't be asked for, or the recipe names an unknown feature.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
+        self.recipe, self.dataset, self.tell = recipe, dataset, tell
+        self.model = models.load_base(recipe.model)
+        self.question = make_question(self.model, recipe.question, dataset.labels)
+        self.asked = classifier_for(Tuned(self.model), self.question, recipe.evaluate)
+        """The model itself, asked."""
+        self.computed = 0
+        """Images whose features were computed; those of the others were in the cache."""
+        self._tables: dict[tuple[str, bool], Table] = {}
+        known = kinds(self.model)
+        if unknown := [feature for feature in recipe.probe.features or [] if feature not in known]:
+            raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(known)}.")
+
+    def table(self, split: str, pixels: bool = False) -> Table:
+        """The features of a split's readable images. Raises UserError if no training image can be read."""
+        key = (split, pixels)
+        if key not in self._tables:
+            options, wanted = self.recipe.data, [PIXELS] if pixels else None
+            table = read_table(
+                self.asked, self.dataset.split(split), wanted, options.max_pixels, options.unreadable, self.tell
+            )
+            self._tables[key] = table
+            self.computed += table.computed
+        return self._tables[key]
+
+    def fit(self, path: probes.Path, features: list[str] | None = None, train: Table | None = None) -> Fitted:
+        """The best classifier of a kind, chosen on validation images.
+
+        Args:
+            path: `probes.probes` or `probes.neighbours`.
+            features: to choose among; None for what the recipe says, else all of them.
+            train: some of the training images; None for all.
+
+        Raises:
+            UserError: fewer than two classes have a readable training image, or there is no such feature.
+        """
+        pixels = features == [PIXELS]
+        return probes.fit(
+            path,
+            self.table("train", pixels) if train is None else train,
+            self.table("validation", pixels),
+            self.dataset.labels,
+            features or self.recipe.probe.features,
+            self.recipe.train.class_weights == "balanced",
+            self.recipe.seed,
+            self.model.device,
+        )
+
+    def tuned(self, head: Head) -> Tuned:
+        """The model with a fitted head that answers in its place."""
+        return Tuned(self.model, head.to(self.model.device))
+
+    def classifier(self, head: Head) -> Classifier:
+        """What scores images by a fitted head."""
+        return classifier_for(self.tuned(head), self.question, self.recipe.evaluate)
+
+
+class SharedFrozenModel:
+    """One frozen model for all methods that are fitted on it: loaded when first needed, released to free memory."""
+
+    def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
+        self.recipe, self.dataset, self.tell = recipe, dataset, tell
+        self._frozen: FrozenModel | None = None
+        self.seconds = 0.0
+        """That loading the model and extracting features of training and validation images took (`extracted`)."""
+        self.cached = False
+        """Whether some of these features had been extracted by an earlier run."""
+
+    def load(self) -> FrozenModel:
+        """The frozen model."""
+        self._frozen = self._frozen or FrozenModel(self.recipe, self.dataset, self.tell)
+        return self._frozen
+
+    def extracted(self) -> FrozenModel:
+        """The frozen model, with the features of training and validation images extracted."""
+        if self._frozen is None or not self.seconds:
+            clock, frozen = time.perf_counter(), self.load()
+            before = frozen.computed
+            rows = len(frozen.table("train")) + len(frozen.table("validation"))
+            self.seconds, self.cached = time.perf_counter() - clock, frozen.computed - before < rows
+        return self.load()
+
+    def release(self) -> None:
+        """Free the model's memory."""
+        self._frozen = None

@@ -1,0 +1,61 @@
+"""The page of a finished run, from what its folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lensmith.data import Split
+from lensmith.pages.evaluation import Mistake, ReportData, write_report
+from lensmith.records import Evaluation, Prediction, percent
+from lensmith.runs.files import read_json, read_lines
+from lensmith.runs.folder import REPORT, read_run
+from lensmith.runs.provenance import facts
+
+MISTAKES = 40
+"""Pictures on the page."""
+
+
+def write_run(
+    folder: Path,
+    split: Split,
+    evaluations: Sequence[Evaluation],
+    predictions: Sequence[Prediction],
+    unreadable: Sequence[str] = (),
+    verdict: str = "",
+) -> Path:
+    """Write report.html of evaluations, the last of which is that of the predictions.
+
+    Args:
+        split: the images that were scored.
+        unreadable: one sentence for each training image that could not be read.
+        verdict: one sentence; the last accuracy if empty.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        UserError: the disk is full or the folder can't be written.
+    """
+    last, log, recipe = evaluations[-1], folder / "metrics.jsonl", read_run(folder)
+    data = ReportData(
+        title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
+        question=read_json(folder / "question.json")["text"],
+        evaluations=list(evaluations),
+        steps=list(read_lines(log)) if log.exists() else [],
+        mistakes=mistakes(split, predictions),
+        facts=facts(folder),
+        verdict=verdict or f"{percent(last.accuracy)} of {last.accuracy.n:,} images correct.",
+        notes=list(last.notes) + [f"Not used in training: {sentence}" for sentence in unreadable],
+    )
+    write_report(folder / REPORT, data)
+    return folder / REPORT
+
+
+def mistakes(split: Split, predictions: Sequence[Prediction]) -> list[Mistake]:
+    """The most confident wrong answers, as pictures."""
+    wrong = [(p.probability or 0.0, i) for i, p in enumerate(predictions) if p.predicted and p.predicted != p.label]
+    return [
+        Mistake(split.image(i), str(predictions[i].label), str(predictions[i].predicted), probability)
+        for probability, i in sorted(wrong, reverse=True)[:MISTAKES]
+    ]

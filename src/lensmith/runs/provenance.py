@@ -1,0 +1,70 @@
+"""Which program made a figure, from which data, on which machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lensmith.runs.files import read_json
+from lensmith.runs.folder import read_run
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine: what is needed to say which program made a figure."""
+    packages = {}
+    for name in ("lensmith", "torch", "transformers", "peft", "datasets", "pillow"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    here = Path(__file__).resolve().parents[3]
+    commit = _git(here, "rev-parse", "HEAD") if (here / ".git").exists() else ""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": commit or None,
+        "dirty": bool(_git(here, "status", "--porcelain")) if commit else None,
+        "python": platform.python_version(),
+        "packages": packages,
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+    }
+
+
+def facts(folder: Path) -> list[tuple[str, str]]:
+    """Where a run's figures come from, for a report."""
+    record, recipe = read_json(folder / "record.json"), read_run(folder)
+    data, machine = record["data"], record["machine"]
+    part = data[record["split"]]
+    return [
+        ("Data", f"{data['uri']}, {part['n']:,} {record['split']} images, hash {part['hash']}"),
+        ("Training images", f"{data['train']['n']:,}"),
+        ("Validation images", f"{data['validation']['n']:,}"),
+        ("Base model", recipe.model.base),
+        ("Seed", str(recipe.seed)),
+        ("Commit", f"{record['commit'] or 'unknown'}{' (changed since)' if record['dirty'] else ''}"),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in record["packages"].items())),
+        ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("Made", record["created"]),
+    ]
+
+
+def _git(folder: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,225 @@
+"""`lensmith curve`: what more labels would bring: accuracy against their number, and a power law through it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lensmith.config import Recipe
+from lensmith.data import open_data
+from lensmith.errors import Stopped, UserError
+from lensmith.progress import Note, Tell, silent
+from lensmith.runs.files import append_line, read_lines, write_json
+from lensmith.runs.folder import REPORT, Run, begin_run, require_one_process
+from lensmith.runs.provenance import facts
+from lensmith.verbs import terminal
+
+if TYPE_CHECKING:
+    from lensmith.data import ImageDataset
+    from lensmith.learn.methods import Method
+    from lensmith.pages.learning_curve import Line
+
+ABOUT = "tell what more labels would bring"
+RECORD = "curve.json"
+POINTS = "points.jsonl"
+"""In the run folder: a row for each model."""
+SIZES, LEAST = 6, 4
+"""Sizes that are chosen where the recipe names none; and how many a curve needs."""
+SPAN = 32
+"""The largest of them over the smallest, at most."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    terminal.add_recipe(parser, "curve")
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    record = curve(terminal.recipe_from(args.recipe), args.run, screen)
+    return terminal.Output(record, text(record))
+
+
+def text(record: dict[str, Any]) -> str:
+    """What is printed of a record."""
+    lines = []
+    for name, found in record["curves"].items():
+        lines += [f"{name:<12}{p['size']:>8,} images{p['mean'] * 100:>8.1f} %" for p in found["points"]]
+        lines += ["", found["sentence"], *([found["check"]["sentence"]] if found["check"] else []), ""]
+    return "\n".join([*lines, f"Report: {record['report']}"])
+
+
+def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
+    """Make classifiers with more and more labels, and fit a power law to their accuracies.
+
+    Each is scored once on the test images, and nothing is chosen by that; what a method chooses, it chooses on the
+    validation images, which are the same for all sizes.
+
+    Args:
+        folder: the run folder; runs/NAME-curve-TIME if None.
+        tell: called with progress.
+        resume: the run in `folder`, in which no model is made twice; see `lensmith.resume`.
+
+    Returns:
+        The record: `curves` by method (`points`, `forecast`, `sentence`, `check`, `law`), `run`, `report`.
+
+    Raises:
+        UserError: see `open_data` and `Method`; or there are too few images.
+        Stopped: Ctrl-C; what was measured is kept.
+    """
+    from lensmith.learn import methods
+    from lensmith.pages.learning_curve import CurveData, write_curve
+
+    require_one_process("curve")
+    started, options = time.perf_counter(), recipe.curve
+    drawn = methods.chosen("curve.methods", options.methods, learning=True)
+    dataset = open_data(recipe.data)
+    if not len(dataset.test):
+        raise UserError(f"{recipe.data.uri} has no test images.", "A learning curve is measured on them.")
+    sizes = sizes_of(recipe, dataset)
+    for method in () if resume else drawn:
+        method.require(method.recipe(recipe), dataset)
+    run = begin_run(folder, recipe, dataset, "curve", tell, resume)
+    tell(Note(dataset.describe()))
+    tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {options.seeds} subsets of each."))
+    try:
+        rows = measure(drawn, run, sizes)
+    except KeyboardInterrupt:
+        raise Stopped(run.folder) from None
+    points = {m.name: [(int(r["size"]), r["right"] / r["n"]) for r in rows if r["method"] == m.name] for m in drawn}
+    fits = [fit(name, points[name], options.ahead) for name in points]
+    for fitted in fits:
+        tell(Note(f"{fitted.line.name}: {fitted.line.sentence}"))
+    report = run.folder / REPORT
+    # Which method is best is not for the test images to say.
+    ahead = ", ".join(f"{f.line.name} {f.record['forecast']['accuracy'] * 100:.1f} %" for f in fits)
+    verdict = fits[0].line.sentence if len(fits) == 1 else f"At {sizes[-1] * options.ahead:,.0f} images: {ahead}."
+    data = CurveData(
+        title=f"What more labels bring, on {dataset.uri}",
+        verdict=verdict,
+        lines=[f.line for f in fits],
+        measured=len(dataset.test),
+        facts=facts(run.folder),
+        notes=list(dataset.notes),
+    )
+    write_curve(report, data)
+    record = {
+        "curves": {f.line.name: f.record for f in fits},
+        "seconds": time.perf_counter() - started,
+        "run": str(run.folder),
+        "report": str(report),
+    }
+    write_json(run.folder / RECORD, record)
+    return record
+
+
+def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
+    """The numbers of training images, smallest first.
+
+    Raises:
+        UserError: there are too few images for four sizes that hold every class, or for those that the recipe names.
+    """
+    n, classes = len(dataset.train), len(dataset.labels)
+    if recipe.curve.sizes:
+        sizes = sorted(set(recipe.curve.sizes))
+        if sizes[-1] > n:
+            raise UserError(
+                f"curve.sizes has {sizes[-1]:,}, but there are only {n:,} training images.", "Name smaller sizes."
+            )
+        if sizes[0] < classes:
+            raise UserError(
+                f"curve.sizes has {sizes[0]:,}, but there are {classes:,} classes, and each needs an image.",
+                "Name larger sizes.",
+            )
+    else:
+        first = max(2 * classes, n / SPAN)
+        ratio = max(1.0, n / first) ** (1 / (SIZES - 1))
+        sizes = sorted({round(first * ratio**k) for k in range(SIZES)} if n > first else {n})
+    if len(sizes) < LEAST or sizes[-1] < 2 * sizes[0]:
+        need = f"A learning curve needs {LEAST} sizes, of which the largest is twice the smallest"
+        if recipe.curve.sizes:
+            raise UserError(f"{need}: curve.sizes has {', '.join(map(str, sizes))}.", "Name others.")
+        raise UserError(
+            f"{need}, which is {2 * classes:,} images, and there are {n:,} training images.",
+            f"Add some, to {4 * classes:,} or more.",
+        )
+    return sizes
+
+
+def measure(drawn: Sequence[Method], run: Run, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """A row for each model, from the folder or made now: method, size, seed, how many of n test images are correct
+    (`right`), and the seconds it took."""
+    from lensmith.learn.frozen import SharedFrozenModel
+
+    path = run.folder / POINTS
+    rows = [row | {"method": row.get("method", row.get("rung"))} for row in read_lines(path)] if path.exists() else []
+    done = {(row["method"], row["size"], row["seed"]) for row in rows}
+    shared = SharedFrozenModel(run.recipe, run.dataset, run.tell)
+    for method, size, seed in plan(drawn, sizes, run.recipe.curve.seeds, len(run.dataset.train)):
+        name = method.name
+        if (name, size, seed) in done:
+            continue
+        clock, n = time.perf_counter(), len(run.dataset.test)
+        inner = run.inner(f"{name}-{size}-{seed}", method.recipe(run.recipe))
+        correct = method.correct(inner, shared, size, seed)
+        seconds = time.perf_counter() - clock
+        row = {"method": name, "size": size, "seed": seed, "right": correct, "n": n, "seconds": seconds}
+        append_line(path, row)
+        shutil.rmtree(inner.folder, ignore_errors=True)
+        rows.append(row)
+        run.tell(Note(f"{name}, {size:,} images, subset {seed + 1}: {correct / n * 100:.1f} % correct."))
+    return rows
+
+
+def plan(drawn: Sequence[Method], sizes: Sequence[int], seeds: int, n: int) -> Iterator[tuple[Method, int, int]]:
+    """Method, size and seed of each model. All n images are one subset: a deterministic method is fitted on it once."""
+    for method in drawn:
+        for size in sizes:
+            for seed in range(1 if size == n and method.deterministic else seeds):
+                yield method, size, seed
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The law through one method's points, as plain values and for the page."""
+
+    record: dict[str, Any]
+    line: Line
+
+
+def fit(method: str, points: Sequence[tuple[int, float]], ahead: float) -> Fit:
+    """The law through one method's points: (training images, accuracy) of each model."""
+    from lensmith.measure import power_law
+    from lensmith.pages.learning_curve import Line
+
+    law = power_law.PowerLaw.fit(points)
+    first, last = min(n for n, _ in points), max(n for n, _ in points)
+    steps = 60
+    at = [law.at(first * (ahead * last / first) ** (k / steps)) for k in range(steps + 1)]
+    tested = power_law.check(points)
+    line = Line(
+        name=method,
+        points=list(points),
+        band=[(f.images, f.low, f.accuracy, f.high) for f in at],
+        sentence=power_law.sentence(law, last, ahead),
+        check=tested.sentence if tested else "",
+        law=law.describe(),
+    )
+    by_size = defaultdict(list)
+    for size, accuracy in points:
+        by_size[size].append(accuracy)
+    record = {
+        "points": [{"size": size, "accuracies": values, "mean": fmean(values)} for size, values in by_size.items()],
+        "forecast": asdict(at[-1]),
+        "sentence": line.sentence,
+        "check": asdict(tested) if tested else None,
+        "law": {"floor": law.floor, "scale": law.scale, "rate": law.rate},
+    }
+    return Fit(record, line)

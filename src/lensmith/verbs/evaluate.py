@@ -1,0 +1,92 @@
+"""`lensmith evaluate`: score a model, zero-shot or tuned, on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lensmith.config import Recipe
+from lensmith.data import open_data
+from lensmith.errors import UserError
+from lensmith.jobs.job import Job
+from lensmith.measure.paired import power_hint
+from lensmith.places import place
+from lensmith.progress import Note, Tell, silent
+from lensmith.runs.files import read_json
+from lensmith.runs.folder import begin_run, name_of
+from lensmith.verbs import terminal
+
+ABOUT = "score a model, as it is or tuned, on labelled images"
+RECORD = "evaluation.json"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    terminal.add_recipe(parser, "evaluate")
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    terminal.add_place(parser)
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    job = Job("evaluate", terminal.recipe_from(args.recipe), args.run, options={"split": args.split})
+    return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
+
+
+def text(record: dict[str, Any]) -> str:
+    """What is printed of a record."""
+    if "accuracy" not in record:
+        return terminal.elsewhere(record)
+    lines = [f"{record['name']:<12}{terminal.rate_line(record['accuracy'])}"]
+    lines += terminal.unreadable_lines(record["unreadable"], "counted as wrong")
+    return "\n".join([*lines, *terminal.run_lines(record)])
+
+
+def evaluate(
+    recipe: Recipe, folder: Path | None = None, tell: Tell = silent, split: str = "test", resume: bool = False
+) -> dict[str, Any]:
+    """Score the recipe's model, zero-shot or with its adapter, and write the run folder.
+
+    Args:
+        folder: the run folder; runs/NAME-evaluate-TIME if None.
+        tell: called with progress.
+        split: what is scored; a resumed run keeps its own.
+        resume: the run in `folder`; see `lensmith.resume`.
+
+    Returns:
+        The evaluation as plain values, with `run` and `report`.
+
+    Raises:
+        UserError: see `open_data`, `models.load` and `measure.evaluation`.
+        Stopped: Ctrl-C; what was scored is kept in the run folder.
+    """
+    from lensmith import models
+    from lensmith.engine.question import make_question
+    from lensmith.measure.evaluation import classifier_for, score_split
+    from lensmith.models.cost import image_cost
+    from lensmith.pages.run import write_run
+
+    if resume and folder and (folder / "record.json").exists():
+        split = str(read_json(folder / "record.json")["split"])
+    dataset = open_data(recipe.data)
+    images = dataset.split(split)
+    if not len(images):
+        raise UserError(f"{recipe.data.uri} has no {split} images.")
+    tuned = models.load(recipe.model)
+    question = make_question(tuned.model, recipe.question, dataset.labels)
+    classifier = classifier_for(tuned, question, recipe.evaluate)  # refuses before anything is written
+    run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, split)
+    tell(Note(dataset.describe()))
+    tell(Note(power_hint(len(images))))
+    tell(Note(image_cost(tuned.model, images, len(question.prompt.before), recipe.data.max_pixels)))
+    scored = score_split(run, classifier, images, name_of(recipe.model.adapter))
+    report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
+    return scored.evaluation.to_dict() | {"run": str(run.folder), "report": str(report)}
+
+
+def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
+    """`lensmith.resume`, by its name before version 0.2."""
+    from lensmith.verbs.resume import resume
+
+    return resume(folder, tell)

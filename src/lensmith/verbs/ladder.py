@@ -1,0 +1,227 @@
+"""`lensmith ladder`: which method is worth its time, from the model as it is to LoRA, on one dataset."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.config import LadderOptions, Recipe
+from lensmith.data import open_data
+from lensmith.errors import Stopped, UserError
+from lensmith.measure.choice import choose, confirm
+from lensmith.measure.metrics import accuracy
+from lensmith.measure.paired import power_hint
+from lensmith.progress import Note, Tell, silent
+from lensmith.records import Prediction
+from lensmith.runs.files import read_json, write_json
+from lensmith.runs.folder import (
+    PREDICTIONS,
+    REPORT,
+    Run,
+    begin_run,
+    keep_calibration,
+    read_evaluation,
+    require_one_process,
+)
+from lensmith.runs.predictions import read_predictions
+from lensmith.runs.provenance import facts
+from lensmith.verbs import terminal
+
+if TYPE_CHECKING:
+    from lensmith.learn.methods import Method
+    from lensmith.pages.ladder import Rung
+
+ABOUT = "compare methods, from the model as it is to LoRA: which is worth its time"
+RECORD = "ladder.json"
+VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
+"""In a method's folder: its predictions of the validation images, and what making it took; in the ladder's: what was
+chosen before any test image was scored."""
+FLATTERED = (
+    "A training's checkpoint, a probe's feature and C, and a calibration were chosen on the validation images too. "
+    "That favours the methods with most to choose from, and the less so the more validation images there are "
+    "(data.validation)."
+)
+CACHED = "Features were cached; the seconds of neighbours and probe exclude their extraction."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    terminal.add_recipe(parser, "ladder")
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    record = ladder(terminal.recipe_from(args.recipe), args.run, screen)
+    return terminal.Output(record, text(record))
+
+
+def text(record: dict[str, Any]) -> str:
+    """What is printed of a record."""
+    costs = any(row["dollars"] is not None for row in record["methods"])
+    head = f"{'':<12}{'validation':>10}{'test':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"
+    lines = [head + f"{'dollars':>10}" * costs]
+    for row in record["methods"]:
+        rates = f"{row['validation']['accuracy'] * 100:>8.1f} %{terminal.rate_line(row['test'])}"
+        dollars = f"{row['dollars']:>10.2f}" if costs else ""
+        lines.append(f"{row['name']:<12}{rates}{row['seconds']:>9.1f}{dollars}")
+    return "\n".join([*lines, "", record["verdict"], *record["sentences"], f"Report: {record['report']}"])
+
+
+def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
+    """Make a classifier by each method, choose one on the validation images, and score all once on the test images.
+
+    Each method has a run folder of its own within, for `evaluate` and `compare`, and for `predict` where it has learnt.
+
+    Args:
+        folder: the run folder; runs/NAME-ladder-TIME if None.
+        tell: called with progress.
+        resume: the run in `folder`, in which nothing is made twice; see `lensmith.resume`.
+
+    Returns:
+        The record: `methods` (accuracies, seconds, dollars), `chosen`, `verdict`, `sentences`, `run`, `report`.
+
+    Raises:
+        UserError: see `open_data` and `Method`; or a split has no images.
+        Stopped: Ctrl-C; what was done is kept.
+    """
+    from lensmith.learn import methods
+    from lensmith.pages.ladder import LadderData, write_ladder
+
+    require_one_process("ladder")
+    started, options = time.perf_counter(), recipe.ladder
+    rungs = methods.chosen("ladder.methods", options.methods)
+    names = [method.name for method in rungs]
+    dataset = open_data(recipe.data)
+    for split in dataset.splits:
+        if not len(split):
+            raise UserError(f"{recipe.data.uri} has no {split.name} images.", "A ladder needs all three splits.")
+    for method in () if resume else rungs:
+        method.require(method.recipe(recipe), dataset)
+    run = begin_run(folder, recipe, dataset, "ladder", tell, resume)
+    tell(Note(dataset.describe()))
+    tell(Note(power_hint(len(dataset.test))))
+    try:
+        make(rungs, run)
+        validated = {method.name: validation_predictions(method, run) for method in rungs}
+        choice = choose(names, validated, len(dataset.validation))
+        write_json(run.folder / CHOICE, asdict(choice))
+        tell(Note(choice.verdict))
+        tested = {method.name: test_predictions(method, run) for method in rungs}
+    except KeyboardInterrupt:
+        raise Stopped(run.folder) from None
+    rows = [row(method, validated[method.name], run, options) for method in rungs]
+    sentences = confirm(names, choice.chosen, validated, tested)
+    cached = any(made_of(run.folder / name)["features_cached"] for name in names)
+    report = run.folder / REPORT
+    write_ladder(
+        report,
+        LadderData(
+            title=f"Which method for {dataset.uri}",
+            verdict=choice.verdict,
+            sentences=sentences,
+            rungs=rows,
+            chosen=choice.chosen,
+            facts=facts(run.folder),
+            notes=[*dataset.notes, FLATTERED, *([CACHED] if cached else [])],
+        ),
+    )
+    record = {
+        "methods": [asdict(row) for row in rows],
+        "chosen": choice.chosen,
+        "verdict": choice.verdict,
+        "sentences": sentences,
+        "seconds": time.perf_counter() - started,
+        "run": str(run.folder),
+        "report": str(report),
+    }
+    write_json(run.folder / RECORD, record)
+    return record
+
+
+def make(rungs: Sequence[Method], run: Run) -> None:
+    """Make each method's classifier into its run folder, if it isn't there yet; test images are not touched."""
+    from lensmith.learn.frozen import SharedFrozenModel
+
+    shared = SharedFrozenModel(run.recipe, run.dataset, run.tell)
+    for method in rungs:
+        inner = run.inner(method.name, method.recipe(run.recipe))
+        if (inner.folder / MADE).exists():
+            continue
+        run.tell(Note(f"{method.name}: {method.about}."))
+        if not (resume := inner.begun):
+            inner.folder.mkdir(exist_ok=True)
+            inner.start()
+        made = method.make(inner, shared, resume)
+        what = {"seconds": made.seconds, "note": made.note, "features_cached": made.cached}
+        write_json(inner.folder / MADE, what)
+
+
+def made_of(folder: Path) -> dict[str, Any]:
+    """What making a method's classifier took, from its folder."""
+    made = read_json(folder / MADE)
+    return {"features_cached": made.get("looked_before", False)} | made  # its name before version 0.2
+
+
+def validation_predictions(method: Method, run: Run) -> Sequence[Prediction]:
+    """A method's predictions of the validation images, from its folder or made now."""
+    from lensmith.measure.evaluation import calibrate, predict_split
+
+    inner, dataset = run.inner(method.name, method.recipe(run.recipe)), run.dataset
+    path = inner.folder / VALIDATION
+    if not path.exists():
+        classifier = _classifier(inner)
+        calibrate(inner, classifier, dataset.test, f"calibrating ({method.name})")
+        predict_split(inner, classifier, dataset.validation, path, f"validating ({method.name})")
+    return read_predictions(path)
+
+
+def test_predictions(method: Method, run: Run) -> Sequence[Prediction]:
+    """A method's predictions of the test images, from its folder or made now, with its report."""
+    from lensmith.measure.evaluation import score_split
+    from lensmith.pages.run import write_run
+
+    inner, test = run.inner(method.name, method.recipe(run.recipe)), run.dataset.test
+    if not (inner.folder / REPORT).exists():
+        if not (inner.folder / "evaluation.json").exists():
+            note = str(made_of(inner.folder)["note"])
+            score_split(inner, _classifier(inner), test, method.name, [note] if note else [])
+        if (inner.folder / "adapter").is_dir():
+            keep_calibration(inner.folder)
+        predictions = read_predictions(inner.folder / PREDICTIONS)
+        write_run(inner.folder, test, [read_evaluation(inner.folder)], predictions)
+    return read_predictions(inner.folder / PREDICTIONS)
+
+
+def _classifier(inner: Run) -> Any:
+    from lensmith import models
+    from lensmith.engine.question import make_question
+    from lensmith.measure.evaluation import classifier_for
+
+    adapter = str(inner.folder) if (inner.folder / "adapter").is_dir() else None
+    tuned = models.load(replace(inner.recipe.model, adapter=adapter))
+    question = make_question(tuned.model, inner.recipe.question, inner.dataset.labels)
+    return classifier_for(tuned, question, inner.recipe.evaluate)
+
+
+def row(method: Method, validated: Sequence[Prediction], run: Run, options: LadderOptions) -> Rung:
+    """A method's line in the table."""
+    from lensmith.pages.ladder import Rung
+
+    folder, dataset = run.folder / method.name, run.dataset
+    evaluation = read_evaluation(folder)
+    seconds, labels = float(made_of(folder)["seconds"]), method.labels(dataset)
+    free = not options.hourly_cost and not options.label_cost
+    return Rung(
+        name=method.name,
+        about=method.about,
+        validation=accuracy(validated),
+        test=evaluation.accuracy,
+        labels=labels,
+        seconds=seconds,
+        per_thousand=1000 * evaluation.seconds / len(dataset.test),
+        dollars=None if free else seconds / 3600 * options.hourly_cost + labels * options.label_cost,
+    )

@@ -1,0 +1,135 @@
+"""`lensmith probe`: fit simple classifiers on the frozen model's features: seconds, where training takes hours."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensmith.config import Recipe
+from lensmith.data import open_data
+from lensmith.errors import Stopped, UserError
+from lensmith.progress import Note, Tell, silent
+from lensmith.records import percent
+from lensmith.runs.files import read_json, write_json
+from lensmith.runs.folder import PREDICTIONS, Run, begin_run, keep_calibration, read_evaluation, require_one_process
+from lensmith.runs.predictions import read_predictions
+from lensmith.verbs import terminal
+
+if TYPE_CHECKING:
+    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.methods import Method
+    from lensmith.measure.evaluation import Scored
+
+ABOUT = "fit simple classifiers on the frozen model's features, in seconds"
+RECORD = "result.json"
+FIT = "fit.json"
+"""In the run folder of a fitted classifier: which feature and setting were chosen, and what was tried."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    terminal.add_recipe(parser, "probe")
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    record = probe(terminal.recipe_from(args.recipe), args.run, screen)
+    return terminal.Output(record, text(record))
+
+
+def text(record: dict[str, Any]) -> str:
+    """What is printed of a record."""
+    both = {"neighbours": record["neighbours"]["accuracy"], "probe": record["accuracy"]}
+    lines = [f"{name:<12}{terminal.rate_line(rate)}" for name, rate in both.items()]
+    lines += terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
+    return "\n".join([*lines, *terminal.run_lines(record)])
+
+
+def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
+    """Fit a probe, and nearest neighbours beside it, on frozen features; score both once on the test images.
+
+    The run folder is one like any other: `evaluate`, `compare` and `predict` take it; `neighbours` within it too.
+
+    Args:
+        folder: the run folder; runs/NAME-probe-TIME if None.
+        tell: called with progress.
+        resume: the run in `folder`; see `lensmith.resume`.
+
+    Returns:
+        The run's record: `run`, `accuracy` on test, `probe` and `neighbours` (what was chosen and tried), `report`.
+
+    Raises:
+        UserError: see `open_data`, `FrozenModel` and `probes.fit`.
+        Stopped: Ctrl-C; extracted features are kept.
+    """
+    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.methods import methods
+    from lensmith.models.cost import image_cost
+    from lensmith.pages.run import write_run
+
+    require_one_process("probe")
+    started = time.perf_counter()
+    dataset = open_data(recipe.data)
+    for split in (dataset.train, dataset.test):
+        if not len(split):
+            raise UserError(f"{recipe.data.uri} has no {split.name} images.", "A probe needs both train and test.")
+    methods()["probe"].require(recipe, dataset)
+    shared = SharedFrozenModel(recipe, dataset, tell)
+    frozen = shared.load()
+    run = begin_run(folder, recipe, dataset, "probe", tell, resume)
+    beside = run.inner("neighbours", recipe)
+    if not beside.begun:
+        beside.folder.mkdir(exist_ok=True)
+        beside.start()
+    tell(Note(dataset.describe()))
+    tell(Note(image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)))
+    if recipe.model.adapter:
+        tell(Note(f"The adapter {recipe.model.adapter} is ignored: a probe uses the base model."))
+    try:
+        neighbours = fit_and_score(methods()["neighbours"], beside, shared)
+        scored = fit_and_score(methods()["probe"], run, shared)
+    except KeyboardInterrupt:
+        raise Stopped(run.folder) from None
+    evaluations = [neighbours.evaluation, scored.evaluation]
+    report = write_run(run.folder, dataset.test, evaluations, scored.predictions)
+    record = {
+        "run": str(run.folder),
+        "accuracy": asdict(scored.evaluation.accuracy),
+        "probe": read_json(run.folder / FIT),
+        "neighbours": read_json(beside.folder / FIT) | {"accuracy": asdict(neighbours.evaluation.accuracy)},
+        "evaluation": scored.evaluation.to_dict(),
+        "report": str(report),
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(run.folder / RECORD, record)
+    return record
+
+
+def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored:
+    """Fit one classifier into its run folder, and score it on the test images.
+
+    Args:
+        method: one that is fitted on frozen features.
+        run: which has been started; what it has from before a stop is kept.
+    """
+    from lensmith.learn.methods.fitted import FittedMethod
+    from lensmith.measure.evaluation import Scored, score_split
+    from lensmith.models.tuning import keep_tuned
+
+    assert isinstance(method, FittedMethod)
+    if (run.folder / "evaluation.json").exists():
+        return Scored(read_evaluation(run.folder), read_predictions(run.folder / PREDICTIONS))
+    frozen, name, clock = shared.load(), method.name.capitalize(), time.perf_counter()
+    fitted = method.fit(frozen)
+    keep_tuned(run, frozen.tuned(fitted.head), method.name)
+    write_json(run.folder / FIT, fitted.record() | {"seconds": time.perf_counter() - clock})
+    sentence = fitted.sentence()
+    run.tell(Note(f"{name}: {sentence[0].lower()}{sentence[1:]}"))
+    test = run.dataset.test
+    scored = score_split(run, frozen.classifier(fitted.head), test, method.name, [sentence])
+    keep_calibration(run.folder)
+    run.tell(Note(f"{name}: {percent(scored.evaluation.accuracy)} of the test images correct."))
+    return scored

@@ -1,0 +1,111 @@
+"""`lensmith train`: teach the model a person's classes, and score it once on the test images."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lensmith.config import Recipe
+from lensmith.data import open_data
+from lensmith.errors import UserError
+from lensmith.jobs.job import Job
+from lensmith.measure.paired import power_hint
+from lensmith.places import place
+from lensmith.progress import Note, Tell, silent
+from lensmith.runs.files import write_json
+from lensmith.runs.folder import begin_run, default_folder, keep_calibration, same_training
+from lensmith.verbs import terminal
+
+ABOUT = "teach the model your classes, and score it on held-out images"
+RECORD = "result.json"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command line."""
+    terminal.add_recipe(parser, "train")
+    terminal.add_place(parser)
+
+
+def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
+    """The command."""
+    job = Job("train", terminal.recipe_from(args.recipe), args.run)
+    return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
+
+
+def text(record: dict[str, Any]) -> str:
+    """What is printed of a record."""
+    if "accuracy" not in record:
+        return terminal.elsewhere(record)
+    lines = [f"{'tuned':<12}{terminal.rate_line(record['accuracy'])}"]
+    unreadable = record["training"]["unreadable"]
+    lines += terminal.unreadable_lines(unreadable, "left out of training, or counted as wrong in validation")
+    lines += terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
+    return "\n".join([*lines, *terminal.run_lines(record)])
+
+
+def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
+    """Train by a recipe, score the result once on the test images, and write the run folder.
+
+    Args:
+        folder: the run folder; runs/NAME-train-TIME if None.
+        tell: called with progress.
+        resume: the run in `folder`; see `lensmith.resume`.
+
+    Returns:
+        The run's record: `run`, `accuracy` on test, `validation`, `training`, `coverage`, `report`. Of several
+        processes (torchrun), those that are not the main one return nothing.
+
+    Raises:
+        UserError: see `open_data`, `learn.learner.prepare` and `learn.loop.train`.
+        Stopped: Ctrl-C; the run folder then holds a checkpoint to resume from.
+    """
+    from lensmith.learn.learner import prepare
+    from lensmith.learn.loop import train as train_loop
+    from lensmith.learn.processes import Processes
+    from lensmith.measure.evaluation import score_split
+    from lensmith.models.cost import image_cost
+    from lensmith.models.tuning import coverage_table
+    from lensmith.pages.run import write_run
+
+    started, processes = time.perf_counter(), Processes()
+    tell = tell if processes.main else silent
+    dataset = open_data(recipe.data)
+    for split in (dataset.train, dataset.test):
+        if not len(split):
+            raise UserError(f"{recipe.data.uri} has no {split.name} images.", "Training needs both train and test.")
+    learner = prepare(recipe, dataset)
+    folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
+    if processes.main:
+        begin_run(folder, recipe, dataset, "train", tell, resume, free=same_training(recipe))
+    processes.agree(None)  # the folder is there
+    run = begin_run(folder, recipe, dataset, "train", tell, resume=True, free=same_training(recipe))
+    tell(Note(dataset.describe()))
+    tell(Note(power_hint(len(dataset.test))))
+    tell(Note(coverage_table(learner.coverage)))
+    past = len(learner.question.prompt.before)
+    tell(Note(image_cost(learner.tuned.model, dataset.train, past, recipe.data.max_pixels)))
+    if recipe.model.adapter:
+        tell(Note(f"The adapter {recipe.model.adapter} is ignored: training begins with the base model."))
+
+    training = train_loop(learner, run, resume, processes)
+    processes.close()
+    if not processes.main:
+        return {}
+    scored = score_split(run, learner.classifier(recipe.evaluate), dataset.test, "tuned")
+    keep_calibration(folder)
+    report = write_run(folder, dataset.test, [scored.evaluation], scored.predictions, training.unreadable)
+    record = {
+        "run": str(folder),
+        "accuracy": asdict(scored.evaluation.accuracy),
+        "validation": asdict(training.validation) if training.validation else None,
+        "training": asdict(training),
+        "coverage": [asdict(row) for row in learner.coverage],
+        "evaluation": scored.evaluation.to_dict(),
+        "report": str(report),
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(folder / RECORD, record)
+    return record
