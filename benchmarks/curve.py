@@ -25,7 +25,7 @@ SIZES = (300, 600, 1200, 2400, 6000)
 
 def main() -> None:
     rungs = sys.argv[1] if len(sys.argv) > 1 else "probe, neighbours"
-    recipe = load_recipe("fashion-idx", ["data.validation=0.02", f"curve.rungs=[{rungs}]"])
+    recipe = load_recipe("fashion-idx", ["data.validation=0.02", f"curve.methods=[{rungs}]"])
     largest = len(open_data(recipe.data).train)
     recipe.curve.sizes = [*SIZES, largest]
     with tempfile.TemporaryDirectory() as folder:

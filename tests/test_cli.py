@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
     assert [json.loads(line)["step"] for line in kept.splitlines()] == [1, 2, 3, 4], "a step is done whole"
 
     def again(*more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "lensmith.cli", "train", "--resume", "a run", "--json", *more]
+        words = [sys.executable, "-m", "lensmith", "train", "--resume", "a run", "--json", *more]
         return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     other = again("tune.rank=3")
@@ -230,7 +230,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: 
 
     def go(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "lensmith.cli", "evaluate", *more],
+            [sys.executable, "-m", "lensmith", "evaluate", *more],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -239,7 +239,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: 
         )
 
     unfinished = subprocess.run(
-        [sys.executable, "-m", "lensmith.cli", "compare", "a run", "b run"],
+        [sys.executable, "-m", "lensmith", "compare", "a run", "b run"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert unfinished.returncode == 2
@@ -301,7 +301,7 @@ def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_fo
 
 def test_codes_and_spoken_forms_from_training_to_prediction(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
     data = shapes(red_circle=20, square=20)
-    words = options(data, tiny_folder, "question.answers=codes", "question.spoken={square: [box, crate]}")
+    words = options(data, tiny_folder, "question.answers=codes", "question.names={square: [box, crate]}")
     assert run("train", *words, "--run", "coded")[0] == 0
     assert "A. red circle" in json.loads(Path("coded/question.json").read_text())["text"]
     code, out, _ = run("predict", data / "square", "--run", "coded", "--json")

@@ -357,7 +357,7 @@ def test_the_command(hub: Hub, tmp_path: Path) -> None:
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
 
     def go(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "lensmith.cli", "fetch", *words]
+        command = [sys.executable, "-m", "lensmith", "fetch", *words]
         return subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lensmith import ladders
+import lensmith
 from lensmith.config import load_recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.learn.methods import recipe_of
@@ -26,7 +26,9 @@ def options(folder: Path, tiny_folder: Path) -> list[str]:
 
 def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     words = options(shapes(circle=50, square=50), tiny_folder)
-    code, out, err = run("ladder", *words, "ladder.hour=3600", "ladder.label=0.5", "--run", "a ladder", "--json")
+    code, out, err = run(
+        "ladder", *words, "ladder.hourly_cost=3600", "ladder.label_cost=0.5", "--run", "a ladder", "--json"
+    )
     assert code == 0, err
     record = json.loads(out)
     rungs = {rung["name"]: rung for rung in record["rungs"]}
@@ -51,7 +53,7 @@ def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_f
 
 
 def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    more = "ladder.rungs=[lora, probe, zero-shot]"  # whatever their order here
+    more = "ladder.methods=[lora, probe, zero-shot]"  # whatever their order here
     recipe = load_recipe(None, [*options(shapes(circle=40, square=40), tiny_folder), more])
     told: list[Any] = []
 
@@ -61,21 +63,21 @@ def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path,
             raise KeyboardInterrupt
 
     with pytest.raises(Stopped) as stopped:
-        ladders.ladder(recipe, tmp_path / "part", stop)
+        lensmith.ladder(recipe, tmp_path / "part", stop)
     assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "part", "ladder")
     assert not list((tmp_path / "part").rglob("predictions.parquet"))  # no test image was looked at
     again: list[Any] = []
-    record = ladders.resume_ladder(tmp_path / "part", again.append)
+    record = lensmith.resume(tmp_path / "part", again.append)
     assert [rung["name"] for rung in record["rungs"]] == ["zero-shot", "probe", "lora"]
     steps = [e.done for e in again if isinstance(e, Advance) and e.task == "training"]
     assert min(steps) == 3  # it went on
     assert not any(isinstance(e, Note) and e.text.startswith("probe:") for e in again)
-    whole = ladders.ladder(recipe, tmp_path / "whole")
+    whole = lensmith.ladder(recipe, tmp_path / "whole")
     answers = [read_predictions(tmp_path / name / "lora" / "predictions.parquet") for name in ("part", "whole")]
     assert answers[0] == answers[1]
     assert whole["chosen"] == record["chosen"]
     with pytest.raises(UserError, match="nothing to resume"):
-        ladders.resume_ladder(tmp_path / "part")
+        lensmith.resume(tmp_path / "part")
 
 
 def answers(right: int, n: int = 100, first: int = 0) -> list[Prediction]:
@@ -137,15 +139,15 @@ def test_a_rung_takes_from_the_recipe_what_is_its_own() -> None:
 
 
 def test_what_a_stop_left_out_of_a_rung_is_made_up_for(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.rungs=[probe]"]
-    ladders.ladder(load_recipe(None, words), tmp_path / "run")
+    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.methods=[probe]"]
+    lensmith.ladder(load_recipe(None, words), tmp_path / "run")
     task = tmp_path / "run" / "probe" / "adapter" / "lensmith.json"
     kept = json.loads(task.read_text())
     # A stop just after the figures were written, before calibration and page.
     (tmp_path / "run" / "ladder.json").unlink()
     (tmp_path / "run" / "probe" / "report.html").unlink()
     task.write_text(json.dumps({key: value for key, value in kept.items() if key != "calibration"}))
-    record = ladders.resume_ladder(tmp_path / "run")
+    record = lensmith.resume(tmp_path / "run")
     assert (tmp_path / "run" / "probe" / "report.html").exists()
     assert json.loads(task.read_text()) == kept
     assert record["rungs"][0]["per_thousand"] > 0
@@ -157,8 +159,12 @@ def test_what_takes_milliseconds_is_not_rounded_to_nothing(
     # A machine on which each step takes no longer than a look at the clock.
     for module in ("measure.evaluation", "ladders", "learn.loop"):
         monkeypatch.setattr(f"lensmith.{module}.time", Clock(tick=0.0001))
-    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.rungs=[probe, lora]", "ladder.hour=1"]
-    record = ladders.ladder(load_recipe(None, words), tmp_path / "run")
+    words = [
+        *options(shapes(circle=40, square=40), tiny_folder),
+        "ladder.methods=[probe, lora]",
+        "ladder.hourly_cost=1",
+    ]
+    record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
     n = json.loads((tmp_path / "run" / "record.json").read_text())["data"]["test"]["n"]
     for rung in record["rungs"]:
         found = json.loads((tmp_path / "run" / rung["name"] / "evaluation.json").read_text())

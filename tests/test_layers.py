@@ -66,7 +66,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 def test_help_answers_at_once() -> None:
     def spent() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        words = [sys.executable, "-m", "lensmith.cli", "--help"]
+        words = [sys.executable, "-m", "lensmith", "--help"]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert "evaluate" in done.stdout

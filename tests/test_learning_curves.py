@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lensmith import learning_curves
+import lensmith
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, open_data
 from lensmith.errors import Stopped, UserError
@@ -28,7 +28,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def test_a_curve_is_measured_on_the_test_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     folder = shapes(circle=80, square=80)
-    words = [*options(folder, tiny_folder), "curve.rungs=[neighbours, probe]", "curve.seeds=2", "curve.ahead=3"]
+    words = [*options(folder, tiny_folder), "curve.methods=[neighbours, probe]", "curve.seeds=2", "curve.ahead=3"]
     code, out, err = run("curve", *words, "--run", "a curve", "--json")
     assert code == 0, err
     record = json.loads(out)
@@ -49,7 +49,7 @@ def test_a_curve_is_measured_on_the_test_images(shapes: Shapes, tiny_folder: Pat
 
 
 def test_a_curve_of_trainings_goes_on_where_it_was_stopped(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    words = [*options(shapes(circle=50, square=50), tiny_folder), "curve.rungs=[lora]", "curve.seeds=1"]
+    words = [*options(shapes(circle=50, square=50), tiny_folder), "curve.methods=[lora]", "curve.seeds=1"]
     recipe = load_recipe(None, [*words, "curve.sizes=[8, 16, 32, 48]"])
 
     def stop(event: Note | Advance) -> None:
@@ -57,20 +57,20 @@ def test_a_curve_of_trainings_goes_on_where_it_was_stopped(shapes: Shapes, tiny_
             raise KeyboardInterrupt
 
     with pytest.raises(Stopped) as stopped:
-        learning_curves.curve(recipe, tmp_path / "part", stop)
+        lensmith.curve(recipe, tmp_path / "part", stop)
     assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "part", "curve")
     assert [row["size"] for row in rows(tmp_path / "part")] == [8, 16]
     told: list[Any] = []
-    learning_curves.resume_curve(tmp_path / "part", told.append)
+    lensmith.resume(tmp_path / "part", told.append)
     again = [(e.done, e.total) for e in told if isinstance(e, Advance) and e.task == "training"]
     assert again[0] == (3, 4)  # in the middle of the third
-    whole = learning_curves.curve(recipe, tmp_path / "whole")
+    whole = lensmith.curve(recipe, tmp_path / "whole")
     kept = [[{**row, "seconds": 0} for row in rows(tmp_path / name)] for name in ("part", "whole")]
     assert kept[0] == kept[1]
     assert not list((tmp_path / "whole").glob("lora-*"))  # models of a curve are not kept
     assert len(whole["curves"]["lora"]["points"]) == 4
     with pytest.raises(UserError, match="nothing to resume"):
-        learning_curves.resume_curve(tmp_path / "part")
+        lensmith.resume(tmp_path / "part")
 
 
 def test_subsets_of_a_seed_lie_within_each_other(dataset: ImageDataset) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lensmith import probing
+import lensmith
 from lensmith.config import load_recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Advance, Note
@@ -59,21 +59,21 @@ def test_only_the_features_that_are_named_are_tried(shapes: Shapes, tiny_folder:
 
 def test_a_stopped_probe_goes_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, options(shapes(circle=30, square=30), tiny_folder))
-    whole = probing.probe(recipe, tmp_path / "whole")
+    whole = lensmith.probe(recipe, tmp_path / "whole")
 
     def stop(event: Note | Advance) -> None:
         if isinstance(event, Advance) and event.task == "scoring (probe)":
             raise KeyboardInterrupt
 
     with pytest.raises(Stopped) as stopped:
-        probing.probe(recipe, tmp_path / "part", stop)
+        lensmith.probe(recipe, tmp_path / "part", stop)
     assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "part", "probe")
-    found = probing.resume_probe(tmp_path / "part")
+    found = lensmith.resume(tmp_path / "part")
     assert found["accuracy"] == whole["accuracy"]
     answers = [read_predictions(tmp_path / name / "predictions.parquet") for name in ("whole", "part")]
     assert answers[0] == answers[1]
     with pytest.raises(UserError, match="nothing to resume"):
-        probing.resume_probe(tmp_path / "part")
+        lensmith.resume(tmp_path / "part")
 
 
 def test_unreadable_images_are_left_out_and_counted_as_wrong(shapes: Shapes, tiny_folder: Path, run: Run) -> None:

@@ -19,7 +19,7 @@ from lensmith.sweeps import resume_sweep, sweep
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from lensmith import sweeps, verbs
+import lensmith
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import Diverged, Stopped, UserError
@@ -147,7 +147,7 @@ def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
     best = load_recipe(Path(whole["recipe"]))
     assert all(best.to_dict()[k.split(".")[0]][k.split(".")[1]] == v for k, v in whole["best"].items())
     assert (best.train.validate_every, best.sweep) == (recipe.train.validate_every, Recipe().sweep)
-    assert "accuracy" in verbs.train(best, tmp_path / "trained")
+    assert "accuracy" in lensmith.train(best, tmp_path / "trained")
     assert whole["verdict"] in (page := Path(whole["report"]).read_text()).replace("&nbsp;", " ").replace("\xa0", " ")
     assert "tune.rank" in page
     assert json.loads((tmp_path / "whole" / "sweep.json").read_text()) == json.loads(json.dumps(whole))

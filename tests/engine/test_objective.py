@@ -19,7 +19,7 @@ from lensmith.models.tuning import attach, trainable
 from tests.engine.plain import log_probability
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
-QUESTION = QuestionOptions(spoken={"can": ["can", "tin can"]})
+QUESTION = QuestionOptions(names={"can": ["can", "tin can"]})
 SIZES = [(64, 64), (64, 96), (64, 64), (32, 128)]
 MIXED: list[Parts] = [[(0, 0.7), (2, 0.3)], [(1, 1.0)], [(3, 0.5), (1, 0.5)], [(2, 2.0)]]
 ALONE: list[Parts] = [[(0, 1.0)], [(1, 1.0)], [(3, 2.0)], [(2, 0.5)]]

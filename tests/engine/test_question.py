@@ -51,7 +51,7 @@ def test_answers_are_names_with_their_end(tiny: Model) -> None:
 
 
 def test_spoken_forms_are_shown_and_synonyms_count(tiny: Model) -> None:
-    question = QuestionOptions(spoken={"n0123": ["goldfish", "carp"], "n0456": "shark"})
+    question = QuestionOptions(names={"n0123": ["goldfish", "carp"], "n0456": "shark"})
     labels = ["n0123", "n0456", "eel"]
     assert said(tiny, question, labels) == [
         ["goldfish<|im_end|>", "carp<|im_end|>"],
@@ -66,14 +66,14 @@ def test_spoken_forms_are_shown_and_synonyms_count(tiny: Model) -> None:
 
 def test_spoken_forms_that_make_no_sense_are_refused(tiny: Model) -> None:
     with pytest.raises(UserError, match=r"'cicle', which is not a class. Did you mean 'circle'"):
-        make_prompt(tiny, QuestionOptions(spoken={"cicle": "ring"}), LABELS)
+        make_prompt(tiny, QuestionOptions(names={"cicle": "ring"}), LABELS)
     with pytest.raises(UserError, match="is called nothing"):
-        make_prompt(tiny, QuestionOptions(spoken={"circle": []}), LABELS)
+        make_prompt(tiny, QuestionOptions(names={"circle": []}), LABELS)
     with pytest.raises(UserError, match="is called nothing"):
         make_prompt(tiny, QuestionOptions(), ["circle", " "])
     with pytest.raises(UserError, match="'circle' and 'square' are the same to the model"):
         Classifier(
-            tiny, make_question(tiny, QuestionOptions(spoken={"circle": ["ring", "box"], "square": "box"}), LABELS)
+            tiny, make_question(tiny, QuestionOptions(names={"circle": ["ring", "box"], "square": "box"}), LABELS)
         )
     with pytest.raises(UserError, match="'a_b' and 'a b' are the same"):
         Classifier(tiny, make_question(tiny, QuestionOptions(), ["a_b", "a b"]))

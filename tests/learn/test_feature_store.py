@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lensmith import models, verbs
+import lensmith
+from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import UserError
@@ -162,8 +163,8 @@ def test_unreadable_images_have_no_features_and_are_listed(shapes: Shapes, tiny_
     for i in range(6):
         (folder / "circle" / f"text {i}.jpg").write_text(f"no image {i}")
     recipe = recipe_for(folder, tiny_folder, "data.test=0.2")
-    record = verbs.train(recipe, tmp_path / "run")
-    again = verbs.train(recipe, tmp_path / "again")  # nothing is left to look at, so nothing would be noticed anew
+    record = lensmith.train(recipe, tmp_path / "run")
+    again = lensmith.train(recipe, tmp_path / "again")  # nothing is left to look at, so nothing would be noticed anew
     assert record["training"]["unreadable"]
     assert sorted(again["training"]["unreadable"]) == sorted(record["training"]["unreadable"])
 

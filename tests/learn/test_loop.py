@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Lfm2VlForConditionalGeneration
 
-from lensmith import models, verbs
+import lensmith
+from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier
@@ -21,12 +22,16 @@ from lensmith.engine.objective import Objective
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.learn.batches import batches, class_weights
+from lensmith.learn.learner import Learner, prepare
 from lensmith.learn.loop import schedule, train
 from lensmith.learn.trackers import Tracker
 from lensmith.models.attention import ATTENTION
-from lensmith.models.tuning import attach, coverage
+from lensmith.models.tuning import coverage
 from lensmith.models.views import stack
-from lensmith.progress import Advance, Note
+from lensmith.progress import Advance, Note, Tell, silent
+from lensmith.records import Training
+from lensmith.runs.folder import Run
+from lensmith.runs.folder import recipe_for as recipe_for_run
 from tests.conftest import Shapes
 
 
@@ -42,10 +47,12 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
     return load_recipe(None, [*options, *more])
 
 
-def prepared(recipe: Recipe) -> Any:
-    model = models.load_base(recipe.model)
-    attach(model, recipe.tune, open_data(recipe.data).labels if recipe.tune.head else [], recipe.seed)
-    return model
+def prepared(recipe: Recipe) -> Learner:
+    return prepare(recipe, open_data(recipe.data))
+
+
+def trained(recipe: Recipe, folder: Path, tell: Tell = silent, resume: bool = False) -> Training:
+    return train(prepared(recipe), Run(folder, recipe, open_data(recipe.data), tell), resume)
 
 
 def stop_at(step: int) -> Callable[[Note | Advance], None]:
@@ -63,15 +70,15 @@ def test_training_learns_and_the_run_folder_is_enough_to_predict(
 ) -> None:
     folder = shapes(circle=30, square=30)
     recipe = recipe_for(folder, tiny_folder, "train.epochs=10")
-    before = verbs.evaluate(recipe, tmp_path / "zero")
-    record = verbs.train(recipe, tmp_path / "a run")
+    before = lensmith.evaluate(recipe, tmp_path / "zero")
+    record = lensmith.train(recipe, tmp_path / "a run")
     assert record["accuracy"]["accuracy"] > max(0.9, before["accuracy"]["accuracy"])
     assert record["accuracy"]["n"] == before["accuracy"]["n"] == len(open_data(recipe.data).test)
 
     image = next((folder / "square").glob("*.jpg"))
-    found = verbs.predict([str(image), str(folder / "circle")], tmp_path / "a run")
+    found = lensmith.predict([str(image), str(folder / "circle")], tmp_path / "a run")
     assert [p.predicted for p in found] == ["square"] + ["circle"] * 30
-    again = verbs.evaluate(verbs.recipe_for(str(tmp_path / "a run"), []), tmp_path / "again")
+    again = lensmith.evaluate(recipe_for_run(str(tmp_path / "a run"), []), tmp_path / "again")
     assert again["accuracy"] == record["accuracy"], "an adapter that was reloaded must score as it did"
 
     steps = [json.loads(line) for line in (tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()]
@@ -112,12 +119,12 @@ def test_a_stopped_training_resumes_to_the_same_weights(
 
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole = train(prepared(recipe), dataset, recipe, tmp_path / "whole")
+    whole = trained(recipe, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(prepared(recipe), dataset, recipe, tmp_path / "parts", stop_at(step))
+        trained(recipe, tmp_path / "parts", stop_at(step))
     assert (tmp_path / "parts" / "checkpoint").is_dir()
     torch.manual_seed(99)  # resuming must not depend on the process's own random state
-    parts = train(prepared(recipe), dataset, recipe, tmp_path / "parts", resume=True)
+    parts = trained(recipe, tmp_path / "parts", resume=True)
 
     assert (parts.steps, parts.best_step, parts.validation) == (whole.steps, whole.best_step, whole.validation)
     first, second = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("whole", "parts"))
@@ -131,17 +138,17 @@ def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Pat
     dataset = open_data(recipe.data)
 
     with pytest.raises(KeyboardInterrupt):
-        train(prepared(recipe), dataset, recipe, tmp_path, stop_at(1))
+        trained(recipe, tmp_path, stop_at(1))
     damaged = next((tmp_path / "checkpoint").iterdir()) / part
     damaged.write_bytes(damaged.read_bytes()[:20])
     with pytest.raises(UserError, match="can't be read"):
-        train(prepared(recipe), dataset, recipe, tmp_path, resume=True)
+        trained(recipe, tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.learning_rate=1e30", "train.warmup=0")
     with pytest.raises(UserError, match=r"learning_rate"):
-        train(prepared(recipe), open_data(recipe.data), recipe, tmp_path)
+        trained(recipe, tmp_path)
 
 
 def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
@@ -149,7 +156,7 @@ def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny
     for i in range(8):
         (folder / "circle" / f"text {i}.jpg").write_text(f"not an image {i}")
     recipe = recipe_for(folder, tiny_folder, "train.epochs=1")
-    record = verbs.train(recipe, tmp_path / "run")
+    record = lensmith.train(recipe, tmp_path / "run")
     listed = record["training"]["unreadable"] + record["evaluation"]["unreadable"]
     dataset = open_data(recipe.data)
     assert sorted(listed) == sorted(set(listed))
@@ -158,7 +165,7 @@ def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny
     for path in (tmp_path / "run").glob("*"):
         assert not path.name.startswith("."), "a half-written file was left"
     with pytest.raises(UserError, match=r"text \d"):
-        verbs.train(recipe_for(folder, tiny_folder, "data.unreadable=stop"), tmp_path / "strict")
+        lensmith.train(recipe_for(folder, tiny_folder, "data.unreadable=stop"), tmp_path / "strict")
 
 
 def test_images_that_do_not_fit_into_memory_are_read_again(
@@ -169,7 +176,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(
     for name, room in (("all", 1 << 30), ("some", 5 * 3 * 64 * 64)):
         monkeypatch.setattr("lensmith.learn.batches.CACHE_BYTES", room)
         (tmp_path / name).mkdir()
-        train(prepared(recipe), open_data(recipe.data), recipe, tmp_path / name)
+        trained(recipe, tmp_path / name)
         found.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
@@ -214,14 +221,14 @@ def test_nothing_goes_over_the_network(
     monkeypatch.setattr("socket.socket.connect", refuse)
     # The shipped model, since its bare name looks like a name on the hub.
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.epochs=1", "model.base=nano")
-    verbs.train(recipe, tmp_path / "run")
-    verbs.predict([str(tmp_path / "my shapes")], tmp_path / "run")
+    lensmith.train(recipe, tmp_path / "run")
+    lensmith.predict([str(tmp_path / "my shapes")], tmp_path / "run")
     assert asked == []
 
 
 def test_fewer_images_than_a_batch_still_get_their_epochs(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.batch_size=500", "train.epochs=3")
-    assert train(prepared(recipe), open_data(recipe.data), recipe, tmp_path).steps == 3
+    assert trained(recipe, tmp_path).steps == 3
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
@@ -237,7 +244,7 @@ def test_it_ends_early_when_validation_no_longer_gets_better(shapes: Shapes, tin
         shapes(circle=20, square=20), tiny_folder, "train.epochs=40", "train.patience=2", "train.validate_every=0.5"
     )
     told: list[Note | Advance] = []
-    done = train(prepared(recipe), open_data(recipe.data), recipe, tmp_path, told.append)
+    done = trained(recipe, tmp_path, told.append)
     planned = next(e.total for e in told if isinstance(e, Advance) and e.task == "training")
     assert done.finished
     assert done.worse == 2
@@ -261,7 +268,7 @@ def test_a_loss_that_is_no_number_names_the_images_at_fault(
     monkeypatch.setattr(Objective, "losses", losses)
     order = next(batches(len(dataset.train), 8, recipe.seed, 1, 2))
     with pytest.raises(UserError) as caught:
-        train(prepared(recipe), dataset, recipe, tmp_path)
+        trained(recipe, tmp_path)
     said = str(caught.value)
     assert "at step 2" in said
     assert dataset.train.ids[order[1]] in said
@@ -286,7 +293,7 @@ def test_the_weighted_mean_does_not_depend_on_how_a_batch_is_cut(
     for size in ("8", "3"):
         recipe = recipe_for(folder, tiny_folder, *options, f"train.micro_batch={size}")
         (tmp_path / size).mkdir()
-        train(prepared(recipe), open_data(recipe.data), recipe, tmp_path / size)
+        trained(recipe, tmp_path / size)
         found.append([json.loads(line).get("loss") for line in (tmp_path / size / "metrics.jsonl").open()])
     assert found[0][:3] == pytest.approx(found[1][:3], rel=1e-4)
 
@@ -301,7 +308,7 @@ def test_a_run_folder_that_can_not_be_written_is_a_sentence(
 
     monkeypatch.setattr(Path, "mkdir", read_only)
     with pytest.raises(UserError, match=r"can't be created: Read-only file system"):
-        verbs.train(recipe, tmp_path / "run")
+        lensmith.train(recipe, tmp_path / "run")
 
 
 def test_a_tracker_shows_what_the_log_has(
@@ -315,6 +322,6 @@ def test_a_tracker_shows_what_the_log_has(
 
     monkeypatch.setattr("lensmith.learn.loop.open_tracker", lambda *_: Fake())
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=2")
-    done = train(prepared(recipe), open_data(recipe.data), recipe, tmp_path)
+    done = trained(recipe, tmp_path)
     assert [step for step, row in rows if "loss" in row] == list(range(1, done.steps + 1))
     assert any("validation_accuracy" in row for _, row in rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lensmith import verbs
+import lensmith
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, open_data
 from lensmith.engine.classifier import Classifier
@@ -113,14 +113,14 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_written(
 ) -> None:
     def refused(sentence: str, *options: str) -> None:
         recipe = recipe_for(Path(dataset.uri), f"model.base={tiny_folder}", *options)
-        for verb in (verbs.evaluate, verbs.train):
+        for verb in (lensmith.evaluate, lensmith.train):
             with pytest.raises(UserError, match=sentence):
                 verb(recipe, tmp_path / "run")
             assert not (tmp_path / "run").exists()
 
     refused("evaluate.top is 1", "evaluate.calibration=auto", "evaluate.top=1")
-    refused("are the same to the model", "question.spoken={circle: square}")
-    refused("which is not a class", "question.spoken={cicle: round}")
+    refused("are the same to the model", "question.names={circle: square}")
+    refused("which is not a class", "question.names={cicle: round}")
 
 
 def test_predictions_of_other_samples_are_refused(dataset: ImageDataset) -> None:
@@ -130,7 +130,7 @@ def test_predictions_of_other_samples_are_refused(dataset: ImageDataset) -> None
 
 def test_the_figures_are_of_every_image(tiny_folder: Path, dataset: ImageDataset, tmp_path: Path) -> None:
     options = [f"model.base={tiny_folder}", "model.dtype=float32", "data.validation=0.3"]
-    record = verbs.evaluate(recipe_for(Path(dataset.uri), *options), tmp_path / "run")
+    record = lensmith.evaluate(recipe_for(Path(dataset.uri), *options), tmp_path / "run")
     assert record["accuracy"]["n"] == sum(map(sum, record["confusion"])) == record["data"]["n"]
     assert 0 < len(record["unreadable"]) == sum(row[-1] for row in record["confusion"])
     assert record["coverage"][-1]["accuracy"]["accuracy"] == pytest.approx(record["accuracy"]["accuracy"])

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lensmith import models, verbs
+import lensmith
+from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
@@ -19,6 +20,7 @@ from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
 from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
 from lensmith.runs.files import read_lines
+from lensmith.runs.folder import recipe_for
 from tests.conftest import Shapes
 
 LABELS = ["circle", "square"]
@@ -82,14 +84,14 @@ def test_every_method_learns_and_predicts_from_its_run_folder(
     rate = {"full": 0.003, "head": 0.1, "projector": 0.01}.get(method, 0.01)
     options += ["train.epochs=12", "train.batch_size=8", f"train.learning_rate={rate}", "data.validation=0.2"]
     recipe = load_recipe(None, [*options, "tune.rank=4"])
-    record = verbs.train(recipe, tmp_path / "run")
+    record = lensmith.train(recipe, tmp_path / "run")
     if method != "projector":  # by itself it can't bring a decoder of random weights to say a name
         assert record["accuracy"]["accuracy"] >= 0.9
     losses = [row["loss"] for row in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
-    again = verbs.evaluate(verbs.recipe_for(str(tmp_path / "run"), []), tmp_path / "again")
+    again = lensmith.evaluate(recipe_for(str(tmp_path / "run"), []), tmp_path / "again")
     assert again["accuracy"] == record["accuracy"]
-    found = verbs.predict([str(folder / "square")], tmp_path / "run")
+    found = lensmith.predict([str(folder / "square")], tmp_path / "run")
     assert len(found) == 30
     assert json.loads((tmp_path / "run" / "adapter" / "lensmith.json").read_text())["labels"] == LABELS
 

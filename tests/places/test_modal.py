@@ -468,7 +468,7 @@ def test_what_comes_home_is_whole_and_inside(tmp_path: Path) -> None:
 def test_without_a_token_or_the_package(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")} | {"HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "lensmith.cli", "train", "data.uri=demo:digits", "--run", "a/r", "--on", "modal"],
+        [sys.executable, "-m", "lensmith", "train", "data.uri=demo:digits", "--run", "a/r", "--on", "modal"],
         cwd=tmp_path, env=bare, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
