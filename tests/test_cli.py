@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lensmith import cli
+from lensmith.cli.screen import Screen
 from lensmith.progress import Advance
 from tests.conftest import Run, Shapes
 
@@ -255,7 +255,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: 
 
 def test_a_slow_machine_is_not_said_to_stand_still(capsys: pytest.CaptureFixture[str]) -> None:
     for rate in (0.043, 0.6, 4.4, 31.2):
-        cli.Screen()(Advance("scoring", 3, 20, rate, 17 / rate))
+        Screen()(Advance("scoring", 3, 20, rate, 17 / rate))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(", ")[1] for line in lines] == ["0.043 images/s", "0.6 images/s", "4.4 images/s", "31 images/s"]
 

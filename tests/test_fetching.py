@@ -21,6 +21,7 @@ import pytest
 
 import lensmith
 from lensmith import cli, fetching, models
+from lensmith.cli.screen import Screen
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
 from lensmith.progress import Advance, Note, size
@@ -399,7 +400,7 @@ def test_a_terminal_is_asked(
 
 def test_bytes_as_people_say_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert [size(n) for n in (43, 122_781, 9_102_416, 6e9)] == ["43 bytes", "122.8 kB", "9.1 MB", "6.0 GB"]
-    screen = cli.Screen()
+    screen = Screen()
     screen(Advance("fetching x", 6_000_000_000, 6_000_000_000, 85e6, 0, unit="bytes"))
     screen(Advance("scoring", 2000, 2000, 31.2, 0))
     lines = capsys.readouterr().err.splitlines()

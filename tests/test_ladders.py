@@ -11,7 +11,8 @@ import pytest
 import lensmith
 from lensmith.config import load_recipe
 from lensmith.errors import Stopped, UserError
-from lensmith.learn.methods import recipe_of
+from lensmith.learn.methods import methods
+from lensmith.measure.choice import choose, confirm
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction
 from lensmith.runs.predictions import read_predictions
@@ -31,14 +32,14 @@ def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_f
     )
     assert code == 0, err
     record = json.loads(out)
-    rungs = {rung["name"]: rung for rung in record["rungs"]}
+    rungs = {rung["name"]: rung for rung in record["methods"]}
     assert list(rungs) == ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]
-    n = {rung["test"]["n"] for rung in record["rungs"]}
+    n = {rung["test"]["n"] for rung in record["methods"]}
     assert len(n) == 1
     data = json.loads(Path("a ladder/record.json").read_text())["data"]
     labels = data["train"]["n"] + data["validation"]["n"]
-    assert [rung["labels"] for rung in record["rungs"]] == [0, data["validation"]["n"], *[labels] * 4]
-    for rung in record["rungs"]:
+    assert [rung["labels"] for rung in record["methods"]] == [0, data["validation"]["n"], *[labels] * 4]
+    for rung in record["methods"]:
         assert rung["dollars"] == pytest.approx(rung["seconds"] + rung["labels"] / 2)
         found = json.loads((Path("a ladder") / rung["name"] / "evaluation.json").read_text())
         assert rung["test"] == found["accuracy"]
@@ -64,11 +65,11 @@ def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path,
 
     with pytest.raises(Stopped) as stopped:
         lensmith.ladder(recipe, tmp_path / "part", stop)
-    assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "part", "ladder")
+    assert stopped.value.folder == tmp_path / "part"
     assert not list((tmp_path / "part").rglob("predictions.parquet"))  # no test image was looked at
     again: list[Any] = []
     record = lensmith.resume(tmp_path / "part", again.append)
-    assert [rung["name"] for rung in record["rungs"]] == ["zero-shot", "probe", "lora"]
+    assert [rung["name"] for rung in record["methods"]] == ["zero-shot", "probe", "lora"]
     steps = [e.done for e in again if isinstance(e, Advance) and e.task == "training"]
     assert min(steps) == 3  # it went on
     assert not any(isinstance(e, Note) and e.text.startswith("probe:") for e in again)
@@ -92,33 +93,33 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken() -> None:
         # Three points behind, by wrong answers of its own: the error of the difference is 5.7.
         ((answers(50), answers(80, first=30), answers(83)), "probe", "lora, has 83.0 %"),
         # Three points behind on images that are otherwise the same: the error is 1.7.
-        ((answers(50), answers(80), answers(83)), "lora", "above all that is cheaper"),
-        ((answers(50), answers(60, first=30), answers(90)), "lora", "above all that is cheaper"),
+        ((answers(50), answers(80), answers(83)), "lora", "above every cheaper method"),
+        ((answers(50), answers(60, first=30), answers(90)), "lora", "above every cheaper method"),
         ((answers(80), answers(60), answers(70)), "zero-shot", "it is the cheapest"),
         ((answers(80), answers(80), answers(80)), "zero-shot", "it is the cheapest"),
     ]:
         checked = dict(zip(names, made, strict=True))
-        chosen, sentence = ladders.choose(names, checked, 100)
-        assert chosen == expected
-        assert words in sentence
-        assert "100 validation images" in sentence
+        choice = choose(names, checked, 100)
+        assert choice.chosen == expected
+        assert words in choice.verdict
+        assert "100 validation images" in choice.verdict
 
 
 def test_the_test_images_confirm_the_choice_or_not() -> None:
     names = ["zero-shot", "probe", "lora"]
     checked = dict(zip(names, map(answers, (50, 80, 83)), strict=True))
     tested = dict(zip(names, map(answers, (50, 70, 90)), strict=True))
-    against_nothing, against_best = ladders.confirm(names, "probe", checked, tested)
+    against_nothing, against_best = confirm(names, "probe", checked, tested)
     assert "probe is better than zero-shot" in against_nothing
     assert "probe is worse than lora" in against_best
     names = ["zero-shot", "neighbours", "probe", "lora"]
     checked = dict(zip(names, map(answers, (50, 60, 80, 90)), strict=True))
     tested = dict(zip(names, map(answers, (50, 60, 89, 90)), strict=True))
-    against_nothing, alike = ladders.confirm(names, "lora", checked, tested)
+    against_nothing, alike = confirm(names, "lora", checked, tested)
     assert "lora is better than zero-shot" in against_nothing
-    assert "lora can't be told from probe with 89.0 %" in alike
+    assert "can't distinguish lora from probe with 89.0 %" in alike
     assert "neighbours" not in alike
-    assert ladders.confirm(["probe"], "probe", {"probe": answers(9)}, {"probe": answers(9)}) == []
+    assert confirm(["probe"], "probe", {"probe": answers(9)}, {"probe": answers(9)}) == []
 
 
 def test_a_ladder_needs_all_three_parts(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
@@ -131,10 +132,10 @@ def test_a_ladder_needs_all_three_parts(shapes: Shapes, tiny_folder: Path, run: 
 
 def test_a_rung_takes_from_the_recipe_what_is_its_own() -> None:
     recipe = load_recipe(None, ["evaluate.top=5", "tune.head=true", "tune.rates={head: 0.1, language_model: 0.2}"])
-    assert recipe_of("calibrated", recipe).evaluate.top is None  # a prior takes all labels' scores
-    assert recipe_of("zero-shot", recipe).evaluate.top == 5
-    assert recipe_of("lora", recipe).tune.rates == {"language_model": 0.2}
-    assert recipe_of("lora+head", recipe).tune.rates == {"head": 0.1, "language_model": 0.2}
+    assert methods()["calibrated"].recipe(recipe).evaluate.top is None  # a prior takes all labels' scores
+    assert methods()["zero-shot"].recipe(recipe).evaluate.top == 5
+    assert methods()["lora"].recipe(recipe).tune.rates == {"language_model": 0.2}
+    assert methods()["lora+head"].recipe(recipe).tune.rates == {"head": 0.1, "language_model": 0.2}
     assert recipe.evaluate.top == 5
 
 
@@ -150,14 +151,21 @@ def test_what_a_stop_left_out_of_a_rung_is_made_up_for(shapes: Shapes, tiny_fold
     record = lensmith.resume(tmp_path / "run")
     assert (tmp_path / "run" / "probe" / "report.html").exists()
     assert json.loads(task.read_text()) == kept
-    assert record["rungs"][0]["per_thousand"] > 0
+    assert record["methods"][0]["per_thousand"] > 0
 
 
 def test_what_takes_milliseconds_is_not_rounded_to_nothing(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A machine on which each step takes no longer than a look at the clock.
-    for module in ("measure.evaluation", "ladders", "learn.loop"):
+    for module in (
+        "measure.evaluation",
+        "verbs.ladder",
+        "learn.methods.fitted",
+        "learn.methods.trained",
+        "learn.frozen",
+        "learn.loop",
+    ):
         monkeypatch.setattr(f"lensmith.{module}.time", Clock(tick=0.0001))
     words = [
         *options(shapes(circle=40, square=40), tiny_folder),
@@ -166,7 +174,7 @@ def test_what_takes_milliseconds_is_not_rounded_to_nothing(
     ]
     record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
     n = json.loads((tmp_path / "run" / "record.json").read_text())["data"]["test"]["n"]
-    for rung in record["rungs"]:
+    for rung in record["methods"]:
         found = json.loads((tmp_path / "run" / rung["name"] / "evaluation.json").read_text())
         assert 0 < found["seconds"] < 0.005
         assert rung["per_thousand"] == pytest.approx(1000 * found["seconds"] / n)

@@ -14,6 +14,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Advance, Note
+from lensmith.verbs.curve import sizes_of
 from tests.conftest import Run, Shapes
 
 
@@ -58,7 +59,7 @@ def test_a_curve_of_trainings_goes_on_where_it_was_stopped(shapes: Shapes, tiny_
 
     with pytest.raises(Stopped) as stopped:
         lensmith.curve(recipe, tmp_path / "part", stop)
-    assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "part", "curve")
+    assert stopped.value.folder == tmp_path / "part"
     assert [row["size"] for row in rows(tmp_path / "part")] == [8, 16]
     told: list[Any] = []
     lensmith.resume(tmp_path / "part", told.append)
@@ -88,7 +89,7 @@ def dataset(shapes: Shapes) -> ImageDataset:
 
 
 def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> None:
-    sizes, n = learning_curves.sizes_of(Recipe(), dataset), len(dataset.train)
+    sizes, n = sizes_of(Recipe(), dataset), len(dataset.train)
     assert sizes[0] == 4
     assert sizes[-1] == n
     ratios = [b / a for a, b in pairwise(sizes)]

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from lensmith.sweeps import resume_sweep, sweep
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -25,9 +24,13 @@ from lensmith.data import open_data
 from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Advance, Note, silent
 from lensmith.records import Rate, Training
+from lensmith.runs.folder import Run
 from lensmith.search.board import BEAT, SILENCE, Board
 from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
 from lensmith.search.trials import PARTS, search_space
+from lensmith.search.worker import trial_recipe
+from lensmith.verbs.resume import resume as resume_sweep
+from lensmith.verbs.sweep import sweep
 from tests.clock import Clock
 from tests.conftest import Shapes
 
@@ -51,7 +54,8 @@ class Trainer:
         rate = recipe.train.learning_rate
         return 0.9 - abs(rate - 0.01) / (rate + 0.01) / 3 + 0.001 * recipe.seed
 
-    def __call__(self, recipe: Recipe, dataset: Any, folder: Path, tell: Any, checked: Any) -> Training:
+    def __call__(self, run: Run, checked: Any) -> Training:
+        recipe, folder = run.recipe, run.folder
         self.done.append((recipe, folder))
         for part in range(1, PARTS + 1):
             self.meanwhile(recipe, folder, part)
@@ -68,8 +72,8 @@ class Trainer:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """Sweeps train with the stand-in, and workers look at the board often."""
     stand_in = Trainer()
-    monkeypatch.setattr("lensmith.sweeps.train_once", stand_in)
-    monkeypatch.setattr("lensmith.learn.methods.require_trainable", lambda *_: None)
+    monkeypatch.setattr("lensmith.search.worker.train_once", stand_in)
+    monkeypatch.setattr("lensmith.learn.learner.prepare", lambda *_: None)
     monkeypatch.setattr("lensmith.search.board.LOOK", 0.02)
     return stand_in
 
@@ -125,7 +129,7 @@ def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
 
     with pytest.raises(Stopped) as stopped:
         sweep(recipe, tmp_path / "parts", stop)
-    assert (stopped.value.folder, stopped.value.verb) == (tmp_path / "parts", "sweep")
+    assert stopped.value.folder == tmp_path / "parts"
     assert (tmp_path / "parts" / "trials" / "001" / "checkpoint").is_dir()
     told: list[Note | Advance] = []
     parts = resume_sweep(tmp_path / "parts", told.append)
@@ -208,13 +212,13 @@ def test_a_few_settings_are_tried_once_each(trainer: Trainer, recipe: Recipe, tm
 
 def test_patience_means_as_many_epochs_as_before(recipe: Recipe) -> None:
     recipe.train.epochs, recipe.train.patience, recipe.train.validate_every = 18.0, 3, 2.0  # three times two epochs
-    trial = sweeps.trial_recipe(recipe, {"tune.rank": 4})
+    trial = trial_recipe(recipe, {"tune.rank": 4})
     assert trial.train.patience == 3
     recipe.train.validate_every = 4.0
-    assert sweeps.trial_recipe(recipe, {"train.epochs": 9.0}).train.patience == 12
+    assert trial_recipe(recipe, {"train.epochs": 9.0}).train.patience == 12
     assert recipe.train.patience == 3
     recipe.model.adapter = "a run"
-    assert sweeps.trial_recipe(recipe, {}).model.adapter is None, "trials begin with the base"
+    assert trial_recipe(recipe, {}).model.adapter is None, "trials begin with the base"
 
 
 # Stops, kills, other workers
@@ -470,7 +474,7 @@ def test_a_database_that_goes_away_is_waited_for(
     assert "The database answers again." in texts
 
     began, until = clock.now, clock.now + 1000
-    with pytest.raises(Gone, match=r"sweep.db doesn't answer: server closed.*lensmith sweep --resume .*long"):
+    with pytest.raises(Gone, match=r"sweep.db doesn't answer: server closed.*lensmith resume .*long"):
         sweep(recipe, tmp_path / "long")
     assert clock.now - began == pytest.approx(90)
     until = clock.now
@@ -531,10 +535,8 @@ def test_what_is_no_database_is_said_before_anything_is_written(
 def test_a_lost_database_file_is_said(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     stopped_sweep(trainer, recipe, tmp_path / "run", at=2)
     (tmp_path / "run" / "sweep.db").unlink()
-    with pytest.raises(UserError, match=r"holds no sweep"):
-        resume_sweep(tmp_path / "run")
     with pytest.raises(UserError, match=r"sweep.db is gone"):
-        sweep(recipe, tmp_path / "run", resume=True)
+        resume_sweep(tmp_path / "run")
     with pytest.raises(UserError, match=r"not a run folder"):
         resume_sweep(tmp_path)
 

@@ -92,7 +92,8 @@ def test_a_calibration_that_turns_the_answer_is_used(tiny: Model) -> None:
     worst = LABELS[plain.scores.index(min(plain.scores))]
     offsets = tuple(-100.0 if label == worst else 0.0 for label in LABELS)
     (turned,) = predict(
-        Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), Calibration("empty", offsets, 2.0)), items
+        Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), None, Calibration("empty", offsets, 2.0)),
+        items,
     )
     assert turned.predicted == worst
     assert turned.scores == plain.scores, "the file keeps the scores as the model gave them"

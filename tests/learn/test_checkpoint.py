@@ -19,17 +19,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lensmith
-from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.learn import checkpoint
-from lensmith.learn.checkpoint import STATE, TENSORS, same_recipe
+from lensmith.learn.checkpoint import STATE, TENSORS
+from lensmith.learn.learner import prepare
 from lensmith.learn.loop import train
-from lensmith.models.tuning import attach
 from lensmith.progress import Advance, Note
 from lensmith.records import Training
 from lensmith.runs.files import recover, replacing
+from lensmith.runs.folder import Run, same_recipe
 from tests.conftest import Shapes
 
 KILLS = 20
@@ -48,9 +48,8 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 def run(recipe: Recipe, folder: Path, resume: bool, tell: Callable[[Any], Any] = lambda _: None) -> Training:
     folder.mkdir(exist_ok=True)
-    model, dataset = models.load_base(recipe.model), open_data(recipe.data)
-    attach(model, recipe.tune, dataset.labels, recipe.seed)
-    return train(model, dataset, recipe, folder, tell, resume)
+    dataset = open_data(recipe.data)
+    return train(prepare(recipe, dataset), Run(folder, recipe, dataset, tell), resume)
 
 
 def stopped_after(step: int) -> Callable[[Note | Advance], None]:

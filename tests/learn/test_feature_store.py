@@ -18,10 +18,12 @@ from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.learn import feature_store
 from lensmith.learn.feature_store import Store, cache_folder, fingerprint
+from lensmith.learn.learner import prepare
 from lensmith.learn.loop import train
 from lensmith.models.base import Model
-from lensmith.models.tuning import attach, trainable
+from lensmith.models.tuning import trainable
 from lensmith.progress import Advance, Note
+from lensmith.runs.folder import Run
 from tests.conftest import Shapes
 
 LOOKING = "looking once at each image"
@@ -41,10 +43,10 @@ def trained(recipe: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], list
     """The weights, what was told, and the model."""
     folder.mkdir()
     told: list[Any] = []
-    model = models.load_base(recipe.model)
     dataset = open_data(recipe.data)
-    attach(model, recipe.tune, dataset.labels, recipe.seed)
-    train(model, dataset, recipe, folder, told.append)
+    learner = prepare(recipe, dataset)
+    model = learner.tuned.model
+    train(learner, Run(folder, recipe, dataset, told.append))
     return {name: w.detach().clone() for name, w in trainable(model).items()}, told, model
 
 
@@ -137,11 +139,10 @@ def test_an_interrupted_cache_goes_on_where_it_was(
         if isinstance(event, Advance) and event.task == LOOKING and event.done >= 16:
             raise KeyboardInterrupt
 
-    model, dataset = models.load_base(recipe.model), open_data(recipe.data)
-    attach(model, recipe.tune, dataset.labels, recipe.seed)
+    dataset = open_data(recipe.data)
     (tmp_path / "stopped").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        train(model, dataset, recipe, tmp_path / "stopped", stop)
+        train(prepare(recipe, dataset), Run(tmp_path / "stopped", recipe, dataset, stop))
     assert not list(cache_folder().rglob("*.part"))
     resumed, told, _ = trained(recipe, tmp_path / "resumed")
     assert looked(told) == total - 16

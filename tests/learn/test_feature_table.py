@@ -13,11 +13,13 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import PIXELS, kinds
+from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
 from lensmith.learn import feature_store
 from lensmith.learn.feature_table import Table, read_table
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.base import Model
+from lensmith.models.tuning import Tuned
 from lensmith.progress import silent
 from tests.conftest import Shapes
 
@@ -54,7 +56,8 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 def asked(recipe: Recipe, looks: Looks) -> Classifier:
     model = models.load_base(recipe.model)
     looks.at(model)
-    return classifier_for(model, recipe, open_data(recipe.data))
+    question = make_question(model, recipe.question, open_data(recipe.data).labels)
+    return classifier_for(Tuned(model), question, recipe.evaluate)
 
 
 def read(recipe: Recipe, looks: Looks, wanted: list[str] | None = None, part: str = "train") -> Table:

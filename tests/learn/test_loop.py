@@ -26,7 +26,6 @@ from lensmith.learn.learner import Learner, prepare
 from lensmith.learn.loop import schedule, train
 from lensmith.learn.trackers import Tracker
 from lensmith.models.attention import ATTENTION
-from lensmith.models.tuning import coverage
 from lensmith.models.views import stack
 from lensmith.progress import Advance, Note, Tell, silent
 from lensmith.records import Training
@@ -92,8 +91,9 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
 ) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "tune.projector=true", "tune.vision_tower=true")
     dataset = open_data(recipe.data)
-    model = prepared(recipe)
-    train(model, dataset, recipe, tmp_path)
+    learner = prepared(recipe)
+    model = learner.tuned.model
+    train(learner, Run(tmp_path, recipe, dataset))
     pixels = stack([model.prepare(dataset.test.image(i)) for i in range(len(dataset.test))])
     model.network.eval()
     mine = Classifier(model, make_question(model, recipe.question, dataset.labels)).score(pixels).bound
@@ -115,8 +115,6 @@ def test_a_stopped_training_resumes_to_the_same_weights(
     recipe = recipe_for(
         shapes(circle=20, square=20), tiny_folder, "tune.dropout=0.1", "augment.shift=0.1", "augment.flip=true"
     )
-    dataset = open_data(recipe.data)
-
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = trained(recipe, tmp_path / "whole")
@@ -135,8 +133,6 @@ def test_a_stopped_training_resumes_to_the_same_weights(
 @pytest.mark.parametrize("part", ["state.json", "state.safetensors"])
 def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str) -> None:
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder)
-    dataset = open_data(recipe.data)
-
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, tmp_path, stop_at(1))
     damaged = next((tmp_path / "checkpoint").iterdir()) / part
@@ -183,15 +179,16 @@ def test_images_that_do_not_fit_into_memory_are_read_again(
 
 def test_the_base_is_not_changed_by_training(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.epochs=1")
-    model = prepared(recipe)
+    learner = prepared(recipe)
+    model = learner.tuned.model
     before = {n: p.clone() for n, p in model.network.named_parameters() if "lora_" not in n}
-    train(model, open_data(recipe.data), recipe, tmp_path)
+    train(learner, Run(tmp_path, recipe, open_data(recipe.data)))
     assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters() if "lora_" not in n)
 
 
 def test_lora_hits_every_linear_layer_of_what_was_chosen_and_nothing_else(tiny_folder: Path) -> None:
     recipe = load_recipe(None, [f"model.base={tiny_folder}"])
-    rows = coverage(prepared(recipe))
+    rows = prepared(recipe).coverage
     assert {row.component for row in rows} == {"language_model"}
     layers = {row.layer: row.count for row in rows}
     attention = {f"self_attn.{n}": 2 for n in ("q_proj", "k_proj", "v_proj", "out_proj")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import pytest
 
 import lensmith
 from lensmith.config import Recipe, load_recipe
-from lensmith.data import ImageDataset, open_data
+from lensmith.data import ImageDataset, Split, open_data
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
 from lensmith.errors import Stopped, UserError
-from lensmith.measure.evaluation import evaluate, fit_calibration, score
+from lensmith.measure.evaluation import evaluate, fit_calibration, predict_split
 from lensmith.models.base import Model
+from lensmith.progress import Advance, Note
 from lensmith.records import Calibration, Prediction
+from lensmith.runs.folder import Run
 from lensmith.runs.predictions import read_predictions
 from tests.conftest import Shapes
 
@@ -41,30 +44,36 @@ def classifier_of(model: Model, dataset: ImageDataset, recipe: Recipe) -> Classi
     )
 
 
-def ignore(_: int) -> None:
-    pass
+def scored(
+    model: Model, run: Run, path: Path, split: Split | None = None, calibration: Calibration | None = None
+) -> float:
+    """Score a split, by default the test images, into a file."""
+    classifier = classifier_of(model, run.dataset, run.recipe)
+    classifier.calibration = calibration or Calibration()
+    return predict_split(run, classifier, split or run.dataset.test, path, "scoring")
 
 
 def test_stopped_and_resumed_gives_the_same_file(tiny: Model, dataset: ImageDataset, tmp_path: Path) -> None:
     recipe = recipe_for(Path(dataset.uri))
     straight = tmp_path / "straight" / "p.parquet"
     straight.parent.mkdir()
-    score(classifier_of(tiny, dataset, recipe), dataset.test, straight, recipe, "evaluate", ignore)
+    scored(tiny, Run(straight.parent, recipe, dataset), straight)
     stopped = tmp_path / "stopped" / "p.parquet"
     stopped.parent.mkdir()
     seen: list[int] = []
 
-    def interrupt(done: int) -> None:
-        seen.append(done)
+    def interrupt(event: Note | Advance) -> None:
+        assert isinstance(event, Advance)
+        seen.append(event.done)
         if len(seen) % 2 == 0:  # Ctrl-C, between two windows or in one
             signal.raise_signal(signal.SIGINT)
 
     def go() -> None:
-        score(classifier_of(tiny, dataset, recipe), dataset.test, stopped, recipe, "evaluate", interrupt)
+        scored(tiny, Run(stopped.parent, recipe, dataset, interrupt), stopped)
 
     with pytest.raises(Stopped) as stop:
         go()
-    assert (stop.value.folder, stop.value.verb) == (stopped.parent, "evaluate")
+    assert stop.value.folder == stopped.parent
     while not stopped.exists():
         with suppress(Stopped):
             go()
@@ -80,32 +89,31 @@ def test_images_scored_under_other_conditions_are_not_mixed(tiny: Model, dataset
     recipe = recipe_for(Path(dataset.uri))
     path = tmp_path / "p.parquet"
 
-    def stop(done: int) -> None:
-        if done:
-            raise KeyboardInterrupt
+    def stop(event: Note | Advance) -> None:
+        raise KeyboardInterrupt
 
+    run = Run(tmp_path, recipe, dataset)
     with pytest.raises(Stopped):
-        score(classifier_of(tiny, dataset, recipe), dataset.test, path, recipe, "evaluate", stop)
-    other = classifier_of(tiny, dataset, recipe)
-    other.calibration = Calibration(temperature=3.0)
+        scored(tiny, replace(run, tell=stop), path)
     with pytest.raises(UserError, match="another calibration"):
-        score(other, dataset.test, path, recipe, "evaluate", ignore)
+        scored(tiny, run, path, calibration=Calibration(temperature=3.0))
     with pytest.raises(UserError, match="another images"):
-        score(classifier_of(tiny, dataset, recipe), dataset.train, path, recipe, "evaluate", ignore)
+        scored(tiny, run, path, dataset.train)
 
 
 def test_calibration_says_why_there_is_none(tiny: Model, dataset: ImageDataset) -> None:
     def why(*options: str, part: str = "test", top: int | None = None) -> str:
         recipe = recipe_for(Path(dataset.uri), *options)
         classifier = Classifier(tiny, make_question(tiny, recipe.question, dataset.labels), top=top)
-        chosen, record = fit_calibration(classifier, dataset, recipe, getattr(dataset, part), ignore)
+        run = Run(Path(), recipe, dataset)
+        chosen, record = fit_calibration(run, classifier, dataset.split(part), lambda _: None)
         assert chosen == Calibration()
         return str(record.get("note", ""))
 
     assert why("evaluate.calibration=none") == ""
-    assert "takes 20 validation images" in why()
+    assert "needs 20 validation images" in why()
     assert "every label's score" in why(top=1)
-    assert "would be used for it" in why(part="validation")
+    assert "that calibration would use" in why(part="validation")
 
 
 def test_what_cannot_be_scored_is_refused_before_anything_is_written(

@@ -136,7 +136,7 @@ def test_an_accuracy_that_falls_is_taken_for_a_flat_one() -> None:
         assert 0.8 < PowerLaw.fit(points).at(n).accuracy < 0.84
     found = check(points)
     assert found is not None
-    assert found[2].endswith("points less, outside the interval.") == (found[1] < found[0].low)
+    assert found.sentence.endswith("points less, outside the interval.") == (found.measured < found.forecast.low)
 
 
 def test_what_can_not_be_fitted_is_refused() -> None:
@@ -195,14 +195,14 @@ def test_the_check_forecasts_a_size_it_has_not_seen() -> None:
     points = measured(0.004, 3, seed=4)
     found = check(points)
     assert found is not None
-    forecast, mean, says = found
+    forecast, mean = found.forecast, found.measured
     known = [p for p in points if p[0] < 9600]
     assert forecast == PowerLaw.fit(known).at(9600)
     assert mean == pytest.approx(fmean(a for n, a in points if n == 9600))
     numbers = re.fullmatch(
         r"Fitted to 300 to 4,800 images, the law said (\S+) % \((\S+) to (\S+)\) at 9,600; "
         r"measured: (\S+) %, (?:the same|(\S+) points (more|less)), within the interval\.",
-        says,
+        found.sentence,
     )
     assert numbers is not None
     said, low, high, there, off, way = numbers.groups()
@@ -214,8 +214,8 @@ def test_the_check_forecasts_a_size_it_has_not_seen() -> None:
     for accuracy, end in ((0.5, "points less, outside the interval."), (0.99, "points more, outside the interval.")):
         wrong = check([*known, (9600, accuracy)])
         assert wrong is not None
-        assert wrong[0] == forecast
-        assert wrong[2].endswith(end)
+        assert wrong.forecast == forecast
+        assert wrong.sentence.endswith(end)
     assert check([p for p in points if p[0] >= 2400]) is None
 
 

@@ -29,11 +29,11 @@ from lensmith.engine.question import make_prompt, make_question, messages
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
 from lensmith.learn.feature_store import Store
-from lensmith.learn.loop import keep
 from lensmith.models.attention import ATTENTION
 from lensmith.models.base import Model
-from lensmith.models.tuning import attach, coverage, trainable
+from lensmith.models.tuning import attach, coverage, keep_tuned, trainable
 from lensmith.models.views import shape_of, stack, unstack
+from lensmith.runs.folder import Run
 from tests.models import checkpoints
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
@@ -347,14 +347,14 @@ def test_image_settings_that_cannot_be_used_are_a_sentence(
 def test_an_adapter_brings_the_image_budget_it_was_trained_with(folders: dict[str, Path], tmp_path: Path) -> None:
     options = ModelOptions(base=str(folders["lfm2_vl"]), device="cpu", dtype="float32", image_tokens=6)
     model = models.load_base(options)
-    attach(model, TuneOptions(rank=2), LABELS)
+    tuned = attach(model, TuneOptions(rank=2), LABELS)
     recipe = load_recipe(None, [])
     recipe.model = options
     dataset: Any = SimpleNamespace(labels=LABELS)
-    keep(model, recipe, dataset, tmp_path)
-    again = models.load_base(replace(options, image_tokens=None, adapter=str(tmp_path)))
+    keep_tuned(Run(tmp_path, recipe, dataset), tuned)
+    again = models.load(replace(options, image_tokens=None, adapter=str(tmp_path))).model
     assert again.sizes(900, 1100) == model.sizes(900, 1100)
-    wider = models.load_base(replace(options, image_tokens=12, adapter=str(tmp_path)))
+    wider = models.load(replace(options, image_tokens=12, adapter=str(tmp_path))).model
     assert wider.sizes(900, 1100) != model.sizes(900, 1100), "what is asked for wins"
 
 

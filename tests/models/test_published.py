@@ -133,7 +133,8 @@ def test_lora_hits_every_linear_layer_and_adds_what_the_configuration_says(name:
 
 def test_lora_of_the_3b_language_model_is_a_small_share() -> None:
     model = built(PUBLISHED["LFM2-VL-3B"])
-    rows = attach(model, TuneOptions(rank=RANK), ["a", "b"])
+    attach(model, TuneOptions(rank=RANK), ["a", "b"])
+    rows = coverage(model)
     assert {row.component for row in rows} == {"language_model"}
     assert f"{sum(row.parameters for row in rows) / 1e6:.1f} M" == "12.2 M"
     assert f"{sum(row.share for row in rows):.2%}" == "0.41%"

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import modal
 import pytest
 
-from lensmith.places import remote
+from lensmith.jobs import worker
+from lensmith.places.modal import app as modal_app
 
 
 class Volume:
@@ -88,7 +89,7 @@ class Cloud:
             self.calls[call.object_id] = call
             return call
 
-        assert name == remote.FUNCTION
+        assert name == modal_app.FUNCTION
         return SimpleNamespace(hydrate=hydrate, spawn=spawn)
 
 
@@ -122,9 +123,9 @@ class Call:
 
 
 def perform(cloud: Cloud, job: dict[str, Any], put: Callable[[Any], Any]) -> Any:
-    """`remote.perform` on a fresh machine that sees the cloud's volumes."""
+    """`worker.attempt` on a fresh machine that sees the cloud's volumes."""
     shutil.rmtree(cloud.away, ignore_errors=True)
-    return remote.perform(job | {"cwd": str(cloud.away)}, put, lambda: None, cloud.root)
+    return worker.attempt(job | {"cwd": str(cloud.away)}, put, lambda: None, cloud.root)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(modal.FunctionCall, "from_id", account.calls.__getitem__)
     monkeypatch.setattr(modal.App, "deploy", lambda app: account.deployed.append(app.name))
     # The description of the machine is the real one, which takes volumes of Modal's own.
-    build = remote.build
+    build = modal_app.build
 
     def described(*args: Any) -> Any:
         with monkeypatch.context() as real:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lensmith import cli, verbs
+from lensmith import cli
 from lensmith.config import Recipe
 from lensmith.errors import UserError
-from lensmith.places import Job, place, place_of, places
+from lensmith.jobs.job import Job
+from lensmith.places import place, place_of, places
 from lensmith.progress import silent
 
 
@@ -21,14 +22,19 @@ def test_places_are_the_files_of_the_package() -> None:
 
 
 def test_jobs_go_to_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for verb in ("train", "resume", "evaluate", "resume_evaluation"):
-        monkeypatch.setattr(verbs, verb, lambda *given, verb=verb: {"verb": verb, "given": given})
+    for verb in ("train", "evaluate"):
+        function = lambda *given, verb=verb, **more: {"verb": verb, "given": given} | more  # noqa: E731
+        monkeypatch.setattr(f"lensmith.verbs.{verb}.{verb}", function)
     recipe, here = Recipe(), place("local")
     assert here.run(Job("train", recipe, tmp_path), silent) == {"verb": "train", "given": (recipe, tmp_path, silent)}
-    assert here.run(Job("evaluate", recipe, tmp_path, split="train"), silent)["given"][3] == "train"
-    resumed = here.run(Job("train", recipe, tmp_path, resume=True), silent)
-    assert resumed == {"verb": "resume", "given": (tmp_path, silent, recipe)}
-    assert here.run(Job("evaluate", None, tmp_path, resume=True), silent)["verb"] == "resume_evaluation"
+    scored = here.run(Job("evaluate", recipe, tmp_path, options={"split": "train"}), silent)
+    assert scored == {"verb": "evaluate", "given": (recipe, tmp_path, silent), "split": "train"}
+    (tmp_path / "recipe.yaml").write_text("name: mine")
+    resumed = here.run(Job("train", None, tmp_path, resume=True), silent)
+    assert resumed == {"verb": "train", "given": (Recipe(name="mine"), tmp_path, silent), "resume": True}
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(UserError, match="nothing to resume"):
+        here.run(Job("evaluate", None, tmp_path, resume=True), silent)
 
 
 def test_what_makes_no_sense_at_home_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,5 +44,5 @@ def test_what_makes_no_sense_at_home_is_refused(tmp_path: Path, capsys: pytest.C
     with pytest.raises(UserError, match="isn't at another place"):
         place_of(tmp_path)
     (tmp_path / "place.json").write_text(json.dumps({"place": "modal", "state": "running"}))
-    with pytest.raises(UserError, match=r"goes on elsewhere.*lensmith attach"):
+    with pytest.raises(UserError, match=r"continues elsewhere.*lensmith attach"):
         place("local").run(Job("train", None, tmp_path, resume=True), silent)

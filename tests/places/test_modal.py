@@ -14,14 +14,17 @@ from typing import Any
 
 import modal
 import pytest
-from lensmith.places.prices import PRICES, gpu, price_after, price_before
-from lensmith.places.transfers import bring_home, send, uploads
 
-from lensmith import cli
+from lensmith.cli.screen import Screen
 from lensmith.config import PlaceOptions, Recipe, load_recipe
 from lensmith.errors import UserError
-from lensmith.places import Job, remote
+from lensmith.jobs import worker
+from lensmith.jobs.cargo import uploads
+from lensmith.jobs.job import Job
+from lensmith.places.modal import app as modal_app
 from lensmith.places.modal import follow
+from lensmith.places.modal.prices import PRICES, gpu, price_after, price_before
+from lensmith.places.modal.volumes import bring_home, send
 from lensmith.progress import Advance, Note, silent
 from tests.clock import Clock
 from tests.conftest import Run, Shapes
@@ -31,7 +34,7 @@ QUICK = ["model.dtype=float32", "train.epochs=1", "train.batch_size=8", "tune.ra
 
 
 def a_job(uri: str, base: Path, *more: str, verb: str = "train") -> Job:
-    return Job(verb, load_recipe(None, [f"data.uri={uri}", f"model.base={base}", *QUICK, *more]))  # type: ignore[arg-type]
+    return Job(verb, load_recipe(None, [f"data.uri={uri}", f"model.base={base}", *QUICK, *more]))
 
 
 def told(job: Job, name: str = "mine-1") -> dict[str, Any]:
@@ -61,7 +64,7 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
     slim = modal.Image.debian_slim
     monkeypatch.setattr(modal.Image, "debian_slim", lambda **named: Recorded(slim(**named)))
     options = PlaceOptions(gpu="H100", hours=1.5, retries=3, secrets=["huggingface", "wandb"])
-    app, function = remote.build(options, ["wandb"])
+    app, function = modal_app.build(options, ["wandb"])
     info = function.info()
     assert info.gpus == [("H100", 1)]
     assert (info.timeout, info.max_retries, info.single_use_containers) == (5400, 3, True)
@@ -78,12 +81,12 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
     assert (source[1][0] / "models" / "nano" / "config.json").exists()
     assert (source[1][0] / "config" / "recipes" / "fashion-best.yaml").exists()
     # Modal imports the function by module and name.
-    assert getattr(sys.modules[remote.work.__module__], remote.work.__name__) is remote.work
+    assert getattr(sys.modules[modal_app.work.__module__], modal_app.work.__name__) is modal_app.work
 
     monkeypatch.setattr(modal.Image, "debian_slim", slim)
-    assert remote.build(options, ["wandb"])[0].name == app.name
-    assert remote.build(replace(options, hours=2), ["wandb"])[0].name != app.name, "its retries would be replaced"
-    assert remote.build(options)[0].name != app.name
+    assert modal_app.build(options, ["wandb"])[0].name == app.name
+    assert modal_app.build(replace(options, hours=2), ["wandb"])[0].name != app.name, "its retries would be replaced"
+    assert modal_app.build(options)[0].name != app.name
 
 
 def test_the_names_of_gpus_are_checked_here() -> None:
@@ -106,7 +109,7 @@ def test_prices_before_and_after() -> None:
 
 
 def test_place_options_are_no_change_of_recipe(tmp_path: Path) -> None:
-    from lensmith.learn.checkpoint import same_recipe
+    from lensmith.runs.folder import same_recipe
 
     now = Recipe(place=PlaceOptions("T4", 1, 0, ["x"]))
     same_recipe(tmp_path, Recipe(), now)
@@ -185,7 +188,7 @@ def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: 
     assert {"accuracy", "training"} <= set(first["record"])
     assert first["record"]["run"] == "runs/mine"
     assert first["seconds"] > 0
-    events = [remote.event_from(values) for values in whole]
+    events = [worker.event_from(values) for values in whole]
     assert any("10 classes" in getattr(event, "text", "") for event in events)
     assert any(getattr(event, "task", "").startswith("scoring") for event in events)
 
@@ -198,12 +201,12 @@ def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: 
         if log.exists() and '"step": 2' in log.read_text():
             raise Killed
 
-    remote_pause, remote.Reporter.PAUSE = remote.Reporter.PAUSE, 0.0
+    remote_pause, worker.Reporter.PAUSE = worker.Reporter.PAUSE, 0.0
     try:
         with pytest.raises(Killed):
             perform(cloud, told(job), kill)
     finally:
-        remote.Reporter.PAUSE = remote_pause
+        worker.Reporter.PAUSE = remote_pause
     assert list((cloud.root / "runs" / "mine-1" / "checkpoint").iterdir())
     assert not (cloud.root / "runs" / "mine-1" / "result.json").exists()
     second = perform(cloud, told(job), whole.append)
@@ -348,7 +351,7 @@ def test_a_run_begun_here_goes_on_there(
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli.Screen, "advance", stop)
+        patch.setattr(Screen, "advance", stop)
         assert run("train", *words, "--run", "r")[0] == 130
         if been_there:  # and what is there is older than what has been done here since
             note = {"place": "modal", "state": "cancelled", "verb": "train", "name": "an older copy"}
@@ -398,10 +401,10 @@ def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: py
     volume = SimpleNamespace(commit=lambda: saved.append(True))
     monkeypatch.setattr(modal.Volume, "from_name", lambda name, **_: volume)
     clock = Clock()
-    monkeypatch.setattr(remote, "time", clock)
+    monkeypatch.setattr(worker, "time", clock)
 
     def busy(job: Any, put: Any, commit: Any) -> dict[str, Any]:
-        tell = remote.Reporter(put, commit)
+        tell = worker.Reporter(put, commit)
         for i in range(3):
             tell(Note(str(i)))
         for done in (1, 2, 3):
@@ -410,18 +413,18 @@ def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: py
         commit()
         return {"record": {}}
 
-    monkeypatch.setattr(remote, "perform", busy)
-    assert remote.work({"name": "n"}) == {"record": {}}
+    monkeypatch.setattr(modal_app, "attempt", busy)
+    assert modal_app.work({"name": "n"}) == {"record": {}}
     # Of the counts, those that follow at once are left out, but not the last.
-    assert [remote.event_from(e) for e in events.waiting] == [Advance("t", 3, 3, 1.0, 1.0)]
+    assert [worker.event_from(e) for e in events.waiting] == [Advance("t", 3, 3, 1.0, 1.0)]
     assert saved
 
 
 def test_counts_come_a_few_times_a_minute_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, put, saves = Clock(), list[Any](), list[float]()
     clock.now = 0.0  # as on a machine that has just been started
-    monkeypatch.setattr(remote, "time", clock)
-    tell = remote.Reporter(put.append, lambda: saves.append(clock.now))
+    monkeypatch.setattr(worker, "time", clock)
+    tell = worker.Reporter(put.append, lambda: saves.append(clock.now))
     for done in range(100):
         tell(Advance("t", done, 1000, 1.0, 1.0))
         clock.sleep(0.75)
@@ -431,13 +434,13 @@ def test_counts_come_a_few_times_a_minute_from_the_first_moment(monkeypatch: pyt
 
 def test_a_short_attempt_counts_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(remote, "time", clock)
+    monkeypatch.setattr(worker, "time", clock)
 
     def work(*_: Any) -> dict[str, Any]:
         clock.sleep(0.004)
         raise ValueError("a bug")
 
-    monkeypatch.setattr(remote, "_do", work)
+    monkeypatch.setattr(worker, "_do", work)
     (cloud.root / "runs").mkdir(parents=True)
     for attempt in (1, 2):
         with pytest.raises(RuntimeError, match="a bug"):

@@ -8,7 +8,8 @@ import pytest
 
 from lensmith.errors import UserError
 from lensmith.runs.files import read_json
-from lensmith.runs.folder import new_run_folder, provenance, read_evaluation
+from lensmith.runs.folder import new_run_folder, read_evaluation
+from lensmith.runs.provenance import provenance
 
 
 def test_a_run_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
