@@ -21,7 +21,7 @@ from lensmith.runs.folder import PREDICTIONS, begin_run, facts, read_evaluation,
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
-    from lensmith.pages.ladder import Rung
+    from lensmith.pages.ladder import MethodRow
 
 VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
 """In a rung's folder: its answers to the validation images, and what making it took; in the ladder's: what was chosen
@@ -85,7 +85,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             title=f"Which method for {dataset.uri}",
             verdict=verdict,
             sentences=sentences,
-            rungs=rows,
+            methods=rows,
             chosen=chosen,
             facts=facts(folder),
             notes=[*dataset.notes, FLATTERED, *([LOOKED] if any(made["looked_before"] for made in spent) else [])],
@@ -240,16 +240,18 @@ def confirm(
     return said
 
 
-def row(name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder: Path, options: LadderOptions) -> Rung:
+def row(
+    name: str, checked: Sequence[Prediction], dataset: ImageDataset, folder: Path, options: LadderOptions
+) -> MethodRow:
     """A rung's line in the table."""
     from lensmith.learn.methods import ABOUT, labels_of
     from lensmith.measure.metrics import accuracy
-    from lensmith.pages.ladder import Rung
+    from lensmith.pages.ladder import MethodRow
 
     found = read_json(folder / name / "evaluation.json")
     seconds, labels = float(read_json(folder / name / MADE)["seconds"]), labels_of(name, dataset)
     free = not options.hour and not options.label
-    return Rung(
+    return MethodRow(
         name=name,
         about=ABOUT[name],
         validation=accuracy(checked),

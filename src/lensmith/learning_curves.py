@@ -21,7 +21,7 @@ from lensmith.runs.folder import begin_run, facts, require_one_process, resumed,
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.learn.methods import Frozen
-    from lensmith.pages.learning_curve import Line
+    from lensmith.pages.learning_curve import Curve
 
 POINTS = "points.jsonl"
 """In the run folder: a row for each model."""
@@ -45,7 +45,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; what was measured is kept.
     """
     from lensmith.learn.methods import recipe_of, require_trainable
-    from lensmith.pages.learning_curve import CurveData, write_curve
+    from lensmith.pages.learning_curve import LearningCurveData, write_learning_curve
 
     require_one_process("curve")
     started = time.perf_counter()
@@ -75,15 +75,15 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     # Which method is best is not for the test images to say.
     ahead = ", ".join(f"{name} {found['forecast']['accuracy'] * 100:.1f} %" for name, found in curves.items())
     verdict = lines[0].sentence if len(lines) == 1 else f"At {sizes[-1] * recipe.curve.ahead:,.0f} images: {ahead}."
-    data = CurveData(
+    data = LearningCurveData(
         title=f"What more labels bring, on {dataset.uri}",
         verdict=verdict,
-        lines=lines,
+        curves=lines,
         measured=len(dataset.test),
         facts=facts(folder),
         notes=list(dataset.notes),
     )
-    write_curve(report, data)
+    write_learning_curve(report, data)
     record = {
         "curves": curves,
         "seconds": time.perf_counter() - started,
@@ -176,17 +176,17 @@ def plan(recipe: Recipe, sizes: Sequence[int], n: int) -> Iterator[tuple[str, in
                 yield rung, size, seed
 
 
-def fitted(rung: str, points: Sequence[tuple[int, float]], ahead: float) -> tuple[dict[str, Any], Line]:
+def fitted(rung: str, points: Sequence[tuple[int, float]], ahead: float) -> tuple[dict[str, Any], Curve]:
     """The law through one rung's points, as plain values and for the page."""
     from lensmith.measure import power_law
-    from lensmith.pages.learning_curve import Line
+    from lensmith.pages.learning_curve import Curve
 
     law = power_law.PowerLaw.fit(points)
     first, last = min(n for n, _ in points), max(n for n, _ in points)
     steps = 60
     at = [law.at(first * (ahead * last / first) ** (k / steps)) for k in range(steps + 1)]
     tested = power_law.check(points)
-    line = Line(
+    line = Curve(
         name=rung,
         points=list(points),
         band=[(f.images, f.low, f.accuracy, f.high) for f in at],

@@ -277,12 +277,12 @@ def finish(
     Returns:
         The report's path.
     """
-    from lensmith.pages.evaluation import ReportData, write_report
+    from lensmith.pages.evaluation import EvaluationData, write_evaluation
     from lensmith.runs.files import read_lines
 
     last, log = evaluations[-1], folder / "metrics.jsonl"
     recipe = read_run(folder)
-    data = ReportData(
+    data = EvaluationData(
         title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
         question=read_json(folder / "question.json")["text"],
         evaluations=evaluations,
@@ -292,7 +292,7 @@ def finish(
         verdict=verdict or f"{percent(last.accuracy)} of {last.accuracy.n:,} images right.",
         notes=list(last.notes) + [f"Not used in training: {sentence}" for sentence in unreadable],
     )
-    write_report(folder / "report.html", data)
+    write_evaluation(folder / "report.html", data)
     return folder / "report.html"
 
 
