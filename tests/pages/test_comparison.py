@@ -1,4 +1,4 @@
-"""The comparison says which run is better, by how much, and what that rests on."""
+"""The comparison shows which run is better, by how much, and why."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.pages.samples import (
     text,
 )
 
-LONG = "A sentence that says all there is to say, with every figure, " + "and goes on " * 5
+LONG = "A sentence that gives the whole result, with every number, " + "and goes on " * 5
 
 
 def data(**changes: Any) -> ComparisonData:
@@ -33,8 +33,8 @@ def data(**changes: Any) -> ComparisonData:
     return replace(ComparisonData("Two runs", runs, [comparison()], [], [], [], [], [], []), **changes)
 
 
-def change(before: str | None = "shirt", after: str | None = "coat", label: str = "coat") -> Change:
-    return Change(Image.new("RGB", (28, 28)), label, before, after)
+def change(first: str | None = "shirt", second: str | None = "coat", label: str = "coat") -> Change:
+    return Change(Image.new("RGB", (28, 28)), label, first, second)
 
 
 def full() -> ComparisonData:
@@ -53,7 +53,7 @@ def full() -> ComparisonData:
     )
 
 
-def test_nothing_a_user_names_becomes_markup() -> None:
+def test_names_from_users_are_escaped() -> None:
     page = render_comparison(full())
     assert loads_nothing(page)
     assert text(page).count(HOSTILE) >= 30
@@ -70,10 +70,10 @@ def test_a_short_sentence_is_the_headline() -> None:
     [
         ("better", "tuned is better than zero-shot"),
         ("worse", "tuned is worse than zero-shot"),
-        ("can't tell", "100 images can't tell tuned from zero-shot"),
+        ("can't tell", "tuned and zero-shot can't be distinguished on 100 images"),
     ],
 )
-def test_a_long_sentence_stands_beneath_a_headline(verdict: str, headline: str) -> None:
+def test_a_long_sentence_is_shown_below_a_headline(verdict: str, headline: str) -> None:
     shown = text(render_comparison(data(comparisons=[comparison(verdict, sentence=LONG)])))
     assert f"Two runs {headline} {LONG}" in shown
 
@@ -86,7 +86,7 @@ def test_several_sentences_are_listed() -> None:
     assert "Holm" not in text(render_comparison(data()))
 
 
-def test_the_tables_say_what_was_found() -> None:
+def test_the_tables_show_the_results() -> None:
     shown = text(render_comparison(data()))
     assert "zero-shot 70.0 % 60.0 to 80.0 % 0.700 0.650 to 0.750 40" in shown
     assert "tuned 80.0 % 70.0 to 90.0 % 0.800 0.750 to 0.850 40" in shown
@@ -94,14 +94,14 @@ def test_the_tables_say_what_was_found() -> None:
     assert "The rest of this page" not in shown
 
 
-def test_how_many_images_would_tell() -> None:
-    sentence = "To tell tuned from zero-shot, about 2,400 images would be needed"
+def test_the_number_of_images_needed_to_distinguish_the_runs() -> None:
+    sentence = "To distinguish tuned from zero-shot, about 2,400 images would be needed"
     assert sentence in text(render_comparison(data(comparisons=[comparison("can't tell")])))
     assert "would be needed" not in text(render_comparison(data()))
 
 
 @pytest.mark.parametrize("needed", [None, 50])
-def test_no_number_of_images_where_there_is_none(needed: int | None) -> None:
+def test_an_unknown_or_reached_number_of_images_is_not_shown(needed: int | None) -> None:
     page = render_comparison(data(comparisons=[comparison("can't tell", needed=needed)]))
     assert "would be needed" not in text(page)
 
@@ -109,10 +109,10 @@ def test_no_number_of_images_where_there_is_none(needed: int | None) -> None:
 def test_gained_and_lost_are_shown() -> None:
     page = render_comparison(data(gained=[change()] * 5, lost=[change("coat", "bag"), change("coat", None)]))
     assert len(pictures(page)) == 7
-    assert "Gained: tuned is right where zero-shot was wrong 5 of 7 images." in text(page)
-    assert "is coat; was shirt, now coat" in text(page)
-    assert "Lost: tuned is wrong where zero-shot was right is coat; was coat, now bag" in text(page)
-    assert "was coat, now not readable" in text(page)
+    assert "Gained: tuned is correct where zero-shot is wrong 5 of 7 images." in text(page)
+    assert "label: coat first run: shirt second run: coat" in text(page)
+    assert "Lost: tuned is wrong where zero-shot is correct label: coat first run: coat second run: bag" in text(page)
+    assert "first run: coat second run: unreadable" in text(page)
 
 
 def test_at_most_forty_pictures_of_each() -> None:
@@ -120,7 +120,7 @@ def test_at_most_forty_pictures_of_each() -> None:
     assert len(pictures(page)) == 40
 
 
-def test_why_there_are_no_pictures() -> None:
+def test_the_reason_for_missing_pictures_is_shown() -> None:
     page = render_comparison(data(picture_note="The images are not on this machine."))
     assert "Gained and lost The images are not on this machine." in text(page)
 
@@ -137,20 +137,20 @@ def test_settings_that_differ() -> None:
     assert "Settings that differ Option zero-shot tuned tune.rank 4 16" in shown
 
 
-def test_empty_parts_are_left_out() -> None:
+def test_empty_sections_are_omitted() -> None:
     page = render_comparison(ComparisonData("Title", [], [], [], [], [], [], [], []))
-    assert headings(page) == ["How to read this"]
+    assert headings(page) == ["How to read this page"]
     assert "<svg" not in page
 
 
-def test_what_is_not_a_number_is_a_dash() -> None:
+def test_a_missing_number_is_shown_as_a_dash() -> None:
     unknown = comparison("can't tell", difference=Estimate(NAN, NAN, NAN), p=NAN, needed=None)
     page = render_comparison(data(comparisons=[unknown]))
     assert has_numbers_only(page)
     assert "against zero-shot – 7 2 – can't tell" in text(page)
 
 
-def test_it_is_written(tmp_path: Path) -> None:
+def test_the_page_is_written(tmp_path: Path) -> None:
     write_comparison(tmp_path / "comparison.html", data(notes=["caf\udce9"]))
     assert "caf?" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
     with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""The pages that tell somebody who was not there what was asked, on what data, and how sure it is; one module each.
+"""The HTML pages that show results to people who did not run the command; one module per page.
 
-A page is one HTML file that needs nothing but itself: no scripts, no network, pictures and charts inside.
+Each page is a single self-contained HTML file, with its images and charts inside. It needs no scripts and no network.
 """

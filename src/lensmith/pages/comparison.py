@@ -9,27 +9,27 @@ from pathlib import Path
 from PIL import Image
 
 from lensmith.pages.charts import cells
-from lensmith.pages.page import data_uri, fill, is_small
+from lensmith.pages.page import data_uri, fill_template, is_small
 from lensmith.records import Comparison, Evaluation
 from lensmith.runs.files import write
 
-_HEADLINE = 90  # characters; a longer sentence stands beneath a shorter headline
-_PICTURES = 40  # of each kind
+_HEADLINE = 90  # characters; a longer sentence is shown below a shorter headline
+_PICTURES = 40  # of gained images, and of lost ones
 
 
 @dataclass(frozen=True)
 class Change:
-    """An image that one run had right and another wrong, and both answers; None is an image that could not be read."""
+    """An image that only one of two runs classified correctly, with both answers; None for one that was unreadable."""
 
     image: Image.Image
     label: str
-    before: str | None
-    after: str | None
+    first: str | None
+    second: str | None
 
 
 @dataclass(frozen=True)
 class ComparisonData:
-    """What the page shows. An empty part is left out."""
+    """What the page shows. Empty sections are omitted."""
 
     title: str
     evaluations: list[Evaluation]
@@ -37,39 +37,39 @@ class ComparisonData:
     comparisons: list[Comparison]
     """Each other run against the first, the most important one first."""
     lost: list[Change]
-    """Images of the first comparison that only its first run had right; at most 40 are shown."""
+    """Images of the first comparison that only its first run classified correctly; at most 40 are shown."""
     gained: list[Change]
-    """Images of the first comparison that only its second run had right; at most 40 are shown."""
+    """Images of the first comparison that only its second run classified correctly; at most 40 are shown."""
     settings: list[tuple[str, list[str]]]
-    """Options of the recipes that differ: the key, and its value in each run."""
+    """Options in which the recipes differ: the key, and its value in each run."""
     classes: list[tuple[str, float, float, int]]
     """Of the first comparison: class, recall of its first and of its second run (0..1), number of images."""
     facts: list[tuple[str, str]]
-    """Where the figures come from: data, runs, commits, time."""
+    """Where the results come from: data, runs, commits, time."""
     notes: list[str]
     picture_note: str = ""
-    """Why there are no pictures, if so."""
+    """Why pictures are missing, if they are."""
 
 
 def render_comparison(data: ComparisonData) -> str:
-    """The comparison as HTML."""
-    reach = cells.difference_reach(c.difference for c in data.comparisons)
-    return fill(
+    """The page as HTML."""
+    limit = cells.difference_limit(c.difference for c in data.comparisons)
+    return fill_template(
         "comparison.html.j2",
-        data.evaluations,
         data.notes,
+        data.evaluations,
         data=data,
         headline=_headline(data),
-        reach=reach,
-        difference_axis=cells.difference_axis(reach),
+        limit=limit,
+        difference_axis=cells.difference_axis(limit),
         gained=_pictures(data.gained),
         lost=_pictures(data.lost),
-        classes=sorted(data.classes, key=_unchanged),
+        classes=sorted(data.classes, key=_largest_change_first),
     )
 
 
 def write_comparison(path: Path, data: ComparisonData) -> None:
-    """Write the comparison.
+    """Write the page.
 
     Raises:
         UserError: the disk is full or the folder can't be written.
@@ -78,7 +78,10 @@ def write_comparison(path: Path, data: ComparisonData) -> None:
 
 
 def _headline(data: ComparisonData) -> str:
-    """The first comparison in one line; nothing if there is none. Several sentences are listed beneath it."""
+    """The first comparison in one line, or an empty string if there is none.
+
+    If there are several comparisons, or the sentence of the only one is long, the sentences are shown below it.
+    """
     if not data.comparisons:
         return ""
     first = data.comparisons[0]
@@ -86,14 +89,14 @@ def _headline(data: ComparisonData) -> str:
         return first.sentence
     if first.verdict in ("better", "worse"):
         return f"{first.second} is {first.verdict} than {first.first}"
-    return f"{first.n:,} images can't tell {first.second} from {first.first}"
+    return f"{first.second} and {first.first} can't be distinguished on {first.n:,} images"
 
 
 def _pictures(changes: list[Change]) -> list[tuple[Change, str, bool]]:
     return [(c, data_uri(c.image), is_small(c.image)) for c in changes[:_PICTURES]]
 
 
-def _unchanged(row: tuple[str, float, float, int]) -> float:
-    """Sorts the largest change first, and what is not known last."""
+def _largest_change_first(row: tuple[str, float, float, int]) -> float:
+    """A sort key; classes without a known change are last."""
     change = row[2] - row[1]
     return -abs(change) if math.isfinite(change) else 1.0

@@ -1,86 +1,84 @@
-"""The page that weighs ways to make a classifier: what each brings, and what it costs."""
+"""The page that compares methods by accuracy, time and cost, and recommends one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
-from lensmith.pages.charts import axes, cells
-from lensmith.pages.charts.cells import place
-from lensmith.pages.page import fill
+from lensmith.pages.charts import axes, drawing
+from lensmith.pages.charts.drawing import Point, position
+from lensmith.pages.charts.names import Name, draw_names
+from lensmith.pages.numbers import duration, finite, percentage
+from lensmith.pages.page import fill_template
 from lensmith.records import Rate
 from lensmith.runs.files import write
 
-_FREE = 0.22  # the part of the chart's width for what needs no training
-_GAP = 0.3  # where the time axis then begins
-_TIMES = (0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 345_600, 3_456_000, 34_560_000)  # seconds
-_FINE = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18_000, 36_000, 86_400)
-_ROOM = 5  # labels on the time axis
+_NO_TRAINING = 0.22  # fraction of the chart's width for methods that need no training
+_TIME_START = 0.3  # where the time axis starts, if there are such methods
+_TIMES = (0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 345_600, 3_456_000, 34_560_000)  # tick values in seconds
+_FINE_TIMES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18_000, 36_000, 86_400)
+_MAX_TICKS = 5  # labels that fit below the time axis
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One way to make a classifier."""
+class MethodRow:
+    """One method: its accuracy, and what it takes."""
 
     name: str
     about: str
-    """One plain phrase on what it is."""
+    """What the method is, in one plain phrase."""
     validation: Rate
     test: Rate | None
     labels: int
-    """Labelled images it learnt from."""
+    """Number of labelled images that the method used."""
     seconds: float
-    """To make it; 0 for none."""
+    """Time to make the classifier; 0 if the method needs no training."""
     per_thousand: float
-    """Seconds to score 1,000 images."""
+    """Seconds to classify 1,000 images."""
     dollars: float | None
-    """To make it, labels included; None if no prices were given."""
+    """Cost of making the classifier, labels included; None if no prices were given."""
 
     @property
-    def shown(self) -> Rate:
-        """On the test images, or on the validation images where those were not scored."""
+    def accuracy(self) -> Rate:
+        """Accuracy on the test images, or on the validation images if the test images were not scored."""
         return self.validation if self.test is None else self.test
 
 
 @dataclass(frozen=True)
 class LadderData:
-    """What the page shows. An empty part is left out."""
+    """What the page shows. Empty sections are omitted."""
 
     title: str
     verdict: str
-    """The advice, one sentence."""
+    """The recommendation, in one sentence."""
     sentences: list[str]
-    """More of it: why, and how the test confirmed it."""
-    rungs: list[Rung]
+    """The reasons, and what the test images show."""
+    methods: list[MethodRow]
     """The cheapest first."""
     chosen: str
-    """Name of the advised rung."""
+    """Name of the recommended method."""
     facts: list[tuple[str, str]]
     notes: list[str]
 
 
 def render_ladder(data: LadderData) -> str:
-    """The ladder as HTML."""
-    return fill(
+    """The page as HTML."""
+    return fill_template(
         "ladder.html.j2",
-        [],
         data.notes,
         data=data,
-        chart=_chart(data.rungs, data.chosen),
-        tested=any(r.test is not None for r in data.rungs),
-        untested=any(r.test is None for r in data.rungs),
-        priced=any(r.dollars is not None for r in data.rungs),
-        duration=axes.duration,
-        dollars=_dollars,
+        chart=_chart(data.methods, data.chosen),
+        tested=any(m.test is not None for m in data.methods),
+        untested=any(m.test is None for m in data.methods),
+        priced=any(m.dollars is not None for m in data.methods),
     )
 
 
 def write_ladder(path: Path, data: LadderData) -> None:
-    """Write the ladder.
+    """Write the page.
 
     Raises:
         UserError: the disk is full or the folder can't be written.
@@ -88,76 +86,71 @@ def write_ladder(path: Path, data: LadderData) -> None:
     write(path, render_ladder(data))
 
 
-def _chart(rungs: Iterable[Rung], chosen: str) -> Markup:
-    """Accuracy (percent) against the time to make each rung (logarithmic), with 95 % intervals; nothing for no rung."""
-    known = [r for r in rungs if _finite(r)]
+def _chart(methods: Iterable[MethodRow], chosen: str) -> Markup:
+    """Accuracy (percent) by training time (logarithmic), with 95 % intervals; empty if no method can be drawn."""
+    known = [m for m in methods if finite(m.seconds, m.accuracy.accuracy, m.accuracy.low, m.accuracy.high)]
     if not known:
         return Markup()
-    up = axes.zoomed(v for r in known for v in (r.shown.low, r.shown.accuracy, r.shown.high))
-    free = [r for r in known if r.seconds <= 0]
-    across = _time_axis([r.seconds for r in known if r.seconds > 0], _GAP if free else 0)
-    body = axes.frame(across, up, "time to make it", "accuracy, %")
-    if free:
+    y_axis = axes.zoomed(v for m in known for v in (m.accuracy.low, m.accuracy.accuracy, m.accuracy.high))
+    untrained = [m for m in known if m.seconds <= 0]
+    x_axis = _time_axis([m.seconds for m in known if m.seconds > 0], _TIME_START if untrained else 0)
+    body = axes.frame(x_axis, y_axis, "training time", "accuracy, %")
+    if untrained:
         body += Markup(
             '<line x1="{0}%" x2="{0}%" y1="0" y2="100%" stroke="var(--muted)" stroke-dasharray="2 4"/>'
             '<text x="0" y="100%" dx="-6" dy="1.5em" fill="var(--muted)">no training</text>'
-        ).format(place(_FREE))
-    names, whiskers, waiting = [], [], iter(range(len(free)))
-    for rung in known:
-        # Those that need no training stand side by side, else their intervals would hide each other.
-        x = across.at(rung.seconds) if rung.seconds > 0 else _FREE * (next(waiting) + 0.5) / len(free)
-        top, y, bottom = (1 - up.at(v) for v in (rung.shown.high, rung.shown.accuracy, rung.shown.low))
-        best = rung.name == chosen
-        body += _rung(rung, (x, y), (top, bottom), best)
-        names.append(axes.Name(x, y, rung.name, "accent" if best else "ink", best, 9 if best else 4))
-        whiskers.append((x, top, bottom))
-    body += axes.names(names, [(n.x, n.y) for n in names], whiskers)
-    return cells.svg("curve tall", f"Accuracy and time to make it: {'; '.join(map(_told, known))}", body)
+        ).format(position(_NO_TRAINING))
+    names, intervals, columns = [], [], iter(range(len(untrained)))
+    for method in known:
+        # Methods without training stand side by side, so that their intervals don't overlap.
+        x = x_axis.at(method.seconds) if method.seconds > 0 else _NO_TRAINING * (next(columns) + 0.5) / len(untrained)
+        accuracy = method.accuracy
+        top, y, bottom = (1 - y_axis.at(v) for v in (accuracy.high, accuracy.accuracy, accuracy.low))
+        is_chosen = method.name == chosen
+        body += _marks(method, (x, y), (top, bottom), is_chosen)
+        names.append(Name(x, y, method.name, "accent" if is_chosen else "ink", is_chosen, 9 if is_chosen else 4))
+        intervals.append((x, top, bottom))
+    body += draw_names(names, [(n.x, n.y) for n in names], intervals)
+    return drawing.svg("curve tall", f"Accuracy and training time: {'; '.join(map(_summary, known))}", body)
 
 
-def _rung(rung: Rung, spot: tuple[float, float], ends: tuple[float, float], best: bool) -> Markup:
-    x, y = spot
-    colour = "accent" if best else "muted"
-    body = Markup(
-        '<line x1="{0}%" x2="{0}%" y1="{1}%" y2="{2}%" stroke="var(--{3})" stroke-opacity=".4" stroke-width="4"/>'
-    ).format(place(x), place(ends[0]), place(ends[1]), colour)
-    if rung.test is None:
-        body += axes.ring(x, y, colour, 5.5 if best else 4)
+def _marks(method: MethodRow, point: Point, interval: tuple[float, float], is_chosen: bool) -> Markup:
+    """A dot, or a ring if the test images were not scored, and the 95 % interval; a circle around the chosen one.
+
+    Args:
+        method: the method to draw.
+        point: its position.
+        interval: top and bottom of its interval, as fractions of the height.
+        is_chosen: whether it is the recommended method.
+    """
+    x, y = point
+    colour, radius = ("accent", 5.5) if is_chosen else ("muted", 4)
+    body = drawing.vertical_interval(x, *interval, colour)
+    if method.test is None:
+        body += drawing.ring(x, y, colour, radius)
     else:
-        body += cells.dot(x, y, 5.5 if best else 4, colour)
-    if best:
-        body += axes.ring(x, y, colour, 9, "none")
-    return Markup("<g><title>{}</title>{}</g>").format(_told(rung), body)
+        body += drawing.dot(x, y, radius, colour)
+    if is_chosen:
+        body += drawing.ring(x, y, colour, 9, "none")
+    return Markup("<g><title>{}</title>{}</g>").format(_summary(method), body)
 
 
-def _told(rung: Rung) -> str:
-    time = axes.duration(rung.seconds) if rung.seconds > 0 else "no training"
-    return f"{rung.name} {cells.percent(rung.shown.accuracy)}, {time}"
+def _summary(method: MethodRow) -> str:
+    time = duration(method.seconds) if method.seconds > 0 else "no training"
+    return f"{method.name} {percentage(method.accuracy.accuracy)}, {time}"
 
 
 def _time_axis(seconds: list[float], start: float) -> axes.Axis:
-    """A logarithmic axis between the round times around those given; close ones where they have room."""
+    """A logarithmic axis between the round times around those given, with fine ticks if they fit."""
     low, high = min(seconds, default=1.0), max(seconds, default=10.0)
-    for times in (_FINE, _TIMES):
+    for times in (_FINE_TIMES, _TIMES):
         first = max((t for t in times if t <= low), default=low)
         last = min((t for t in times if t >= high and t > first), default=high)
         inside = [t for t in times if first <= t <= last]
-        if 2 <= len(inside) <= _ROOM:
+        if 2 <= len(inside) <= _MAX_TICKS:
             break
-    shown = inside if len(inside) <= _ROOM else inside[::2]
+    labelled = inside if len(inside) <= _MAX_TICKS else inside[::2]
     if first == last:
         last *= 10
-    ticks, minor = ([(t, axes.duration(t)) for t in inside if (t in shown) == major] for major in (True, False))
+    ticks, minor = ([(t, duration(t)) for t in inside if (t in labelled) == major] for major in (True, False))
     return axes.Axis(first, last, ticks, True, tuple(minor), start)
-
-
-def _finite(rung: Rung) -> bool:
-    rate = rung.shown
-    return all(map(math.isfinite, (rung.seconds, rate.accuracy, rate.low, rate.high)))
-
-
-def _dollars(value: float | None) -> str:
-    """`$1,234.50`; a dash for what is not known."""
-    if value is None or not math.isfinite(value):
-        return cells.MISSING
-    return "under $0.01" if 0 < value < 0.005 else f"${value:,.2f}"

@@ -1,4 +1,4 @@
-"""The page on the learning curve: what more labels would bring."""
+"""The page that shows the learning curve: how much more labels would improve the accuracy."""
 
 from __future__ import annotations
 
@@ -10,52 +10,53 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lensmith.pages.charts import axes, cells, curves
-from lensmith.pages.page import fill
+from lensmith.pages.charts import axes, drawing
+from lensmith.pages.charts.drawing import COLOURS, Point
+from lensmith.pages.charts.names import Name, draw_names
+from lensmith.pages.numbers import finite, percentage
+from lensmith.pages.page import fill_template
 from lensmith.runs.files import write
 
-Band = tuple[float, float, float, float]
-"""Images, and the low end, the middle and the high end of the band."""
-Spots = list[tuple[float, float]]
-"""Places in the chart."""
+BandRow = tuple[float, float, float, float]
+"""Number of images, and the low end, the middle and the high end of the band there."""
 
 _SHAPES = 4
 
 
 @dataclass(frozen=True)
-class Line:
-    """The learning curve of one way to make a classifier."""
+class Curve:
+    """The learning curve of one method."""
 
     name: str
     points: list[tuple[int, float]]
-    """Training images and accuracy (0..1) of each single model; several of a size differ in their seed."""
-    band: list[Band]
-    """Of the fitted law, as accuracy in 0..1: images, and the low end, middle and high end of its 90 % band. Images
-    ascend and reach beyond the last size."""
+    """Training images and accuracy (0..1) of each model; models of the same size differ in their seed."""
+    band: list[BandRow]
+    """The 90 % band of the fitted law, as accuracy in 0..1: images, and the low end, middle and high end of the band.
+    The numbers of images ascend and go beyond the largest size measured."""
     sentence: str
     """The forecast."""
     check: str
-    """How far off the law fitted to the smaller sizes was at the largest; may be empty."""
+    """How well the law, fitted to the smaller sizes, predicted the largest; may be empty."""
     law: str
     """The law as a formula; may be empty."""
 
 
 @dataclass(frozen=True)
-class CurveData:
-    """What the page shows. An empty part is left out."""
+class LearningCurveData:
+    """What the page shows. Empty sections are omitted."""
 
     title: str
     verdict: str
-    lines: list[Line]
+    curves: list[Curve]
     measured: int
-    """Images that each model was scored on."""
+    """Number of images that each model was scored on."""
     facts: list[tuple[str, str]]
     notes: list[str]
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """The models of one line and size: mean, lowest and highest accuracy, and how many."""
+    """The models of one curve and size: mean, lowest and highest accuracy, and the number of models."""
 
     mean: float
     low: float
@@ -63,109 +64,108 @@ class _Cell:
     n: int
 
 
-def render_curve(data: CurveData) -> str:
-    """The learning curve as HTML."""
-    sizes = sorted({n for line in data.lines for n, _ in _points(line)})
-    return fill(
+def render_learning_curve(data: LearningCurveData) -> str:
+    """The page as HTML."""
+    sizes = sorted({n for curve in data.curves for n, _ in _points(curve)})
+    return fill_template(
         "learning_curve.html.j2",
-        [],
         data.notes,
         data=data,
-        chart=_chart(data.lines),
-        banded=any(map(_band, data.lines)),
-        samples=[axes.sample(*_look(i)) for i in range(len(data.lines))],
-        rows=[(n, [_cell(line, n) for line in data.lines]) for n in sizes],
+        chart=_chart(data.curves),
+        banded=any(map(_band, data.curves)),
+        legend=[drawing.legend_key(*_style(i)) for i in range(len(data.curves))],
+        rows=[(n, [_cell(curve, n) for curve in data.curves]) for n in sizes],
     )
 
 
-def write_curve(path: Path, data: CurveData) -> None:
-    """Write the learning curve.
+def write_learning_curve(path: Path, data: LearningCurveData) -> None:
+    """Write the page.
 
     Raises:
         UserError: the disk is full or the folder can't be written.
     """
-    write(path, render_curve(data))
+    write(path, render_learning_curve(data))
 
 
-def _look(i: int) -> tuple[int, str]:
-    """Shape and colour of the i-th line; the first sixteen differ."""
-    return (i + i // len(axes.COLOURS)) % _SHAPES, axes.COLOURS[i % len(axes.COLOURS)]
+def _style(i: int) -> tuple[int, str]:
+    """Shape and colour of the i-th curve; the first sixteen differ."""
+    return (i + i // len(COLOURS)) % _SHAPES, COLOURS[i % len(COLOURS)]
 
 
-def _points(line: Line) -> list[tuple[int, float]]:
-    return sorted((n, y) for n, y in line.points if n > 0 and math.isfinite(y))
+def _points(curve: Curve) -> list[tuple[int, float]]:
+    """The points that can be drawn."""
+    return sorted((n, y) for n, y in curve.points if n > 0 and math.isfinite(y))
 
 
-def _band(line: Line) -> list[Band]:
-    return [row for row in line.band if row[0] > 0 and all(map(math.isfinite, row))]
+def _band(curve: Curve) -> list[BandRow]:
+    """The rows of the band that can be drawn."""
+    return [row for row in curve.band if row[0] > 0 and finite(*row)]
 
 
-def _cell(line: Line, size: int) -> _Cell | None:
-    found = [y for n, y in _points(line) if n == size]
-    return _Cell(statistics.fmean(found), min(found), max(found), len(found)) if found else None
+def _cell(curve: Curve, size: int) -> _Cell | None:
+    accuracies = [y for n, y in _points(curve) if n == size]
+    if not accuracies:
+        return None
+    return _Cell(statistics.fmean(accuracies), min(accuracies), max(accuracies), len(accuracies))
 
 
-def _chart(lines: Sequence[Line]) -> Markup:
-    """Accuracy (percent) against training images (logarithmic), and the bands; nothing where there is no figure."""
-    images = [n for line in lines for n, *_ in [*_points(line), *_band(line)]]
+def _chart(curves: Sequence[Curve]) -> Markup:
+    """Accuracy (percent) by training images (logarithmic), with the bands; empty if there is nothing to draw."""
+    images = [n for curve in curves for n, *_ in [*_points(curve), *_band(curve)]]
     if not images:
         return Markup()
-    across = axes.logarithmic(images)
-    up = axes.zoomed(y for line in lines for _, *ys in [*_points(line), *_band(line)] for y in ys)
+    x_axis = axes.logarithmic(images)
+    y_axis = axes.zoomed(y for curve in curves for _, *ys in [*_points(curve), *_band(curve)] for y in ys)
 
-    def spots(values: Iterable[tuple[float, float]]) -> Spots:
-        return [(across.at(n), 1 - up.at(y)) for n, y in values]
+    def positions(values: Iterable[tuple[float, float]]) -> list[Point]:
+        return [(x_axis.at(n), 1 - y_axis.at(y)) for n, y in values]
 
-    areas, marks, names, dots, told = Markup(), Markup(), [], [], []
-    for i, line in enumerate(lines):
-        kind, colour = _look(i)
-        points, band = _points(line), _band(line)
-        measured, beyond = _split(band, points[-1][0] if points else 0)
+    lines, marks, names, dots, summaries = Markup(), Markup(), [], [], []
+    for i, curve in enumerate(curves):
+        shape, colour = _style(i)
+        points, rows = _points(curve), _band(curve)
+        measured, beyond = _divided(rows, points[-1][0] if points else 0)
         for part, opacity in ((measured, 0.18), (beyond, 0.08)):
-            low, high = spots((n, y) for n, y, _, _ in part), spots((n, y) for n, _, _, y in part)
-            areas += _area(high, low, colour, opacity)
-        middle = spots((n, y) for n, _, y, _ in measured)
-        ahead = spots((n, y) for n, _, y, _ in beyond)
-        if not band:
-            middle = spots((n, cell.mean) for n in sorted({n for n, _ in points}) if (cell := _cell(line, n)))
-        areas += curves.line(middle, colour=colour) if len(middle) > 1 else Markup()
-        areas += curves.line(ahead, colour=colour, dash="5 4") if len(ahead) > 1 else Markup()
-        marks += Markup().join(axes.mark(x, y, kind, colour, 0.75) for x, y in spots(points))
-        dots += [*spots(points), *middle, *ahead]
-        if end := [*middle, *ahead]:
-            names.append(axes.Name(*end[-1], line.name, colour, bold=True))
-            told.append(_told(line))
-    body = axes.frame(across, up, "training images", "accuracy, %") + curves.stretched(areas) + marks
-    return cells.svg("curve tall", f"Accuracy by training images: {'; '.join(told)}", body + axes.names(names, dots))
+            low, high = positions((n, y) for n, y, _, _ in part), positions((n, y) for n, _, _, y in part)
+            lines += drawing.band(high, low, colour, opacity) if len(part) > 1 else Markup()
+        solid = positions((n, y) for n, _, y, _ in measured)
+        dashed = positions((n, y) for n, _, y, _ in beyond)
+        if not rows:
+            solid = positions((n, cell.mean) for n in sorted({n for n, _ in points}) if (cell := _cell(curve, n)))
+        lines += drawing.line(solid, colour=colour) if len(solid) > 1 else Markup()
+        lines += drawing.line(dashed, colour=colour, dash="5 4") if len(dashed) > 1 else Markup()
+        marks += Markup().join(drawing.mark(x, y, shape, colour, 0.75) for x, y in positions(points))
+        dots += [*positions(points), *solid, *dashed]
+        if whole := [*solid, *dashed]:
+            names.append(Name(*whole[-1], curve.name, colour, bold=True))
+            summaries.append(_summary(curve))
+    body = axes.frame(x_axis, y_axis, "training images", "accuracy, %") + drawing.stretched(lines) + marks
+    title = f"Accuracy by training images: {'; '.join(summaries)}"
+    return drawing.svg("curve tall", title, body + draw_names(names, dots))
 
 
-def _area(top: Spots, bottom: Spots, colour: str, opacity: float) -> Markup:
-    if len(top) < 2:
-        return Markup()
-    return Markup('<polygon points="{}" fill="var(--{})" fill-opacity="{}"/>').format(
-        curves.path([*top, *reversed(bottom)]), colour, opacity
-    )
+def _divided(rows: Sequence[BandRow], last: int) -> tuple[list[BandRow], list[BandRow]]:
+    """The band up to the last measured size, and the band beyond it.
 
-
-def _split(band: Sequence[Band], last: int) -> tuple[list[Band], list[Band]]:
-    """The band up to the last size and beyond it; both have the row at that size, read off between its neighbours."""
-    measured = [row for row in band if row[0] <= last]
-    beyond = [row for row in band if row[0] > last]
+    Both include a row at that size, interpolated between its neighbours.
+    """
+    measured = [row for row in rows if row[0] <= last]
+    beyond = [row for row in rows if row[0] > last]
     if measured and beyond:
         a, b = measured[-1], beyond[0]
-        part = math.log(last / a[0]) / math.log(b[0] / a[0])
-        low, middle, high = (x + part * (y - x) for x, y in zip(a[1:], b[1:], strict=True))
+        fraction = math.log(last / a[0]) / math.log(b[0] / a[0])
+        low, middle, high = (x + fraction * (y - x) for x, y in zip(a[1:], b[1:], strict=True))
         joint = (float(last), low, middle, high)
         measured, beyond = [*measured, joint], [joint, *beyond]
     return measured, beyond
 
 
-def _told(line: Line) -> str:
-    sizes = sorted({n for n, _ in _points(line)})
-    ends = [(n, _cell(line, n)) for n in (sizes[0], sizes[-1])] if sizes else []
-    said = [f"{cells.percent(cell.mean)} with {n:,}" for n, cell in dict(ends).items() if cell]
-    if band := _band(line):
-        n, low, middle, high = band[-1]
-        ahead = f"{cells.percent(middle)} ({100 * low:.1f} to {100 * high:.1f}) with {n:,.0f}"
-        said.append(f"forecast {ahead}")
-    return f"{line.name}: {', '.join(said)}"
+def _summary(curve: Curve) -> str:
+    """The means at the smallest and the largest size, and the forecast, for screen readers."""
+    sizes = sorted({n for n, _ in _points(curve)})
+    ends = [(n, _cell(curve, n)) for n in (sizes[0], sizes[-1])] if sizes else []
+    parts = [f"{percentage(cell.mean)} with {n:,}" for n, cell in dict(ends).items() if cell]
+    if rows := _band(curve):
+        n, low, middle, high = rows[-1]
+        parts.append(f"forecast {percentage(middle)} ({100 * low:.1f} to {100 * high:.1f}) with {n:,.0f}")
+    return f"{curve.name}: {', '.join(parts)}"

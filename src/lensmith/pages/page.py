@@ -1,4 +1,4 @@
-"""What the report's pages share: templates, how figures are written, pictures."""
+"""What all pages share: filling in a template, and pictures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,38 @@ from typing import Any
 
 from PIL import Image
 
+from lensmith.pages import numbers
 from lensmith.pages.charts import cells
 from lensmith.records import Evaluation
 
 _SMALL, _LARGE = 96, 256  # pixels of the longer side of a picture
+_FILTERS = (
+    numbers.percentage,
+    numbers.whole_percentage,
+    numbers.percentage_interval,
+    numbers.decimal,
+    numbers.decimal_interval,
+    numbers.points,
+    numbers.points_interval,
+    numbers.p_value,
+    numbers.rounded_up,
+    numbers.duration,
+    numbers.dollars,
+    cells.interval,
+    cells.change,
+    cells.difference,
+)
 
 
-def fill(template: str, evaluations: Sequence[Evaluation], notes: Iterable[str], **values: Any) -> str:
-    """A page as HTML that can be written. `notes` are joined with those of the evaluations."""
+def fill_template(name: str, notes: Iterable[str], evaluations: Sequence[Evaluation] = (), **values: Any) -> str:
+    """Fill in a template and return the page as HTML.
+
+    Args:
+        name: file name of the template.
+        notes: sentences for the section "Notes"; the notes of the evaluations are appended.
+        evaluations: rows of the table of results.
+        values: everything else that the template uses.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -28,20 +52,20 @@ def fill(template: str, evaluations: Sequence[Evaluation], notes: Iterable[str],
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update({f.__name__: f for f in cells.FILTERS}, glue=_glue)
-    page = environment.get_template(template).render(
+    environment.filters.update({f.__name__: f for f in _FILTERS}, no_break=_no_break)
+    page = environment.get_template(name).render(
         evaluations=evaluations,
         same_images=len({e.data.get("hash") for e in evaluations}) <= 1,
         notes=list(dict.fromkeys([*notes, *(note for e in evaluations for note in e.notes)])),
         percent_axis=cells.percent_axis(),
         **values,
     )
-    # File names that are not UTF-8 reach us as lone surrogates, which can't be written.
+    # File names that are not UTF-8 contain lone surrogates, which can't be written.
     return page.encode("utf-8", "replace").decode()
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture as a PNG inside a URI: small ones enlarged without smoothing, large ones reduced."""
+    """The picture as a PNG in a data URI. Small pictures are enlarged without smoothing, large ones are reduced."""
     picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
     longer = max(picture.size)
     if longer < _SMALL:
@@ -55,10 +79,10 @@ def data_uri(image: Image.Image) -> str:
 
 
 def is_small(image: Image.Image) -> bool:
-    """Whether a picture is so small that its pixels are to be seen."""
+    """Whether a picture is so small that the page should show its single pixels."""
     return max(image.size) < _SMALL
 
 
-def _glue(text: str) -> str:
-    """Keep a number and its percent sign on one line."""
+def _no_break(text: str) -> str:
+    """Keep numbers and their percent signs on one line."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lensmith.data import Split
-from lensmith.pages.evaluation import Mistake, ReportData, write_report
+from lensmith.pages.evaluation import EvaluationData, Mistake, write_evaluation
 from lensmith.records import Evaluation, Prediction, percent
 from lensmith.runs.files import read_json, read_lines
 from lensmith.runs.folder import REPORT, read_run
@@ -38,7 +38,7 @@ def write_run(
         UserError: the disk is full or the folder can't be written.
     """
     last, log, recipe = evaluations[-1], folder / "metrics.jsonl", read_run(folder)
-    data = ReportData(
+    data = EvaluationData(
         title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
         question=read_json(folder / "question.json")["text"],
         evaluations=list(evaluations),
@@ -48,7 +48,7 @@ def write_run(
         verdict=verdict or f"{percent(last.accuracy)} of {last.accuracy.n:,} images correct.",
         notes=list(last.notes) + [f"Not used in training: {sentence}" for sentence in unreadable],
     )
-    write_report(folder / REPORT, data)
+    write_evaluation(folder / REPORT, data)
     return folder / REPORT
 
 

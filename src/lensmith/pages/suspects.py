@@ -1,4 +1,4 @@
-"""The page of images whose labels may be wrong."""
+"""The page that shows images whose labels may be wrong."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lensmith.pages.charts import axes
-from lensmith.pages.page import data_uri, fill, is_small
+from lensmith.pages.charts import cells
+from lensmith.pages.page import data_uri, fill_template, is_small
 from lensmith.runs.files import write
 
 _PAIRS = 30
@@ -16,22 +16,22 @@ _PAIRS = 30
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label may be wrong, and what it looks like instead. Shares are in 0..1."""
+    """An image whose label may be wrong, and the label it seems to have instead."""
 
     image: Image.Image
     label: str
     suggested: str
-    own: float
-    """The share given to the label."""
-    other: float
-    """The share given to what is suggested."""
+    label_probability: float
+    """Probability of the label, in 0..1."""
+    suggested_probability: float
+    """Probability of the suggested label, in 0..1."""
     source: str
     """The file."""
 
 
 @dataclass(frozen=True)
 class SuspectsData:
-    """What the page shows. An empty part is left out."""
+    """What the page shows. Empty sections are omitted."""
 
     title: str
     verdict: str
@@ -39,25 +39,24 @@ class SuspectsData:
     suspects: list[Suspect]
     """The most suspicious first."""
     total: int
-    """Suspects in the CSV file."""
+    """Number of suspects in the CSV file."""
     images: int
-    """Images that were examined."""
+    """Number of images examined."""
     pairs: list[tuple[str, str, int]]
-    """Label, what is suggested and the number of images, the most frequent first; 30 are shown."""
+    """Label, suggested label and number of images, the most frequent first; 30 are shown."""
     facts: list[tuple[str, str]]
     notes: list[str]
 
 
 def render_suspects(data: SuspectsData) -> str:
-    """The suspects as HTML."""
+    """The page as HTML."""
     most = max((count for *_, count in data.pairs), default=1)
-    return fill(
+    return fill_template(
         "suspects.html.j2",
-        [],
         data.notes,
         data=data,
         pairs=[
-            (label, suggested, count, axes.bar(count / (most or 1), f"{count:,} images"))
+            (label, suggested, count, cells.bar(count / (most or 1), f"{count:,} images"))
             for label, suggested, count in data.pairs[:_PAIRS]
         ],
         pictures=[(s, data_uri(s.image), is_small(s.image)) for s in data.suspects],
@@ -65,7 +64,7 @@ def render_suspects(data: SuspectsData) -> str:
 
 
 def write_suspects(path: Path, data: SuspectsData) -> None:
-    """Write the page of suspects.
+    """Write the page.
 
     Raises:
         UserError: the disk is full or the folder can't be written.

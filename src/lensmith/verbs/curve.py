@@ -24,7 +24,7 @@ from lensmith.verbs import terminal
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.learn.methods import Method
-    from lensmith.pages.learning_curve import Line
+    from lensmith.pages.learning_curve import Curve
 
 ABOUT = "tell what more labels would bring"
 RECORD = "curve.json"
@@ -75,7 +75,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; what was measured is kept.
     """
     from lensmith.learn import methods
-    from lensmith.pages.learning_curve import CurveData, write_curve
+    from lensmith.pages.learning_curve import LearningCurveData, write_learning_curve
 
     require_one_process("curve")
     started, options = time.perf_counter(), recipe.curve
@@ -101,15 +101,15 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     # Which method is best is not for the test images to say.
     ahead = ", ".join(f"{f.line.name} {f.record['forecast']['accuracy'] * 100:.1f} %" for f in fits)
     verdict = fits[0].line.sentence if len(fits) == 1 else f"At {sizes[-1] * options.ahead:,.0f} images: {ahead}."
-    data = CurveData(
+    data = LearningCurveData(
         title=f"What more labels bring, on {dataset.uri}",
         verdict=verdict,
-        lines=[f.line for f in fits],
+        curves=[f.line for f in fits],
         measured=len(dataset.test),
         facts=facts(run.folder),
         notes=list(dataset.notes),
     )
-    write_curve(report, data)
+    write_learning_curve(report, data)
     record = {
         "curves": {f.line.name: f.record for f in fits},
         "seconds": time.perf_counter() - started,
@@ -191,20 +191,20 @@ class Fit:
     """The law through one method's points, as plain values and for the page."""
 
     record: dict[str, Any]
-    line: Line
+    line: Curve
 
 
 def fit(method: str, points: Sequence[tuple[int, float]], ahead: float) -> Fit:
     """The law through one method's points: (training images, accuracy) of each model."""
     from lensmith.measure import power_law
-    from lensmith.pages.learning_curve import Line
+    from lensmith.pages.learning_curve import Curve
 
     law = power_law.PowerLaw.fit(points)
     first, last = min(n for n, _ in points), max(n for n, _ in points)
     steps = 60
     at = [law.at(first * (ahead * last / first) ** (k / steps)) for k in range(steps + 1)]
     tested = power_law.check(points)
-    line = Line(
+    line = Curve(
         name=method,
         points=list(points),
         band=[(f.images, f.low, f.accuracy, f.high) for f in at],

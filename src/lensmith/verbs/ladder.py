@@ -33,7 +33,7 @@ from lensmith.verbs import terminal
 
 if TYPE_CHECKING:
     from lensmith.learn.methods import Method
-    from lensmith.pages.ladder import Rung
+    from lensmith.pages.ladder import MethodRow
 
 ABOUT = "compare methods, from the model as it is to LoRA: which is worth its time"
 RECORD = "ladder.json"
@@ -123,7 +123,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             title=f"Which method for {dataset.uri}",
             verdict=choice.verdict,
             sentences=sentences,
-            rungs=rows,
+            methods=rows,
             chosen=choice.chosen,
             facts=facts(run.folder),
             notes=[*dataset.notes, FLATTERED, *([CACHED] if cached else [])],
@@ -207,15 +207,15 @@ def _classifier(inner: Run) -> Any:
     return classifier_for(tuned, question, inner.recipe.evaluate)
 
 
-def row(method: Method, validated: Sequence[Prediction], run: Run, options: LadderOptions) -> Rung:
+def row(method: Method, validated: Sequence[Prediction], run: Run, options: LadderOptions) -> MethodRow:
     """A method's line in the table."""
-    from lensmith.pages.ladder import Rung
+    from lensmith.pages.ladder import MethodRow
 
     folder, dataset = run.folder / method.name, run.dataset
     evaluation = read_evaluation(folder)
     seconds, labels = float(made_of(folder)["seconds"]), method.labels(dataset)
     free = not options.hourly_cost and not options.label_cost
-    return Rung(
+    return MethodRow(
         name=method.name,
         about=method.about,
         validation=accuracy(validated),

@@ -1,1 +1,1 @@
-"""Drawings for the pages, as inline SVG."""
+"""Charts for the pages, as inline SVG."""
