@@ -226,7 +226,7 @@ def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:
 
 
 def _inside(folder: Path) -> dict[str, Path]:
-    from lensmith.data.images import is_hidden, walk
+    from lensmith.data.paths import is_hidden, walk
 
     return {p.relative_to(folder).as_posix(): p for p in walk(folder) if not is_hidden(p, folder) and p.is_file()}
 

@@ -1,4 +1,4 @@
-"""Hub datasets by local copies; the network is never touched."""
+"""Hub datasets from local copies; no test uses the network."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def rows(number: int, start: int = 0, label: int | None = None) -> datasets.Data
     return datasets.Dataset.from_dict(content, features=FEATURES)
 
 
-def parts() -> datasets.DatasetDict:
+def all_splits() -> datasets.DatasetDict:
     return datasets.DatasetDict(
         {"train": rows(8), "valid": rows(2, 10), "test": rows(4, 20, -1), "unsupervised": rows(2, 30)}
     )
 
 
-def test_saved_to_disk(tmp_path: Path) -> None:
-    parts().save_to_disk(str(tmp_path / "saved"))
+def test_a_dataset_dict_that_was_saved_to_disk(tmp_path: Path) -> None:
+    all_splits().save_to_disk(str(tmp_path / "saved"))
     dataset = open_dataset(str(tmp_path / "saved"), test=0)
     assert dataset.labels == ("zebra", "ant")
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [8, 2, 0]
@@ -40,43 +40,43 @@ def test_saved_to_disk(tmp_path: Path) -> None:
     assert any("Without a label" in note and "4 images" in note for note in dataset.notes)
 
 
-def test_one_saved_dataset_in_another_format(tmp_path: Path) -> None:
+def test_a_single_saved_dataset_in_another_format(tmp_path: Path) -> None:
     rows(8).with_format("numpy").save_to_disk(str(tmp_path / "saved"))
     dataset = open_dataset(f"hub:{tmp_path / 'saved'}", validation=0, test=0)
     assert list(dataset.train.labels) == ["zebra", "ant"] * 4
 
 
-def test_folder_of_parquet(tmp_path: Path) -> None:
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "name" / "data").mkdir(parents=True)
-    for name, part in {
+    for name, table in {
         "train-00000-of-00002": rows(4),
         "train-00001-of-00002": rows(4, 4),
         "test-0": rows(4, 20),
     }.items():
-        part.to_parquet(str(tmp_path / "name" / "data" / f"{name}.parquet"))
+        table.to_parquet(str(tmp_path / "name" / "data" / f"{name}.parquet"))
     dataset = open_dataset(str(tmp_path / "name"), validation=0)
     assert dataset.labels == ("zebra", "ant")
     assert (len(dataset.train), len(dataset.test)) == (8, 4)
     assert dataset.train.source(5) == "train-00001-of-00002.parquet row 2"
 
 
-def test_loaded_by_name_without_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+def test_a_dataset_is_loaded_by_name_without_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
 
     def load(*args: Any, **options: Any) -> datasets.DatasetDict:
-        asked.append((args, options))
-        return parts()
+        calls.append((args, options))
+        return all_splits()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     dataset = open_dataset("hub:org/name", test=0)
-    assert asked == [(("org/name",), {})]
+    assert calls == [(("org/name",), {})]
     assert dataset.train.source(0) == "org/name train row 1"
 
 
-def test_what_the_hub_refuses_is_one_sentence_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_error_of_the_hub_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets.exceptions import DatasetNotFoundError
 
-    for error, said in (
+    for error, message in (
         (ConnectionError("no route\nand much more"), r"can't be reached.*fetch hub:org/name --to.*hub:FOLDER/name"),
         (DatasetNotFoundError("Dataset 'org/name' is a gated dataset on the Hub."), r"accepted its licence.*HF_TOKEN"),
         (DatasetNotFoundError("Dataset 'org/name' doesn't exist on the Hub"), "has no dataset org/name, or it is"),
@@ -90,11 +90,11 @@ def test_what_the_hub_refuses_is_one_sentence_each(monkeypatch: pytest.MonkeyPat
             raise error
 
         monkeypatch.setattr(datasets, "load_dataset", load)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             open_dataset("hub:org/name")
 
 
-def test_no_usable_split_or_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_without_usable_split_or_column_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"extra": rows(2)})
     with pytest.raises(UserError, match="no train, validation or test split"):
         open_dataset("hub:x")
