@@ -121,12 +121,12 @@ class Split:
     def take(self, n: int | float | None, seed: int = 0) -> Split:
         """A stable subset: `n` images (int), a fraction of them (float, above 0 and at most 1), or all (`None`).
 
-        Subsets with the same seed are nested: a larger one contains every smaller one. Each class is sorted by id
-        (a hash of the content), so neither the order of the files nor the other classes matter. A `seed` other than 0
-        sorts by a hash of the seed and the id instead. Sample k (from 0) of a class with m images gets the rank k/m
-        and the samples with the lowest ranks are taken. So each class keeps its proportion, rounded up, and a subset with
-        at least as many images as there are classes contains every class. The samples keep their order. If `n` exceeds
-        the number of images, all are taken.
+        Subsets with the same seed are nested: a larger one contains every smaller one. Each class is sorted by id (a
+        hash of the content), so neither the order of the files nor the other classes matter. A `seed` other than 0
+        sorts by a hash of the seed and the id instead. Sample k (from 0) of a class with m images gets the rank k/m,
+        and the samples with the lowest ranks are taken. So each class keeps its proportion, rounded up, and a subset
+        with at least as many images as there are classes contains every class. The samples keep their order. If `n`
+        exceeds the number of images, all are taken.
 
         Raises `UserError` if `n` is 0 or less, or a float above 1.
         """

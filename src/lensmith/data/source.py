@@ -6,6 +6,7 @@ behave alike.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,9 +60,14 @@ class Files:
     """The files on this machine that a source reads."""
 
     folder: str
-    """The folder that contains them, written as in the recipe (relative, or with `~`)."""
+    """The folder that contains them, written as in the recipe (perhaps relative, or with `~`)."""
     paths: Mapping[str, Path]
-    """Where each file is, by its name relative to `folder`."""
+    """The path of each file, by its name relative to `folder`."""
+
+    @classmethod
+    def beside(cls, location: str, paths: Mapping[str, Path]) -> Files:
+        """Files in the folder that contains the file `location`."""
+        return cls(os.path.dirname(location) or ".", paths)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 
 NAMES = [f"name {k}" for k in range(10)]
 
@@ -194,3 +195,21 @@ def test_a_truncated_archive_and_an_empty_folder_are_refused(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="No CIFAR batches"):
         open_dataset(f"cifar:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize("make", [python_ten, python_hundred, binary_ten, binary_hundred])
+def test_the_needed_files_are_batches_and_class_names(tmp_path: Path, make: Any) -> None:
+    folder = make(tmp_path / "x")
+    batches = {file.name for file in folder.iterdir()}
+    for stray in ("readme.html", "test_results.csv", "metadata.json"):
+        (folder / stray).write_text("x")
+    assert names(f"cifar:{folder}") == batches
+    assert names(f"cifar:{tmp_path}") == {f"x/{name}" for name in batches}, "also one folder further down"
+    assert_same_elsewhere(folder, tmp_path / "elsewhere")
+
+
+def test_an_archive_is_the_only_file_needed(tmp_path: Path) -> None:
+    archive = zipped(fair(tmp_path / "inner", ten=True), "ciFAIR-10")
+    assert names(archive) == {"ciFAIR-10.zip"}
+    (tmp_path / "elsewhere").mkdir()
+    assert_same_elsewhere(archive, tmp_path / "elsewhere")

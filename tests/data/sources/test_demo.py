@@ -7,6 +7,8 @@ from pathlib import Path
 
 import lensmith.data
 from lensmith.data import open_dataset
+from lensmith.data.source import Columns
+from lensmith.data.sources import needed_files
 
 FILES = Path(lensmith.data.__file__).with_name("files")
 
@@ -35,3 +37,8 @@ def test_digits_has_ten_classes_and_a_held_out_test_split() -> None:
     images = [dataset.train.image(i) for i in range(20)]
     assert {image.size for image in images} == {(8, 8)}
     assert max(max(image.convert("L").tobytes()) for image in images) == 255, "the values span the full range"
+
+
+def test_demos_need_no_files_from_this_machine() -> None:
+    assert needed_files("demo:fashion", Columns()) is None
+    assert needed_files("demo:digits", Columns()) is None

@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 from lensmith.data import ImageDataset, open_dataset
+from lensmith.data.source import Columns
+from lensmith.data.sources import needed_files
 from lensmith.errors import ImageError, UserError
 from tests.data.conftest import Tree
+from tests.data.elsewhere import assert_same_elsewhere, names
 from tests.data.pictures import write
 
 
@@ -119,3 +122,22 @@ def test_a_file_name_that_is_not_utf8_is_refused(tree: Tree) -> None:
         pytest.skip("this file system only accepts UTF-8")
     with pytest.raises(UserError, match="UTF-8"):
         unsplit(root)
+
+
+def test_the_needed_files_are_the_images(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree({"train/a": 2, "train/b/deep": 2, "test/a": 1})
+    for name in ("train/a/notes.txt", "train/a/.hidden.png", ".git/x.png", "secrets.env"):
+        write(root / name, 90)
+    (root / "train" / "a" / "gone.png").symlink_to(root / "nothing")
+    images = {"train/a/0.png", "train/a/1.png", "train/b/deep/0.png", "train/b/deep/1.png", "test/a/0.png"}
+    assert names(root) == images
+    (root / "train" / "a" / "gone.png").unlink()
+    assert_same_elsewhere(root, tmp_path / "elsewhere")
+
+    monkeypatch.chdir(tmp_path)
+    files = needed_files("folder:data", Columns())
+    assert files
+    assert files.folder == "data", "the folder is named as in the recipe"
+    assert files.paths["test/a/0.png"] == Path("data/test/a/0.png")
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        needed_files("folder:data/secrets.env", Columns())

@@ -9,7 +9,10 @@ import datasets
 import pytest
 
 from lensmith.data import open_dataset
+from lensmith.data.source import Columns
+from lensmith.data.sources import needed_files
 from lensmith.errors import UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 from tests.data.pictures import png
 
 FEATURES = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])})
@@ -104,3 +107,29 @@ def test_datasets_without_usable_split_or_column_are_refused(tmp_path: Path, mon
     assert len(open_dataset("hub:x", image_column="jpg", validation=0, test=0).train) == 2
     with pytest.raises(UserError, match="isn't a local copy"):
         open_dataset(f"hub:{tmp_path}")
+
+
+def test_a_name_on_the_hub_needs_no_files_from_this_machine() -> None:
+    assert needed_files("hub:org/name", Columns()) is None
+
+
+def test_the_needed_files_of_a_saved_dataset(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    all_splits().save_to_disk(str(saved))
+    (saved / "train" / "notes.txt").write_text("x")
+    (saved / "old.parquet").write_text("x")
+    data = "data-00000-of-00001.arrow"
+    assert names(saved) == {"dataset_dict.json"} | {
+        f"{split}/{name}" for split in all_splits() for name in (data, "dataset_info.json", "state.json")
+    }
+    assert_same_elsewhere(saved, tmp_path / "elsewhere")
+
+
+def test_the_needed_files_of_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    folder = tmp_path / "name"
+    (folder / "data").mkdir(parents=True)
+    rows(8).to_parquet(str(folder / "data" / "train-0.parquet"))
+    rows(4, 20).to_parquet(str(folder / "data" / "test-0.parquet"))
+    (folder / "README.md").write_text("x")
+    assert names(folder) == {"data/train-0.parquet", "data/test-0.parquet"}
+    assert_same_elsewhere(folder, tmp_path / "elsewhere")

@@ -11,6 +11,7 @@ import pytest
 
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 
 REAL = Path("/usr/share/datasets/fashion-mnist")
 
@@ -109,3 +110,14 @@ def test_the_published_fashion_mnist() -> None:
     assert len(dataset.labels) == 10
     assert dataset.test.labels[0] == "Ankle boot"
     assert dataset.test.image(0).size == (28, 28)
+
+
+def test_the_needed_files_are_the_idx_files(tmp_path: Path) -> None:
+    folder = write(tmp_path / "Fashion-MNIST")
+    plain = names(folder)
+    assert plain == {f"{k}-{f}-ubyte" for k in ("train", "t10k") for f in ("images-idx3", "labels-idx1")}
+    (folder / "notes.txt").write_text("x")
+    assert names(write(folder, gz=True)) == plain, "a gzipped copy isn't read"
+    assert_same_elsewhere(folder, tmp_path / "elsewhere" / "Fashion-MNIST")
+    assert names(write(tmp_path / "gzipped", gz=True)) == {f"{name}.gz" for name in plain}
+    assert names(f"idx:{tmp_path}") == set()

@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensmith.data import ImageDataset, open_dataset
+from lensmith.data.source import Columns
+from lensmith.data.sources import needed_files
 from lensmith.errors import ImageError, UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 from tests.data.pictures import png, write
 
 
@@ -147,3 +150,33 @@ def test_an_empty_label_in_parquet_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", image=[png(1), png(2)], label=[1.0, None])
     with pytest.raises(UserError, match=r"x\.parquet row 2 has an empty label"):
         unsplit(path)
+
+
+def test_the_needed_files_are_the_table_and_its_images(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"my photos/{k}.png,{'ab'[k % 2]},train\n" for k in range(3)]
+    (photos / "t.csv").write_text("path,label,split\n" + "".join(rows) + "missing.png,a,train\n")
+    expected = {"t.csv", "my photos/0.png", "my photos/1.png", "my photos/2.png"}
+    assert names(photos / "t.csv") == expected, "neither the unused image nor the missing one"
+    (photos / "t.csv").write_text("path,label,split\n" + "".join(rows))
+    assert_same_elsewhere(photos / "t.csv", photos / "elsewhere")
+
+    monkeypatch.chdir(photos)
+    for uri, folder in {"table:t.csv": ".", "./t.csv": ".", "my photos/../t.csv": "my photos/.."}.items():
+        files = needed_files(uri, Columns())
+        assert files
+        assert files.folder == folder
+    (photos / "t.csv").write_text("where,label\nmy photos/0.png,a\n")
+    files = needed_files("t.csv", Columns(image="where"))
+    assert files
+    assert set(files.paths) == {"t.csv", "my photos/0.png"}
+
+
+def test_a_parquet_file_with_bytes_is_all_that_is_needed(tmp_path: Path) -> None:
+    assert names(parquet(tmp_path / "x.parquet", image=[png(1), png(2)], label=["a", "b"])) == {"x.parquet"}
+
+
+@pytest.mark.parametrize("image", ["../elsewhere.png", "/elsewhere.png"])
+def test_images_outside_the_folder_of_the_table_are_refused(tmp_path: Path, image: str) -> None:
+    (tmp_path / "t.csv").write_text(f"path,label\n{image},a\n")
+    with pytest.raises(UserError, match=r"t\.csv names an image outside its folder: .*elsewhere\.png"):
+        needed_files(str(tmp_path / "t.csv"), Columns())

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from lensmith.data.source import Columns, Source
+from lensmith.data.source import Columns, Files, Source
 from lensmith.errors import UserError, nearest
 
 
@@ -40,11 +40,35 @@ class SourceModule(Protocol):
         """
         ...
 
+    def files(self, location: str, columns: Columns) -> Files | None:
+        """The files on this machine that `read` would read, with the same arguments.
+
+        A remote machine that has just these files, in a folder of the same name, gets the same images from `read`, and
+        `recognises` gives the same answer there. So this lists no other files that happen to be in the folder.
+
+        Returns:
+            `None` if `read` needs no files from this machine: the images ship with Lensmith or come from a server.
+            `Files` without any path if nothing was found; `read` then reports what is missing.
+
+        Raises:
+            UserError: `location` doesn't exist, can't be read, or needs files outside its folder.
+        """
+        ...
+
 
 def open_source(uri: str, columns: Columns) -> Source:
     """The labelled images at `uri`. Raises `UserError` as `parse_uri` and `SourceModule.read` do."""
     scheme, location = parse_uri(uri)
     return module(scheme).read(location, columns)
+
+
+def needed_files(uri: str, columns: Columns) -> Files | None:
+    """The files on this machine that `open_source` would read, or `None` if it needs none.
+
+    Raises `UserError` as `parse_uri` and `SourceModule.files` do.
+    """
+    scheme, location = parse_uri(uri)
+    return module(scheme).files(location, columns)
 
 
 def parse_uri(uri: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith.data.paths import existing
-from lensmith.data.source import Columns, Row, Source, damaged, pnm
+from lensmith.data.source import Columns, Files, Row, Source, damaged, pnm
 from lensmith.errors import UserError
 
 _PIXELS = 3 * 32 * 32  # a red, a green and a blue plane
@@ -100,6 +100,18 @@ def read(location: str, columns: Columns) -> Source:
         raise UserError(f"No CIFAR batches in {path}.", "Give the published archive, or the folder extracted from it.")
     notes = [f"Missing batches: {', '.join(missing)}."] if missing else []
     return Source(_rows(members, layout, path, notes), names=_names(members, layout, path), notes=notes)
+
+
+def files(location: str, columns: Columns) -> Files | None:
+    """The archive, or the batches and class names in the folder."""
+    path = existing(location)
+    if not path.is_dir():
+        return Files.beside(location, {path.name: path})
+    members = _in_folder(path)
+    layout = _layout(members)
+    names = (*(batch.name for batch in layout.batches), layout.meta)
+    paths = [members[name] for name in names if name in members]
+    return Files(location, {file.relative_to(path).as_posix(): file for file in paths})
 
 
 def _rows(members: Members, layout: _Layout, path: Path, notes: list[str]) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from lensmith.data.build import content_id, held_out
-from lensmith.data.source import Columns, Row, Source, pnm
+from lensmith.data.source import Columns, Files, Row, Source, pnm
 from lensmith.data.sources.table import parquet_rows
 from lensmith.errors import UserError, nearest
 
@@ -34,6 +34,11 @@ def read(location: str, columns: Columns) -> Source:
         return Source(_digits())
     known = ("fashion", "digits")
     raise UserError(f"Unknown demo {location!r}.", f"{nearest(location, known)} Known: {', '.join(known)}.".strip())
+
+
+def files(location: str, columns: Columns) -> Files | None:
+    """None, because the images ship with packages."""
+    return None
 
 
 def _digits() -> Iterator[Row]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lensmith.data.images import IMAGE_SUFFIXES, is_image
-from lensmith.data.paths import existing, is_hidden, walk
-from lensmith.data.source import Columns, Row, Source, count, split_name
+from lensmith.data.paths import existing, is_hidden, visible_files, walk
+from lensmith.data.source import Columns, Files, Row, Source, count, split_name
 from lensmith.errors import UserError
 
 
@@ -26,9 +26,7 @@ def recognises(path: Path) -> bool:
 
 def read(location: str, columns: Columns) -> Source:
     """The images of all class folders. Raises `UserError` if there are none, or the layout is ambiguous."""
-    root = existing(location)
-    if not root.is_dir():
-        raise UserError(f"{location} is a file, not a folder.", "Give the folder that holds the class folders.")
+    root = _root(location)
     images, notes = _survey(root)
     if not images:
         raise UserError(
@@ -45,6 +43,18 @@ def read(location: str, columns: Columns) -> Source:
     if stray:
         notes.append(f"Outside any class folder, ignored: {count(stray, 'image')}.")
     return Source(_rows(root, depth), notes=notes)
+
+
+def files(location: str, columns: Columns) -> Files | None:
+    """All image files in the folder, also those outside class folders, which are noted when they are read."""
+    return Files(location, {name: path for name, path in visible_files(_root(location)).items() if is_image(path)})
+
+
+def _root(location: str) -> Path:
+    root = existing(location)
+    if not root.is_dir():
+        raise UserError(f"{location} is a file, not a folder.", "Give the folder that contains the class folders.")
+    return root
 
 
 def _rows(root: Path, depth: int) -> Iterator[Row]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.data.columns import pick, to_row
-from lensmith.data.source import Columns, Row, Source, count, split_name
+from lensmith.data.paths import visible_files
+from lensmith.data.source import Columns, Files, Row, Source, count, split_name
 from lensmith.data.sources.table import parquet_names, parquet_rows
 from lensmith.errors import UserError
 from lensmith.hub.errors import explain
@@ -33,13 +34,28 @@ def read(location: str, columns: Columns) -> Source:
         from datasets import load_from_disk  # type: ignore[import-untyped, unused-ignore]
 
         return _loaded(load_from_disk(str(path)), columns, str(path))
-    files = sorted(path.rglob("*.parquet"))
-    if not files:
+    tables = _parquet_files(path)
+    if not tables:
         raise UserError(
             f"{path} isn't a local copy of a hub dataset.", "It needs Parquet files, or what save_to_disk writes."
         )
-    rows = chain.from_iterable(parquet_rows(file, columns, _file_split(file.relative_to(path))) for file in files)
-    return Source(rows, names=parquet_names(files[0], columns))
+    rows = chain.from_iterable(parquet_rows(file, columns, _file_split(file.relative_to(path))) for file in tables)
+    return Source(rows, names=parquet_names(tables[0], columns))
+
+
+def files(location: str, columns: Columns) -> Files | None:
+    """The files of a local copy; `None` for a dataset that is downloaded by its name."""
+    path = Path(os.path.expanduser(location))
+    if not os.path.exists(path):
+        return None
+    if path.is_dir() and _saved(path):
+        paths = visible_files(path).items()
+        return Files(location, {name: file for name, file in paths if file.suffix in (".arrow", ".json")})
+    return Files(location, {file.relative_to(path).as_posix(): file for file in _parquet_files(path)})
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.parquet"))
 
 
 def _saved(path: Path) -> bool:

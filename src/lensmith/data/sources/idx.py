@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith.data.paths import existing
-from lensmith.data.source import Columns, Row, Source, damaged, pnm
+from lensmith.data.source import Columns, Files, Row, Source, damaged, pnm
 from lensmith.errors import UserError
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -56,6 +56,12 @@ def read(location: str, columns: Columns) -> Source:
     highest = max(int(pair.labels.max(initial=0)) for pair in pairs)
     fashion = "fashion" in folder.resolve().name.lower() and highest < len(FASHION)
     return Source(chain.from_iterable(map(_rows, pairs)), names=FASHION if fashion else None)
+
+
+def files(location: str, columns: Columns) -> Files | None:
+    """All IDX files in the folder, gzipped ones only if there is no plain copy."""
+    available = _available(existing(location)).values()
+    return Files(location, {path.name: path for path in available if "ubyte" in path.name and path.is_file()})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from lensmith.data.columns import pick, to_row, to_split
 from lensmith.data.paths import existing
-from lensmith.data.source import Columns, Row, Source, damaged
+from lensmith.data.source import Columns, Files, Row, Source, damaged
 from lensmith.errors import UserError
 
 _SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
@@ -34,6 +35,24 @@ def read(location: str, columns: Columns) -> Source:
     if path.suffix.lower() == ".parquet":
         return Source(parquet_rows(path, columns), names=parquet_names(path, columns))
     return Source(_text_rows(path, columns))
+
+
+def files(location: str, columns: Columns) -> Files | None:
+    """The table and the existing images that its rows name, which must all be in the table's folder or below."""
+    path = existing(location)
+    paths = {path.name: path}
+    for row in read(location, columns).rows:
+        if row.data is not None:
+            continue
+        name = os.path.relpath(row.source, path.parent)  # computed from the text, because links may lead anywhere
+        if name.split(os.sep, 1)[0] == os.pardir:
+            raise UserError(
+                f"{path} names an image outside its folder: {row.source}.",
+                "To be uploaded, images must be in the table's folder or below.",
+            )
+        if os.path.isfile(row.source):  # a missing image is noted when the table is read, there as here
+            paths[name] = Path(row.source)
+    return Files.beside(location, paths)
 
 
 def parquet_rows(path: Path, columns: Columns, split: str = "") -> Iterator[Row]:
