@@ -85,7 +85,7 @@ def test_each_error_of_the_hub_is_reported_in_one_sentence(monkeypatch: pytest.M
         (DatasetNotFoundError("Dataset 'org/name' doesn't exist on the Hub"), "has no dataset org/name, or it is"),
         (
             RuntimeError("Dataset scripts are no longer supported"),
-            "org/name can't be had from the hub: Dataset scripts",
+            "org/name can't be loaded from the hub: Dataset scripts",
         ),
     ):
 
