@@ -40,9 +40,9 @@ def decoded(data: bytes) -> Image.Image:
 
 
 def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int], by: int = 6) -> bool:
-    found = image.getpixel(at)
-    assert isinstance(found, tuple)
-    return all(abs(a - b) <= by for a, b in zip(found, colour, strict=True))
+    pixel = image.getpixel(at)
+    assert isinstance(pixel, tuple)
+    return all(abs(a - b) <= by for a, b in zip(pixel, colour, strict=True))
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -160,7 +160,7 @@ def test_an_invalid_image_is_one_error_that_names_it(tmp_path: Path, data: bytes
     path = tmp_path / "Ma photo é.jpg"
     path.write_bytes(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow's own warnings must not leak
+        warnings.simplefilter("error")  # Pillow's warnings must not leak
         with pytest.raises(ImageError, match=says) as caught:
             decode_image(data if by == "bytes" else path, name=str(path))
     assert str(path) in caught.value.what
@@ -203,8 +203,8 @@ def test_a_large_jpeg_is_decoded_no_smaller_than_enough(longest: int, size: tupl
     image = decode_image(data, name="photo", enough=within(longest))
     assert image.size == size
     assert full_size(image) == (1000, 1504)
-    whole = np.asarray(decoded(data).resize(image.size, Image.Resampling.BOX)).astype(int)
-    assert np.abs(np.asarray(image) - whole).mean() < 1
+    full = np.asarray(decoded(data).resize(image.size, Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(image) - full).mean() < 1
 
 
 def test_the_full_size_is_the_upright_one() -> None:
@@ -241,9 +241,9 @@ def test_a_model_is_shown_almost_the_same_from_a_shrunk_image(
     data = encoded(soft.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90, exif=exif)
     shrunk = decode_image(data, name="photo", enough=photo_model.enough)
     assert shrunk.size[0] < decoded(data).size[0], "otherwise there is nothing to compare"
-    mine, whole = photo_model.prepare(shrunk), photo_model.prepare(decoded(data))
-    assert shape_of(mine) == shape_of(whole)
-    for one, other in zip(mine, whole, strict=True):
+    from_shrunk, from_full = photo_model.prepare(shrunk), photo_model.prepare(decoded(data))
+    assert shape_of(from_shrunk) == shape_of(from_full)
+    for one, other in zip(from_shrunk, from_full, strict=True):
         apart = (one.int() - other.int()).abs()
         assert apart.max() <= 4
         assert apart.double().mean() < 1

@@ -1,4 +1,4 @@
-"""Files and folders as a person's images lie in them: walk them, sort their names, ignore hidden files."""
+"""Helpers for files and folders: walk them, sort their names, ignore hidden files."""
 
 from __future__ import annotations
 

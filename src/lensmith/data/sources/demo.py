@@ -37,7 +37,7 @@ def read(location: str, columns: Columns) -> Source:
 
 
 def files(location: str, columns: Columns) -> Files | None:
-    """None, because the images ship with packages."""
+    """`None`, because the images ship with Lensmith and scikit-learn."""
     return None
 
 

@@ -46,7 +46,7 @@ def read(location: str, columns: Columns) -> Source:
 
 
 def files(location: str, columns: Columns) -> Files | None:
-    """All image files in the folder, also those outside class folders, which are noted when they are read."""
+    """All image files in the folder, including those outside class folders, which `read` counts in a note."""
     return Files(location, {name: path for name, path in visible_files(_root(location)).items() if is_image(path)})
 
 
