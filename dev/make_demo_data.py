@@ -29,16 +29,16 @@ LIMIT = 4_000_000  # bytes, of both files together
 def main(folder: str = "/usr/share/datasets/fashion-mnist") -> None:
     found: dict[tuple[str, int], list[tuple[str, Row]]] = defaultdict(list)
     for row in idx.read(folder, Columns()).rows:
-        found[row.part, int(row.label)].append((content_id(row), row))
+        found[row.split, int(row.label)].append((content_id(row), row))
     total = 0
-    for part, number in PER_CLASS.items():
+    for split, number in PER_CLASS.items():
         rows = [
-            entry for label in range(10) for entry in sorted(found[part, label], key=lambda entry: entry[0])[:number]
+            entry for label in range(10) for entry in sorted(found[split, label], key=lambda entry: entry[0])[:number]
         ]
         rows.sort(key=lambda entry: entry[0])  # mixed classes, so that the first rows of the file show all
         images = [png(row.data or b"") for _, row in rows]
         table = pa.table({"image": images, "label": [FASHION[int(row.label)] for _, row in rows]})
-        path = FILES / f"fashion_{part}.parquet"
+        path = FILES / f"fashion_{split}.parquet"
         pq.write_table(table, path, compression="zstd", use_dictionary=["label"], row_group_size=500)
         total += path.stat().st_size
         print(path, table.num_rows, "images", path.stat().st_size, "bytes")

@@ -105,7 +105,7 @@ def test_a_model_with_its_plan_licence_and_hashes(hub: Hub, monkeypatch: pytest.
     assert models.read_config(folder, "it")["model_type"]
 
 
-def test_a_cut_connection_goes_on_in_the_same_run_and_in_the_next(hub: Hub) -> None:
+def test_a_broken_download_resumes_in_the_same_run_and_in_the_next(hub: Hub) -> None:
     hub.cut_once[WEIGHTS] = 3_000_000
     lensmith.fetch([NAME], "once")
     ranges = [r for name, r, _ in hub.asked if name == WEIGHTS]
@@ -114,10 +114,12 @@ def test_a_cut_connection_goes_on_in_the_same_run_and_in_the_next(hub: Hub) -> N
 
     hub.asked.clear()
     hub.cut[WEIGHTS] = 3_000_000
-    with pytest.raises(UserError, match=r"connection broke with 2\.\d MB of 9\.1 MB of model\.safetensors.*goes on"):
+    with pytest.raises(
+        UserError, match=r"connection broke with 2\.\d MB of 9\.1 MB of model\.safetensors downloaded.*resumes"
+    ):
         lensmith.fetch([NAME], "twice")
     assert not Path("twice/LFM2-VL-small", WEIGHTS).exists()
-    assert Path("twice/LFM2-VL-small/config.json").exists(), "what is whole stays"
+    assert Path("twice/LFM2-VL-small/config.json").exists(), "complete files are kept"
     hub.cut.clear()
     hub.asked.clear()
     heard = Heard()
@@ -149,7 +151,7 @@ def test_ctrl_c_keeps_what_was_loaded(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
-def test_a_file_that_does_not_fit_is_removed_and_named(hub: Hub, name: str) -> None:
+def test_a_file_that_does_not_match_its_hash_is_removed_and_named(hub: Hub, name: str) -> None:
     hub.spoil.add(name)
     with pytest.raises(UserError, match=f"{name} didn't fit the published hash"):
         lensmith.fetch([NAME], "assets")
@@ -214,7 +216,9 @@ def test_a_dataset_and_its_parquet_version(hub: Hub, monkeypatch: pytest.MonkeyP
         assert (len(dataset.train), len(dataset.test)) == (12, 4)
 
 
-def test_gated_missing_and_no_network_are_three_sentences(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_missing_and_no_network_are_reported_in_different_sentences(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.repos["models/owner/gated"] = [Repo(hub.repos[f"models/{NAME}"][0].files, gated=True)]
     hub.repos["datasets/owner/gated"] = [Repo(dataset_files(), gated=True)]
     hub.repos["models/owner/pickled"] = [Repo({"config.json": b"{}", "pytorch_model.bin": b"x"})]

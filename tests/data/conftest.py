@@ -1,4 +1,4 @@
-"""Folders of small images, no two alike."""
+"""Folders of small images, all different."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tree = Callable[[Mapping[str, int]], Path]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Make a folder `data` with so many images in each of the folders named; no two images are alike."""
+    """Make a folder `data` with the given number of images in each named subfolder; all images differ."""
 
     def make(numbers: Mapping[str, int]) -> Path:
         seed = 0

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def png(seed: int) -> bytes:
-    """A 4 x 4 PNG with content of its own for each `seed`."""
+    """A 4 x 4 PNG; each `seed` gives different content."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")

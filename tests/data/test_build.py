@@ -1,4 +1,4 @@
-"""Splits stay put, copies stay together, and what would spoil a training is said before it starts."""
+"""Splits are stable, copies stay together, and problems that would spoil a training are reported before it starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lensmith.data.source import Row, Source
 from lensmith.errors import UserError
 from tests.data.pictures import png
 
-# One example writes and maps a file, too slow for the default limits when the machine is busy.
+# Each example writes and maps a file, which is too slow for the default limits on a busy machine.
 slow = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -24,12 +24,12 @@ def build(rows: list[Row], names: tuple[str, ...] | None = None, **options: Any)
     return build_dataset("somewhere", Source(rows, names), **options)
 
 
-def many(label: str | int, numbers: range, part: str = "") -> list[Row]:
-    return [Row(label, f"{label}/{k}", f"{label} {k}".encode(), part) for k in numbers]
+def many(label: str | int, numbers: range, split: str = "") -> list[Row]:
+    return [Row(label, f"{label}/{k}", f"{label} {k}".encode(), split) for k in numbers]
 
 
-def places(dataset: ImageDataset) -> dict[str, str]:
-    return {id: split.name for split in (dataset.train, dataset.validation, dataset.test) for id in split.ids}
+def splits_by_id(dataset: ImageDataset) -> dict[str, str]:
+    return {id: split.name for split in dataset.splits for id in split.ids}
 
 
 @slow
@@ -38,14 +38,14 @@ def test_adding_images_moves_none(before: int, more: int, test: float, validatio
     rows = many("a", range(60, 80)) + many("b", range(200, 220))
     old, added = many("a", range(before)), many("a", range(100, 100 + more)) + many("c", range(more + 20))
     options: dict[str, Any] = {"test": test * 0.5, "validation": validation * 0.5}
-    first, second = places(build(rows + old, **options)), places(build(added + rows + old, **options))
+    first, second = (splits_by_id(build(extra + rows + old, **options)) for extra in ([], added))
     assert {id: second[id] for id in first} == first
 
 
 @slow
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), min_size=1, max_size=80))
 def test_every_image_is_in_one_split_and_copies_share_it(drawn: list[tuple[str, int]]) -> None:
-    # Contents are shared between the classes, so there are copies with the same and with different labels.
+    # Both classes draw from the same contents, so there are copies with equal and with different labels.
     rows = [Row(label, f"{label} {i}", f"content {k}".encode()) for i, (label, k) in enumerate(drawn)]
     rows += many("a", range(30)) + many("b", range(30))
     dataset = build(rows)
@@ -58,46 +58,46 @@ def test_every_image_is_in_one_split_and_copies_share_it(drawn: list[tuple[str, 
     assert labels == Counter(row.label for row in rows)
 
 
-def test_shares_are_of_the_whole_in_every_class() -> None:
+def test_every_class_is_held_out_by_the_same_fraction_of_all_images() -> None:
     dataset = build(many("a", range(3000)) + many("b", range(1000)), test=0.3, validation=0.2)
     for label, number in (("a", 3000), ("b", 1000)):
-        shares = [list(split.labels).count(label) / number for split in (dataset.validation, dataset.test)]
-        assert shares == pytest.approx([0.2, 0.3], abs=0.05)
+        fractions = [list(split.labels).count(label) / number for split in (dataset.validation, dataset.test)]
+        assert fractions == pytest.approx([0.2, 0.3], abs=0.05)
 
 
-@pytest.mark.parametrize("own", ["validation", "test"])
-def test_own_parts_are_kept_and_only_train_is_cut(own: str) -> None:
-    rows = [row for label in "ab" for row in many(label, range(200), "train") + many(label, range(200, 220), own)]
+@pytest.mark.parametrize("given", ["validation", "test"])
+def test_splits_of_the_source_are_kept_and_missing_ones_are_held_out_from_train(given: str) -> None:
+    rows = [row for label in "ab" for row in many(label, range(200), "train") + many(label, range(200, 220), given)]
     dataset = build(rows)
-    kept, cut = (dataset.validation, dataset.test) if own == "validation" else (dataset.test, dataset.validation)
-    assert len(kept) == 40
-    assert 0 < len(cut) < 120
+    other = "test" if given == "validation" else "validation"
+    assert len(dataset.split(given)) == 40
+    assert 0 < len(dataset.split(other)) < 120
     assert len(build(rows, validation=0, test=0).train) == 400
 
 
-def test_only_a_test_part_is_for_evaluation() -> None:
+def test_a_dataset_with_only_a_test_split_can_be_evaluated() -> None:
     dataset = build(many("a", range(5), "test"))
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (0, 0, 5)
     assert any("not trained on" in note for note in dataset.notes)
 
 
-def test_copies_get_numbers_and_notes() -> None:
+def test_copies_are_numbered_and_noted() -> None:
     rows = many("a", range(9)) + many("b", range(9))
     rows += [Row("a", "copy 1", b"a 0"), Row("a", "copy 2", b"a 0"), Row("b", "doubtful", b"a 1")]
     dataset = build(rows, test=0, validation=0)
     id = content_id(rows[0])
     assert [id, f"{id}-2", f"{id}-3"] == [dataset.train.ids[i] for i in (0, 18, 19)]
     assert "Exact copies: 3 images repeat another image byte for byte." in dataset.notes
-    assert "Copies under different labels: 1 image, such as a/1 and doubtful." in dataset.notes
+    assert "Copies under different labels: 1 image, for example a/1 and doubtful." in dataset.notes
 
 
 def test_copy_of_a_test_image_in_train_is_noted() -> None:
     rows = many("a", range(5), "train") + many("b", range(5), "train") + many("a", range(2), "test")
-    assert any("test images in the training part: 2" in note for note in build(rows, validation=0).notes)
-    assert not any("training part" in note for note in build(rows[2:], validation=0).notes)
+    assert any("test images in the training split: 2" in note for note in build(rows, validation=0).notes)
+    assert not any("training split" in note for note in build(rows[2:], validation=0).notes)
 
 
-def test_classes_are_in_natural_order_or_in_the_sources() -> None:
+def test_classes_are_in_natural_order_or_in_the_order_of_the_source() -> None:
     rows = [row for label in ("10", "2", "1") for row in many(label, range(3))]
     assert build(rows, test=0, validation=0).labels == ("1", "2", "10")
     dataset = build(rows, ("10", "1", "unused", "2"), test=0, validation=0)
@@ -115,16 +115,18 @@ def test_class_names_replace_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "own", "says"),
+    ("names", "source_names", "says"),
     [
-        (["a"], None, "names for 0 to 0"),
+        (["a"], None, "only names for 0 to 0"),
         (["a", "b", "c"], None, "class_names has 3 names"),
         (["a"], ("x", "y"), "class_names has 1 name, but the dataset has 2 classes"),
     ],
 )
-def test_wrong_number_of_class_names(names: list[str], own: tuple[str, ...] | None, says: str) -> None:
+def test_a_wrong_number_of_class_names_is_refused(
+    names: list[str], source_names: tuple[str, ...] | None, says: str
+) -> None:
     with pytest.raises(UserError, match=says):
-        build(many(0, range(5)) + many(1, range(5)), own, class_names=names, test=0, validation=0)
+        build(many(0, range(5)) + many(1, range(5)), source_names, class_names=names, test=0, validation=0)
 
 
 def test_class_names_for_text_labels_are_refused() -> None:
@@ -133,37 +135,37 @@ def test_class_names_for_text_labels_are_refused() -> None:
 
 
 @pytest.mark.parametrize("other", ["Cat", "cat ", " CAT", "c at"])
-def test_labels_that_differ_by_case_or_space(other: str) -> None:
+def test_labels_that_differ_only_by_case_or_spaces_are_refused(other: str) -> None:
     with pytest.raises(UserError) as caught:
         build(many("cat", range(3)) + many(other, range(3)))
     assert repr(other) in caught.value.what
     assert repr("cat") in caught.value.what
 
 
-def test_labels_that_differ_by_unicode_form() -> None:
+def test_labels_that_differ_only_by_unicode_form_are_refused() -> None:
     with pytest.raises(UserError, match="differ only"):
         build(many("caf\u00e9", range(3)) + many("cafe\u0301", range(3)))
 
 
-def test_one_class_is_named() -> None:
+def test_a_single_class_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="only one class, 'cat'"):
         build(many("cat", range(9)))
 
 
-def test_empty_label_names_the_row() -> None:
+def test_the_error_for_an_empty_label_names_the_row() -> None:
     with pytest.raises(UserError, match="labels row 7 has an empty label"):
         build([Row(" ", "labels row 7", b"x")])
 
 
-def test_class_without_training_image_is_named() -> None:
-    gone = next(
+def test_a_class_without_training_images_is_refused_by_name() -> None:
+    held_out = next(
         row
         for row in many("rare", range(99))
         if assign_split(content_id(row), "", (), validation=0, test=0.2) == "test"
     )
     with pytest.raises(UserError, match=r"'rare'.*hold out fewer"):
-        build([*many("a", range(20)), gone], validation=0)
-    with pytest.raises(UserError, match=r"training part has no image.*'rare'"):
+        build([*many("a", range(20)), held_out], validation=0)
+    with pytest.raises(UserError, match=r"training split has no image.*'rare'"):
         build(
             many("a", range(3), "train")
             + many("b", range(3), "train")
@@ -177,7 +179,7 @@ def test_single_image_is_noted() -> None:
     assert any(note.startswith("Only one image: b.") for note in dataset.notes)
 
 
-def test_large_images_are_flushed_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_written_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lensmith.data.build._BATCH_BYTES", 300)
     monkeypatch.setattr("lensmith.data.build._BATCH_ROWS", 7)
     rows = [Row("ab"[k % 2], str(k), png(k)) for k in range(20)]

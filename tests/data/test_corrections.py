@@ -1,4 +1,4 @@
-"""A corrected table changes the labels it changes, and nothing else."""
+"""An edited table changes the labels that were edited, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ def table(tmp_path: Path, text: str) -> Path:
 
 
 def labels(dataset: ImageDataset) -> dict[str, str]:
-    parts = (dataset.train, dataset.validation, dataset.test)
-    return {name: label for part in parts for name, label in zip(part.ids, part.labels, strict=True)}
+    return {name: label for split in dataset.splits for name, label in zip(split.ids, split.labels, strict=True)}
 
 
-def test_changed_rows_change_labels_and_empty_ones_leave_images_out(dataset: ImageDataset, tmp_path: Path) -> None:
+def test_edited_rows_change_labels_and_emptied_ones_remove_images(dataset: ImageDataset, tmp_path: Path) -> None:
     first, second, third = dataset.train.ids[:3]
     was = labels(dataset)
     other = "square" if was[first] == "circle" else "circle"
@@ -51,13 +50,15 @@ def test_changed_rows_change_labels_and_empty_ones_leave_images_out(dataset: Ima
         ("{id},star,circle,x\n", "was labelled 'star', but it is labelled"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(dataset: ImageDataset, tmp_path: Path, text: str, message: str) -> None:
+def test_rows_that_do_not_match_the_dataset_are_reported_in_one_sentence(
+    dataset: ImageDataset, tmp_path: Path, text: str, message: str
+) -> None:
     square = next(k for k, v in labels(dataset).items() if v == "square")
     with pytest.raises(UserError, match=message):
         corrected(dataset, table(tmp_path, text.replace("{id}", square)))
 
 
-def test_a_table_of_something_else_is_refused(dataset: ImageDataset, tmp_path: Path) -> None:
+def test_other_tables_and_unreadable_ones_are_refused(dataset: ImageDataset, tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("name,label\na,circle\n")
     with pytest.raises(UserError, match="no column 'id'"):
@@ -69,14 +70,14 @@ def test_a_table_of_something_else_is_refused(dataset: ImageDataset, tmp_path: P
         corrected(dataset, tmp_path / "none.csv")
 
 
-def test_copies_under_different_labels_are_put_right_together(shapes: Shapes, tmp_path: Path) -> None:
+def test_copies_under_different_labels_are_corrected_together(shapes: Shapes, tmp_path: Path) -> None:
     folder = shapes(circle=10, square=10)
     (folder / "square" / "copy.jpg").write_bytes((folder / "circle" / "circle 0.jpg").read_bytes())
     dataset = open_dataset(str(folder))
     copy = next(name for name in labels(dataset) if name.endswith("-2")).partition("-")[0]
-    said = {label for name, label in labels(dataset).items() if name.startswith(copy)}
-    assert said == {"circle", "square"}
-    now = labels(corrected(dataset, table(tmp_path, f"{copy},square,circle,x\n")))
-    assert {label for name, label in now.items() if name.startswith(copy)} == {"circle"}
-    gone = labels(corrected(dataset, table(tmp_path, f"{copy}-2,square,,x\n")))
-    assert not any(name.startswith(copy) for name in gone)
+    copy_labels = {label for name, label in labels(dataset).items() if name.startswith(copy)}
+    assert copy_labels == {"circle", "square"}
+    after = labels(corrected(dataset, table(tmp_path, f"{copy},square,circle,x\n")))
+    assert {label for name, label in after.items() if name.startswith(copy)} == {"circle"}
+    after = labels(corrected(dataset, table(tmp_path, f"{copy}-2,square,,x\n")))
+    assert not any(name.startswith(copy) for name in after)

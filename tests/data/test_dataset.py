@@ -1,4 +1,4 @@
-"""A part of a dataset: samples, a hash that means the same set, and subsets that nest."""
+"""A split of a dataset: its samples, a hash that identifies it, and nested subsets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ sizes = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 40), min_size=
 
 @slow
 @given(sizes, st.data())
-def test_takes_are_nested_and_hold_every_class(sizes: dict[str, int], data: st.DataObject) -> None:
+def test_subsets_are_nested_and_contain_every_class(sizes: dict[str, int], data: st.DataObject) -> None:
     split = train(sizes)
     total = len(split)
     n, more = sorted(data.draw(st.tuples(st.integers(1, total + 5), st.integers(1, total + 5))))
@@ -46,9 +46,9 @@ def test_takes_are_nested_and_hold_every_class(sizes: dict[str, int], data: st.D
 
 @slow
 @given(sizes, st.floats(0.01, 1), st.floats(0.01, 1))
-def test_a_share_is_the_same_in_every_class(sizes: dict[str, int], one: float, other: float) -> None:
+def test_a_fraction_is_the_same_in_every_class(sizes: dict[str, int], one: float, other: float) -> None:
     split = train(sizes)
-    small, large = (split.take(share) for share in sorted((one, other)))
+    small, large = (split.take(fraction) for fraction in sorted((one, other)))
     assert set(small.ids) <= set(large.ids)
     for label, number in Counter(small.labels).items():
         assert number - 1 < min(one, other) * sizes[label] <= number
@@ -66,12 +66,12 @@ def test_neither_order_nor_other_classes_matter(sizes: dict[str, int], n: int, s
     )
 
 
-def test_classes_are_taken_by_their_share() -> None:
+def test_a_subset_keeps_the_proportions_of_the_classes() -> None:
     taken = Counter(train({"a": 300, "b": 100}).take(40).labels)
     assert taken["a"] == pytest.approx(30, abs=1)
 
 
-def test_take_all_and_none() -> None:
+def test_everything_or_an_invalid_number_is_taken() -> None:
     split = train({"a": 3, "b": 3})
     assert split.take(None) is split
     assert list(split.take(1.0).ids) == list(split.ids)
@@ -80,7 +80,7 @@ def test_take_all_and_none() -> None:
             split.take(wrong)
 
 
-def test_hash_tells_ids_and_labels_apart() -> None:
+def test_the_hash_depends_on_ids_and_labels() -> None:
     rows = [Row("ab"[k % 2], str(k), str(k).encode()) for k in range(6)]
     swapped = [Row(row.label if k else "b", row.source, row.data) for k, row in enumerate(rows)]
     one, other = (build_dataset("x", Source(r), class_names=None, validation=0, test=0).train for r in (rows, swapped))
@@ -88,17 +88,17 @@ def test_hash_tells_ids_and_labels_apart() -> None:
     assert one.hash != other.hash != one.take(5).hash
 
 
-def test_samples_of_a_taken_part_belong_together(tree: Tree) -> None:
+def test_a_subset_keeps_id_label_source_and_image_together(tree: Tree) -> None:
     root = tree({"a": 6, "b": 6})
     split = open_dataset(str(root), validation=0, test=0).train
-    whole = {split.ids[i]: (split.labels[i], split.source(i), split.image(i).tobytes()) for i in range(len(split))}
+    expected = {split.ids[i]: (split.labels[i], split.source(i), split.image(i).tobytes()) for i in range(len(split))}
     taken = split.take(5)
     for i in range(len(taken)):
         sample = taken[i]
-        assert (sample.label, taken.source(i), sample.image.tobytes()) == whole[sample.id]
+        assert (sample.label, taken.source(i), sample.image.tobytes()) == expected[sample.id]
 
 
-def test_a_pickled_part_reads_the_same_images() -> None:
+def test_a_pickled_split_reads_the_same_images() -> None:
     rows = [Row("ab"[k % 2], str(k), png(k)) for k in range(6)]
     split = build_dataset("x", Source(rows), class_names=None, validation=0, test=0).train.take(4)
     copy = pickle.loads(pickle.dumps(split))
@@ -106,7 +106,7 @@ def test_a_pickled_part_reads_the_same_images() -> None:
     assert copy.image(3).tobytes() == split.image(3).tobytes()
 
 
-def test_the_temporary_folder_goes_with_the_last_part() -> None:
+def test_the_temporary_folder_is_removed_with_the_last_split() -> None:
     split = train({"a": 3, "b": 3})
     folder = split._scratch.path
     taken = split.take(2)

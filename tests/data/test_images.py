@@ -1,4 +1,4 @@
-"""A decoded image is what a person would see; anything else is one sentence that names the file."""
+"""A decoded image is what a person would see; anything else is reported in one sentence that names the file."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def decoded(data: bytes) -> Image.Image:
 
 
 def near(image: Image.Image, at: tuple[int, int], colour: tuple[int, int, int], by: int = 6) -> bool:
-    found = image.getpixel(at)
-    assert isinstance(found, tuple)
-    return all(abs(a - b) <= by for a, b in zip(found, colour, strict=True))
+    pixel = image.getpixel(at)
+    assert isinstance(pixel, tuple)
+    return all(abs(a - b) <= by for a, b in zip(pixel, colour, strict=True))
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has next to no data."""
+    """A PNG that claims a size and has almost no data."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"\0")
-    parts = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data, b"IEND"))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def half_red(mode: str = "RGB") -> Image.Image:
@@ -86,7 +86,7 @@ def test_orientation_tag_turns_the_image_upright_once(
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_alpha_is_laid_on_white(mode: str) -> None:
+def test_transparent_pixels_are_blended_onto_white(mode: str) -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 0, 255))
     kind = "TIFF" if mode == "PA" else "PNG"
@@ -122,7 +122,7 @@ def test_floating_point_range_is_taken_from_the_largest_value(top: float) -> Non
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_ink_colours_become_light(kind: str) -> None:
+def test_cmyk_becomes_rgb(kind: str) -> None:
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow make red
     out = decoded(encoded(image, kind))
     assert near(out, (4, 4), (255, 0, 0), 12)
@@ -156,24 +156,24 @@ JPEG = encoded(Image.effect_noise((64, 64), 90), "JPEG")
     ids=["empty", "half a JPEG", "JPEG header", "cut PNG", "text", "bomb", "just over", "short PNM"],
 )
 @pytest.mark.parametrize("by", ["bytes", "path"])
-def test_a_bad_image_is_one_error_that_names_it(tmp_path: Path, data: bytes, says: str, by: str) -> None:
+def test_an_invalid_image_is_one_error_that_names_it(tmp_path: Path, data: bytes, says: str, by: str) -> None:
     path = tmp_path / "Ma photo é.jpg"
     path.write_bytes(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow's own warnings must not leak
+        warnings.simplefilter("error")  # Pillow's warnings must not leak
         with pytest.raises(ImageError, match=says) as caught:
             decode_image(data if by == "bytes" else path, name=str(path))
     assert str(path) in caught.value.what
     assert "\n" not in str(caught.value)
 
 
-def test_size_is_judged_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="4 x 4"):
         decode_image(png(1), name="x", max_pixels=15)
 
 
-def test_the_limit_may_be_above_pillows_warning() -> None:
+def test_the_limit_may_be_higher_than_pillows_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ImageError, match="truncated"):
@@ -182,7 +182,7 @@ def test_the_limit_may_be_above_pillows_warning() -> None:
 
 @pytest.fixture(scope="module", params=[None, 16])
 def photo_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """LFM2-VL's settings with small tiles, so that small pictures are cut; and whole images of as many tokens."""
+    """LFM2-VL's settings with small tiles, so that small images are tiled; and with untiled images of 16 tokens."""
     small = {"tile_size": 128, "min_image_tokens": 4, "max_image_tokens": 16}
     folder = checkpoints.make("lfm2_vl", tmp_path_factory.mktemp("photo") / "model", **small)
     return models.load_base(ModelOptions(base=str(folder), dtype="float32", device="cpu", image_tokens=request.param))
@@ -192,7 +192,7 @@ PHOTO = picture(1504, 1000, 1)
 
 
 def within(longest: int) -> Enough:
-    """Decode no larger than the longest side asks for."""
+    """An image may be decoded with its longest side at `longest` pixels."""
     return lambda height, width: (height * longest // max(height, width), width * longest // max(height, width))
 
 
@@ -203,26 +203,26 @@ def test_a_large_jpeg_is_decoded_no_smaller_than_enough(longest: int, size: tupl
     image = decode_image(data, name="photo", enough=within(longest))
     assert image.size == size
     assert full_size(image) == (1000, 1504)
-    whole = np.asarray(decoded(data).resize(image.size, Image.Resampling.BOX)).astype(int)
-    assert np.abs(np.asarray(image) - whole).mean() < 1
+    full = np.asarray(decoded(data).resize(image.size, Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(image) - full).mean() < 1
 
 
 def test_the_full_size_is_the_upright_one() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    asked: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
     def enough(height: int, width: int) -> tuple[int, int]:
-        asked.append((height, width))
+        calls.append((height, width))
         return 700, 400  # a half is 752 x 500
 
     image = decode_image(encoded(PHOTO, "JPEG", exif=exif), name="photo", enough=enough)
-    assert asked == [(1504, 1000)]
+    assert calls == [(1504, 1000)]
     assert image.size == (500, 752)
     assert full_size(image) == (1504, 1000)
 
 
-def test_other_kinds_of_images_are_decoded_whole() -> None:
+def test_other_formats_are_decoded_at_full_size() -> None:
     image = decode_image(encoded(PHOTO), name="photo", enough=within(2))
     assert image.tobytes() == PHOTO.tobytes()
     assert full_size(image) == (1000, 1504)
@@ -230,43 +230,45 @@ def test_other_kinds_of_images_are_decoded_whole() -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("size", [(1504, 1000), (2400, 704), (904, 1304)], ids=str)
-def test_a_model_is_shown_much_the_same_of_a_shrunk_image(
+def test_a_model_is_shown_almost_the_same_from_a_shrunk_image(
     photo_model: Model, size: tuple[int, int], orientation: int
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    # Soft, because at hard edges and in fine patterns the two ways of scaling do differ: see `decode_image`. And of a
-    # size that can be divided: the last row of another is less than a pixel and counts as one.
+    # Soft, because at hard edges and in fine patterns the two ways of scaling differ: see `decode_image`. The size must
+    # be divisible: otherwise the last row is less than a pixel, but counts as one.
     soft = Image.fromarray(np.random.default_rng(2).integers(64, 192, (6, 4, 3), dtype=np.uint8))
     data = encoded(soft.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90, exif=exif)
     shrunk = decode_image(data, name="photo", enough=photo_model.enough)
-    assert shrunk.size[0] < decoded(data).size[0], "else there is nothing to compare"
-    mine, whole = photo_model.prepare(shrunk), photo_model.prepare(decoded(data))
-    assert shape_of(mine) == shape_of(whole)
-    for one, other in zip(mine, whole, strict=True):
+    assert shrunk.size[0] < decoded(data).size[0], "otherwise there is nothing to compare"
+    from_shrunk, from_full = photo_model.prepare(shrunk), photo_model.prepare(decoded(data))
+    assert shape_of(from_shrunk) == shape_of(from_full)
+    for one, other in zip(from_shrunk, from_full, strict=True):
         apart = (one.int() - other.int()).abs()
         assert apart.max() <= 4
         assert apart.double().mean() < 1
 
 
-def test_pillow_is_left_as_it_was() -> None:
+def test_pillows_settings_are_left_unchanged() -> None:
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters[:]
     decode_image(png(1), name="x", max_pixels=10**9)
     assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters) == before
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no image file"):
         decode_image(tmp_path / "a.png", name="a.png")
     with pytest.raises(ImageError, match="isn't a file"):
         decode_image(tmp_path, name="folder")
 
 
-def test_list_images_sorts_naturally_and_searches_below(tmp_path: Path) -> None:
+def test_list_images_sorts_naturally_and_searches_subfolders(tmp_path: Path) -> None:
     for name in ["10.png", "2.png", "b/1.JPG", ".hidden.png", ".git/x.png", "notes.txt"]:
         write(tmp_path / name, 1)
     assert [str(p.relative_to(tmp_path)) for p in list_images(tmp_path)] == ["2.png", "10.png", "b/1.JPG"]
-    assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"], "a file that is named is taken"
+    assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"], (
+        "a single file is accepted whatever its extension"
+    )
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="No images"):
         list_images(tmp_path / "empty")
@@ -283,17 +285,17 @@ def test_list_images_survives_a_link_to_its_own_parent(tmp_path: Path) -> None:
     assert [p.name for p in list_images(tmp_path)] == ["a.png", "b.png"]
 
 
-def test_a_note_in_a_file_is_not_taken_for_a_size(tmp_path: Path) -> None:
+def test_metadata_in_a_file_is_not_mistaken_for_a_size(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     note = PngInfo()
-    for key in ("full_size", "lensmith full size"):
+    for key in ("full_size", "lensmith sizes"):
         note.add_text(key, "no size at all")
     Image.new("RGB", (30, 20)).save(tmp_path / "noted.png", pnginfo=note)
     assert full_size(decode_image(tmp_path / "noted.png", name="noted")) == (20, 30)
 
 
-def test_an_image_that_was_cropped_has_its_own_size(tmp_path: Path) -> None:
+def test_a_cropped_image_has_the_size_of_the_crop(tmp_path: Path) -> None:
     Image.new("RGB", (800, 600)).save(tmp_path / "large.jpg")
     image = decode_image(tmp_path / "large.jpg", name="large", enough=lambda *_: (150, 200))
     assert (image.size, full_size(image)) == ((200, 150), (600, 800))

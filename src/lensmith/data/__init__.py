@@ -1,10 +1,10 @@
-"""A person's labelled images, from wherever they lie, as one `ImageDataset` with three fixed parts.
+"""A person's labelled images, wherever they are stored, as one `ImageDataset` with three fixed splits.
 
-`open_dataset` takes a URI `scheme:location`. Each scheme is one module in `sources/`. What every source shares (ids,
-splits, checks, the memory-mapped table) is in `build`.
+`open_dataset` takes a URI `scheme:location`. Each scheme is one module in `sources/`, whose docstring explains how to
+add another. `build` does what all sources share: ids, splits, checks and the memory-mapped table.
 
-The heavy libraries (`datasets`, `pyarrow`, `sklearn`) are imported when a dataset is opened, so that importing this
-package is quick and the command line starts at once.
+The heavy libraries (`datasets`, `pyarrow`, `sklearn`) are imported when a dataset is opened. So importing this package
+is quick and the command line starts at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lensmith.data.corrections import corrected
 from lensmith.data.dataset import ImageDataset, Sample, Split
 from lensmith.data.images import decode_image, list_images
 from lensmith.data.source import Columns
-from lensmith.data.sources import module, parse_uri
+from lensmith.data.sources import open_source
 from lensmith.errors import UserError
 
 __all__ = ["ImageDataset", "Sample", "Split", "decode_image", "list_images", "open_data", "open_dataset"]
@@ -34,32 +34,32 @@ def open_dataset(
     validation: float = 0.1,
     test: float = 0.2,
 ) -> ImageDataset:
-    """Open the labelled images at `uri` and divide them into train, validation and test.
+    """Open the labelled images at `uri` and split them into train, validation and test.
 
     `uri` is `folder:PATH`, `table:PATH`, `idx:PATH`, `cifar:PATH`, `hub:NAME`, `demo:fashion`, `demo:digits`, or a
-    bare path whose kind is guessed. `image_column` and `label_column` name the columns of a table or hub dataset.
-    `class_names` gives names to numbered classes: the class numbered 0 gets the first.
+    bare path, in which case the scheme is guessed. `image_column` and `label_column` name the columns of a table or hub
+    dataset. `class_names` gives names to numbered classes, starting with class 0.
 
-    `validation` and `test` are the shares (0 to below 1) of the images to hold out where the source has no such part
-    of its own; `build.assign_split` says how they are chosen. Every image's content is read once, to hash it.
+    `validation` and `test` are the fractions of the images (0 up to but excluding 1) to hold out if the source doesn't
+    define that split; `build.assign_split` describes how the images are chosen. Every image's content is read once, to
+    hash it.
 
-    Raises `UserError` for whatever the user can put right. An image that can't be decoded raises later, from
-    `Split.image`, as an `ImageError` of its own.
+    Raises `UserError` for any problem that the user can fix. An image that can't be decoded raises an `ImageError`
+    later, from `Split.image`.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise UserError(
             f"Can't hold out validation={validation} and test={test} of the images.",
-            "Both are shares of 0 or more that together stay below 1.",
+            "Both are fractions of at least 0 that must add up to less than 1.",
         )
     if class_names is not None and len(set(class_names)) != len(class_names):
-        raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class its own name.")
-    scheme, location = parse_uri(uri)
-    source = module(scheme).read(location, Columns(image_column, label_column))
+        raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class a different name.")
+    source = open_source(uri, Columns(image_column, label_column))
     return build_dataset(uri, source, class_names=class_names, validation=validation, test=test)
 
 
 def open_data(options: DataOptions) -> ImageDataset:
-    """The dataset that a recipe's `data` section describes, corrected and limited as it says. Raises `UserError`."""
+    """The dataset of a recipe's `data` section, with its corrections and limits applied. Raises `UserError`."""
     dataset = open_dataset(
         options.uri,
         image_column=options.image_column,

@@ -1,9 +1,9 @@
 """From a source's rows to an `ImageDataset`: ids, splits, checks, and the memory-mapped table.
 
-Rows stream once through `_write` into an Arrow file in a fresh temporary folder. A cache keyed by the folder's name
-would be quicker to reopen, and wrong as soon as an image changes: the content has to be read to know, so it is read.
-Images that lie in files are stored by path; images from tables and archives are copied into that file, so for large
-ones `TMPDIR` should point at a disk with room for them. The folder goes when the dataset is no longer used.
+`_write` streams the rows once into an Arrow file in a new temporary folder. A cache keyed by the folder's name would be
+quicker to reopen, but wrong as soon as an image changes. Only reading the content shows a change, so it is always read.
+Images in files are stored by path. Images from tables and archives are copied into the Arrow file, so for large ones
+`TMPDIR` should be on a disk with enough space. The folder is removed when the dataset is no longer used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensmith.data.dataset import ImageDataset, Scratch, Split
-from lensmith.data.source import PARTS, Row, Source, count, natural_key
+from lensmith.data.paths import natural_key
+from lensmith.data.source import SPLITS, Row, Source, count
 from lensmith.errors import UserError
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 32 << 20
@@ -26,12 +27,12 @@ _BATCH_ROWS, _BATCH_BYTES = 1000, 32 << 20
 def content_id(row: Row) -> str:
     """First 16 hex digits of the SHA-256 of the encoded image.
 
-    A file that can't be read is known by its place instead: it stays a sample, and `Split.image` says what is wrong.
+    For a file that can't be read, the path is hashed instead. It remains a sample, and `Split.image` raises the error.
     """
     if row.data is not None:
         return hashlib.sha256(row.data).hexdigest()[:16]
     try:
-        if os.path.isfile(row.source):  # opening a pipe would wait for ever
+        if os.path.isfile(row.source):  # opening a pipe would block forever
             with open(row.source, "rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     except OSError:
@@ -39,78 +40,83 @@ def content_id(row: Row) -> str:
     return hashlib.sha256(b"unreadable:" + row.source.encode()).hexdigest()[:16]
 
 
-def held_out(digest: str, part: str, share: float) -> bool:
-    """Whether the image with this content id falls into the `share` (0 to 1) that is held out for `part`."""
-    salted = hashlib.sha256(part.encode() + digest.encode()).digest()
-    return int.from_bytes(salted[:8], "big") / 2**64 < share
+def held_out(content: str, split: str, fraction: float) -> bool:
+    """Whether the image with this content id is among the `fraction` (0 to 1) of images held out for `split`."""
+    # The split's name is a salt, so that the choices for validation and test are independent.
+    salted = hashlib.sha256(split.encode() + content.encode()).digest()
+    return int.from_bytes(salted[:8], "big") / 2**64 < fraction
 
 
-def assign_split(digest: str, own: str, has: Collection[str], *, validation: float, test: float) -> str:
-    """The part of an image with content id `digest`, where the source says `own` and has the parts `has`.
+def assign_split(content: str, given: str, source_splits: Collection[str], *, validation: float, test: float) -> str:
+    """The split of the image with this content id.
 
-    A part that the source has is kept as it is; only what it lacks is cut, and only from what is for training. The
-    cut depends on nothing but the image's own content: adding images moves none, and exact copies stay together.
-    Every class is cut at the same share, so the parts are stratified in expectation, not exactly: the number of
-    held-out images of a small class varies as if drawn by lot. Of the whole, `test` and `validation` are the shares;
-    where the source has its own test part, `validation` is the share of the rest.
+    The source defines the splits `source_splits` and puts the image into `given` (empty if it doesn't say). Splits
+    that the source defines are kept. Missing ones are held out, from the training images only.
+
+    The choice depends only on the image's content: adding images never moves others, and exact copies stay together.
+    Every class is held out with the same probability, so the splits are stratified in expectation, not exactly: the
+    number of held-out images of a small class varies as in a random draw. `test` and `validation` are fractions of all
+    images; if the source defines a test split, `validation` is a fraction of the remaining images.
     """
-    if own in ("validation", "test"):
-        return own
-    if "test" not in has:
-        if held_out(digest, "test", test):
+    if given in ("validation", "test"):
+        return given
+    if "test" not in source_splits:
+        if held_out(content, "test", test):
             return "test"
         validation /= 1 - test
-    return "validation" if "validation" not in has and held_out(digest, "validation", validation) else "train"
+    if "validation" not in source_splits and held_out(content, "validation", validation):
+        return "validation"
+    return "train"
 
 
 @dataclass
 class _Table:
-    """What is kept in memory of the rows written: one short entry each."""
+    """What stays in memory of the rows written: one short entry per row in each list."""
 
-    digests: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)  # as the source gives them
     copies: Counter[str] = field(default_factory=Counter)
-    first: dict[str, int] = field(default_factory=dict)  # content id -> first row that has it
+    first: dict[str, int] = field(default_factory=dict)  # content id -> first row with that content
     unreadable: list[str] = field(default_factory=list)  # files
-    disputed: dict[str, int] = field(default_factory=dict)  # content id -> first row that gives it another label
+    conflicts: dict[str, int] = field(default_factory=dict)  # content id -> first row with a different label
 
 
 def build_dataset(
     uri: str, source: Source, *, class_names: Sequence[str] | None, validation: float, test: float
 ) -> ImageDataset:
-    """Read all rows of `source`, check them and divide them. Raises `UserError`; see `open_dataset`."""
+    """Read all rows of `source`, check them and split them. Raises `UserError`; see `open_dataset`."""
     from datasets import Dataset  # type: ignore[import-untyped, unused-ignore]
 
     scratch = Scratch()
     file = scratch.path / "rows.arrow"
     table = _write(source, file, _namer(source.names, class_names))
     if not table.labels:
-        raise UserError(f"No images in {uri}.", "Check that this is the right place and the right kind of dataset.")
+        raise UserError(f"No images in {uri}.", "Check the path and the kind of dataset.")
     if len(table.unreadable) == len(table.labels):
         raise UserError(
-            f"None of the {len(table.labels):,} image files of {uri} can be read, such as {table.unreadable[0]}.",
-            "Check that the files are there; paths in a table are relative to its folder.",
+            f"None of the {len(table.labels):,} image files of {uri} can be read, for example {table.unreadable[0]}.",
+            "Check that the files exist. Paths in a table are relative to its folder.",
         )
     if class_names is not None and source.names is None:
         _check_length(class_names, table.labels)
     rows = Dataset.from_file(str(file))
-    has = set(table.parts)
-    parts = [
-        assign_split(digest, own, has, validation=validation, test=test)
-        for digest, own in zip(table.digests, table.parts, strict=True)
+    source_splits = set(table.splits)
+    splits = [
+        assign_split(content, given, source_splits, validation=validation, test=test)
+        for content, given in zip(table.contents, table.splits, strict=True)
     ]
-    trainable = not has <= {"validation", "test"}
+    trainable = not source_splits <= {"validation", "test"}
     labels, notes = _class_order(table.labels, class_names or source.names)
-    _check_classes(table.labels, parts, labels, trainable, cut="test" not in has or "validation" not in has)
+    _check_classes(table.labels, splits, labels, trainable, any_held_out=not source_splits >= {"validation", "test"})
 
-    where: dict[str, list[int]] = {part: [] for part in PARTS}
-    for i, part in enumerate(parts):
-        where[part].append(i)
-    train, valid, tested = (Split(part, rows.select(where[part]), scratch) for part in PARTS)
-    notes = [*source.notes, *notes, _split_note(has, trainable, validation, test)]
-    notes += _singles_note(table.labels) + _file_notes(table, parts, rows["source"])
-    return ImageDataset(uri, labels, train, valid, tested, tuple(notes))
+    indices: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for i, split in enumerate(splits):
+        indices[split].append(i)
+    train_split, validation_split, test_split = (Split(name, rows.select(indices[name]), scratch) for name in SPLITS)
+    notes = [*source.notes, *notes, _split_note(source_splits, trainable, validation, test)]
+    notes += _singles_note(table.labels) + _file_notes(table, splits, rows["source"])
+    return ImageDataset(uri, labels, train_split, validation_split, test_split, tuple(notes))
 
 
 def _write(source: Source, file: Path, name: Callable[[Row], str]) -> _Table:
@@ -119,7 +125,7 @@ def _write(source: Source, file: Path, name: Callable[[Row], str]) -> _Table:
     schema = pa.schema({"id": pa.string(), "label": pa.string(), "source": pa.string(), "bytes": pa.binary()})
     table = _Table()
     batch: list[tuple[str, str, str, bytes | None]] = []
-    held = 0
+    buffered_bytes = 0
     with pa.ipc.new_stream(str(file), schema) as writer:
 
         def flush() -> None:
@@ -128,52 +134,52 @@ def _write(source: Source, file: Path, name: Callable[[Row], str]) -> _Table:
             batch.clear()
 
         for i, row in enumerate(source.rows):
-            label, digest = name(row), content_id(row)
-            first = table.first.setdefault(digest, i)
+            label, content = name(row), content_id(row)
+            first = table.first.setdefault(content, i)
             if first != i and table.labels[first] != label:
-                table.disputed.setdefault(digest, i)
-            table.copies[digest] += 1
+                table.conflicts.setdefault(content, i)
+            table.copies[content] += 1
             if row.data is None and not os.access(row.source, os.R_OK):
                 table.unreadable.append(row.source)
-            table.digests.append(digest)
+            table.contents.append(content)
             table.labels.append(label)
-            table.parts.append(row.part)
-            number = table.copies[digest]
-            batch.append((digest if number == 1 else f"{digest}-{number}", label, row.source, row.data))
-            held += len(row.data or b"")
-            if len(batch) == _BATCH_ROWS or held >= _BATCH_BYTES:
+            table.splits.append(row.split)
+            number = table.copies[content]
+            batch.append((content if number == 1 else f"{content}-{number}", label, row.source, row.data))
+            buffered_bytes += len(row.data or b"")
+            if len(batch) == _BATCH_ROWS or buffered_bytes >= _BATCH_BYTES:
                 flush()
-                held = 0
+                buffered_bytes = 0
         if batch:
             flush()
     return table
 
 
-def _namer(own: tuple[str, ...] | None, given: Sequence[str] | None) -> Callable[[Row], str]:
-    """The function from a row to its class name: numbers count into the names given, or else the source's own."""
-    if own is not None and given is not None and len(own) != len(given):
+def _namer(source_names: tuple[str, ...] | None, given: Sequence[str] | None) -> Callable[[Row], str]:
+    """The function from a row to its class name. A number is an index into `given`, or else into `source_names`."""
+    if source_names is not None and given is not None and len(source_names) != len(given):
         raise UserError(
-            f"class_names has {count(len(given), 'name')}, but the dataset has {len(own)} classes.",
-            f"Give one name for each, in the order of: {', '.join(own)}.",
+            f"class_names has {count(len(given), 'name')}, but the dataset has {len(source_names)} classes.",
+            f"Give one name for each, in the order of: {', '.join(source_names)}.",
         )
-    names = given if given is not None else own
+    names = given if given is not None else source_names
 
     def name(row: Row) -> str:
         label = row.label
         if given is not None and isinstance(label, str):
-            if own is not None and label in own:
-                label = own.index(label)
+            if source_names is not None and label in source_names:
+                label = source_names.index(label)
             elif label.strip().isdecimal():
                 label = int(label)
             else:
                 raise UserError(
                     f"class_names is for numbered classes, but {row.source} has the label {label!r}.",
-                    "Leave class_names away.",
+                    "Remove class_names.",
                 )
         if isinstance(label, int) and names is not None:
             if not 0 <= label < len(names):
                 raise UserError(
-                    f"{row.source} has the label {label}, but there are names for 0 to {len(names) - 1}.",
+                    f"{row.source} has the label {label}, but there are only names for 0 to {len(names) - 1}.",
                     "Give class_names one name for each class, in the order of their numbers.",
                 )
             return names[label]
@@ -190,83 +196,88 @@ def _check_length(names: Sequence[str], labels: Sequence[str]) -> None:
     if used != len(names):
         raise UserError(
             f"class_names has {count(len(names), 'name')}, but the highest label is {used - 1}.",
-            "Give one name for each class, the first for the class numbered 0.",
+            "Give one name for each class, starting with class 0.",
         )
 
 
-def _class_order(found: Sequence[str], order: Sequence[str] | None) -> tuple[tuple[str, ...], list[str]]:
-    """The classes that have images, in the source's order or else sorted naturally; and a note on those without."""
-    used = set(found)
+def _class_order(labels: Sequence[str], order: Sequence[str] | None) -> tuple[tuple[str, ...], list[str]]:
+    """The classes that have images, in the given order or else in natural order; and a note on classes without any."""
+    used = set(labels)
     if order is None:
         return tuple(sorted(used, key=natural_key)), []
     missing = [name for name in order if name not in used]
-    notes = [f"Classes without any image, left out: {', '.join(missing)}."] if missing else []
+    notes = [f"Classes without any image, ignored: {', '.join(missing)}."] if missing else []
     known = [name for name in order if name in used]
     return tuple(known + sorted(used - set(known), key=natural_key)), notes
 
 
 def _check_classes(
-    found: Sequence[str], parts: Sequence[str], labels: Sequence[str], trainable: bool, *, cut: bool
+    labels: Sequence[str], splits: Sequence[str], classes: Sequence[str], trainable: bool, *, any_held_out: bool
 ) -> None:
-    written: dict[str, str] = {}
-    for label in labels:
+    """Refuse classes that can't be distinguished or trained. `labels` and `splits` have one entry per image."""
+    spellings: dict[str, str] = {}
+    for name in classes:
         # NFKC: two file systems may spell the same accented name with different code points.
-        key = "".join(unicodedata.normalize("NFKC", label).casefold().split())
-        if (other := written.setdefault(key, label)) != label:
+        key = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        if (other := spellings.setdefault(key, name)) != name:
             raise UserError(
-                f"Two labels differ only in case or spaces: {other!r} and {label!r}.",
+                f"Two labels differ only in case or spaces: {other!r} and {name!r}.",
                 "Rename one to the other if they are the same class, or give them different names.",
             )
-    if not trainable:  # a set to evaluate on may hold any classes
+    if not trainable:  # a dataset that is only evaluated on may have any classes
         return
-    if len(labels) == 1:
+    if len(classes) == 1:
         raise UserError(
-            f"There is only one class, {labels[0]!r}.", "A classifier needs two: add images of what it isn't."
+            f"There is only one class, {classes[0]!r}.",
+            "A classifier needs at least two: add images that don't belong to this class.",
         )
-    train = {label for label, part in zip(found, parts, strict=True) if part == "train"}
-    if lost := [label for label in labels if label not in train]:
+    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    if lost := [name for name in classes if name not in trained]:
         names = f"class{'es' if len(lost) > 1 else ''} {', '.join(map(repr, lost[:5]))}{', ...' * (len(lost) > 5)}"
+        if any_held_out:
+            raise UserError(
+                f"No training image is left for the {names}: all are held out for validation or test.",
+                "Add more images, or hold out fewer (a smaller validation or test fraction).",
+            )
         raise UserError(
-            f"No training image is left for the {names}: all fell into validation or test."
-            if cut
-            else f"The training part has no image of the {names}.",
-            "Add more images of it, or hold out fewer (a smaller validation or test share)."
-            if cut
-            else "Add training images of it, or remove it from the other parts.",
+            f"The training split has no image of the {names}.",
+            "Add training images, or remove these images from the other splits.",
         )
 
 
-def _split_note(has: set[str], trainable: bool, validation: float, test: float) -> str:
+def _split_note(source_splits: set[str], trainable: bool, validation: float, test: float) -> str:
     if not trainable:
-        return "No training part: this dataset can be evaluated on, not trained on."
-    said = [f"the source's own {part} part is kept" for part in ("validation", "test") if part in has]
-    said += [
-        f"{share * 100:g}% of the images are cut off for {part} by their content hash"
-        for part, share in (("validation", validation), ("test", test))
-        if part not in has and share > 0
+        return "No training split: this dataset can be evaluated on, not trained on."
+    clauses = [f"the source's {name} split is kept" for name in ("validation", "test") if name in source_splits]
+    clauses += [
+        f"{fraction * 100:g}% of the images are held out for {name} by content hash"
+        for name, fraction in (("validation", validation), ("test", test))
+        if name not in source_splits and fraction > 0
     ]
-    return f"Split: {'; '.join(said) or 'nothing is held out'}."
+    return f"Split: {'; '.join(clauses) or 'nothing is held out'}."
 
 
-def _singles_note(found: Sequence[str]) -> list[str]:
-    single = sorted((label for label, number in Counter(found).items() if number == 1), key=natural_key)
-    return [f"Only one image: {', '.join(single)}. Such a class can be trained or tested, not both."] if single else []
+def _singles_note(labels: Sequence[str]) -> list[str]:
+    single = sorted((label for label, number in Counter(labels).items() if number == 1), key=natural_key)
+    if not single:
+        return []
+    return [f"Only one image: {', '.join(single)}. Such a class can be trained or tested, but not both."]
 
 
-def _file_notes(table: _Table, parts: Sequence[str], sources: Sequence[str]) -> list[str]:
+def _file_notes(table: _Table, splits: Sequence[str], sources: Sequence[str]) -> list[str]:
     notes = []
     if table.unreadable:
-        notes.append(f"Can't be read: {count(len(table.unreadable), 'file')}, such as {table.unreadable[0]}.")
-    if extra := len(table.digests) - len(table.first):
+        notes.append(f"Can't be read: {count(len(table.unreadable), 'file')}, for example {table.unreadable[0]}.")
+    if extra := len(table.contents) - len(table.first):
         notes.append(f"Exact copies: {count(extra, 'image')} repeat another image byte for byte.")
-    if table.disputed:
-        digest, i = next(iter(table.disputed.items()))
+    if table.conflicts:
+        content, i = next(iter(table.conflicts.items()))
         notes.append(
-            f"Copies under different labels: {count(len(table.disputed), 'image')}, "
-            f"such as {sources[table.first[digest]]} and {sources[i]}."
+            f"Copies under different labels: {count(len(table.conflicts), 'image')}, "
+            f"for example {sources[table.first[content]]} and {sources[i]}."
         )
-    tested = {digest for digest, part in zip(table.digests, parts, strict=True) if part == "test"}
-    leaked = sum(digest in tested for digest, part in zip(table.digests, parts, strict=True) if part == "train")
+    test = {content for content, split in zip(table.contents, splits, strict=True) if split == "test"}
+    leaked = sum(content in test for content, split in zip(table.contents, splits, strict=True) if split == "train")
     if leaked:
-        notes.append(f"Copies of test images in the training part: {leaked:,}. Test results will look too good.")
+        notes.append(f"Copies of test images in the training split: {leaked:,}. Test results will look too good.")
     return notes

@@ -1,6 +1,6 @@
-"""The dataset as the rest of Lensmith sees it: three parts of samples, decoded one at a time.
+"""The dataset as the rest of Lensmith sees it: three splits of samples, decoded one at a time.
 
-Rows lie in a memory-mapped Arrow file, so a part with a million images costs memory only for its ids and labels.
+Rows are stored in a memory-mapped Arrow file, so a split of a million images only needs memory for its ids and labels.
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ class Sample:
     image: Image.Image
 
 
-class Scratch:
-    """A temporary folder that lives as long as this object does, in this process.
+def content_of(sample_id: str) -> str:
+    """The content id (16 hex digits) within a sample's id."""
+    return sample_id.partition("-")[0]
 
-    A copy unpickled in a worker process points at the same folder and doesn't remove it.
+
+class Scratch:
+    """A temporary folder that is removed when this object is garbage-collected in the process that created it.
+
+    A copy unpickled in a worker process refers to the same folder and doesn't remove it.
     """
 
     def __init__(self) -> None:
@@ -49,12 +54,12 @@ class Scratch:
 
 
 class Split:
-    """One named part of a dataset (`train`, `validation` or `test`), decoded lazily. Can be pickled for workers."""
+    """The train, validation or test split of a dataset, decoded lazily. Can be pickled for worker processes."""
 
     def __init__(self, name: str, rows: Dataset, scratch: Scratch) -> None:
         self.name = name
         self._rows = rows  # columns id, label, source, bytes; see `build`
-        self._scratch = scratch  # kept only so that the mapped file outlives its last reader
+        self._scratch = scratch  # keeps the mapped file as long as anything reads it
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -68,22 +73,22 @@ class Split:
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """Content id of each sample: 16 hex digits, and `-2`, `-3`, ... for the further exact copies of an image."""
+        """Id of each sample: its content id (16 hex digits), with `-2`, `-3`, ... appended for further exact copies."""
         return list(self._rows["id"][:])
 
     @cached_property
     def contents(self) -> Sequence[str]:
-        """What each image holds, as 16 hex digits: exact copies have the same."""
-        return [name.partition("-")[0] for name in self.ids]
+        """Content id of each sample: 16 hex digits, which exact copies share."""
+        return [content_of(name) for name in self.ids]
 
     @cached_property
     def labels(self) -> Sequence[str]:
         """Class name of each sample."""
-        # A class name is repeated for each of its images: keep one string of each.
+        # Every image repeats its class name: keep one string object per class.
         return [sys.intern(label) for label in self._rows["label"][:]]
 
     def image(self, i: int, max_pixels: int = MAX_PIXELS, enough: Enough | None = None) -> Image.Image:
-        """Image `i`, decoded to RGB; see `decode_image`. Raises `ImageError` naming the file or row if it can't be."""
+        """Image `i`, decoded to RGB; see `decode_image`. If that fails, raises an `ImageError` with the file or row."""
         row = self._rows[i]
         source = Path(row["source"]) if row["bytes"] is None else row["bytes"]
         return decode_image(source, name=row["source"], max_pixels=max_pixels, enough=enough)
@@ -91,17 +96,17 @@ class Split:
     def items(
         self, max_pixels: int = MAX_PIXELS, enough: Enough | None = None
     ) -> Iterator[tuple[str, str, Callable[[], Image.Image]]]:
-        """Each sample's id, its label, and how to get its image, in order; nothing is decoded yet."""
+        """In order, each sample's id, its label, and a function that decodes its image."""
         for i, (name, label) in enumerate(zip(self.ids, self.labels, strict=True)):
             yield name, label, partial(self.image, i, max_pixels, enough)
 
     def source(self, i: int) -> str:
-        """Where sample `i` is from: its path, or like `"birds.parquet row 17"`."""
+        """Where sample `i` comes from: its path, or for example `"birds.parquet row 17"`."""
         return str(self._rows["source"][i])
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits that tell this set of (id, label) pairs from any other, whatever its order."""
+        """16 hex digits that identify this set of (id, label) pairs, whatever their order."""
         pairs = sorted(zip(self.ids, self.labels, strict=True))
         digest = hashlib.sha256()
         for pair in pairs:
@@ -110,28 +115,30 @@ class Split:
 
     @cached_property
     def order(self) -> str:
-        """16 hex digits that tell these samples in this order from any other."""
+        """16 hex digits that identify these samples in this order."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()[:16]
 
     def take(self, n: int | float | None, seed: int = 0) -> Split:
-        """A stable subset: `n` images (int), a share of them (float, above 0 to 1), or all (`None`).
+        """A stable subset: `n` images (int), a fraction of them (float, above 0 and at most 1), or all (`None`).
 
-        Subsets of one seed are nested: a larger one contains the smaller. In each class the samples with the smallest
-        content hash come first, so neither the order of the files nor the other classes matter; another seed hashes
-        the hash. Sample k (from 0) of a class
-        with m images has the place k/m, and the samples with the lowest places are taken: each class is represented
-        by its share, rounded up, and a subset with at least as many images as there are classes has every class.
-        The samples keep their order. Asking for more than there are gives all. Raises `UserError` for `n` at or
-        below 0, or a float above 1.
+        Subsets with the same seed are nested: a larger one contains every smaller one. Each class is sorted by id (a
+        hash of the content), so neither the order of the files nor the other classes matter. A `seed` other than 0
+        sorts by a hash of the seed and the id instead. Sample k (from 0) of a class with m images gets the rank k/m,
+        and the samples with the lowest ranks are taken. So each class keeps its proportion, rounded up, and a subset
+        with at least as many images as there are classes contains every class. The samples keep their order. If `n`
+        exceeds the number of images, all are taken.
+
+        Raises `UserError` if `n` is 0 or less, or a float above 1.
         """
         if n is None:
             return self
         if n <= 0 or (isinstance(n, float) and not n <= 1):
             raise UserError(
-                f"Can't take {n} of the {self.name} images.", "Give a number of 1 or more, or a share up to 1.0."
+                f"Can't take {n} of the {self.name} images.",
+                "Give a number of at least 1, or a fraction of at most 1.0.",
             )
 
-        def order(i: int) -> str:
+        def sort_key(i: int) -> str:
             name = self.ids[i]
             return hashlib.sha256(f"{seed} {name}".encode()).hexdigest() if seed else name
 
@@ -139,18 +146,18 @@ class Split:
         for i, label in enumerate(self.labels):
             members[label].append(i)
         chosen: list[int] = []
-        places: list[tuple[float, str, int]] = []
+        ranked: list[tuple[float, str, int]] = []
         for label, rows in members.items():
-            rows.sort(key=order)
+            rows.sort(key=sort_key)
             if isinstance(n, float):
                 chosen += rows[: math.ceil(n * len(rows))]
-            places += [(k / len(rows), label, i) for k, i in enumerate(rows)]
+            ranked += [(k / len(rows), label, i) for k, i in enumerate(rows)]
         if not isinstance(n, float):
-            chosen = [i for _, _, i in sorted(places)[:n]]
+            chosen = [i for _, _, i in sorted(ranked)[:n]]
         return Split(self.name, self._rows.select(sorted(chosen)), self._scratch)
 
     def relabelled(self, labels: Sequence[str | None]) -> Split:
-        """The same images with other labels, one for each in their order; those with None are left out."""
+        """The same images with new labels, given in the order of the images; images with the label None are removed."""
         kept = [i for i, label in enumerate(labels) if label is not None]
         rows = self._rows.select(kept).remove_columns("label").add_column("label", [labels[i] for i in kept])
         return Split(self.name, rows, self._scratch)
@@ -158,7 +165,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in three parts. `labels` is the class order; `notes` are sentences on what was noticed."""
+    """Labelled images in three splits. `labels` is the class order; `notes` are sentences about what was noticed."""
 
     uri: str
     labels: tuple[str, ...]
@@ -177,6 +184,6 @@ class ImageDataset:
         return {split.name: split for split in self.splits}[name]
 
     def describe(self) -> str:
-        """One sentence on the classes and splits, and the notes."""
+        """One sentence about the classes and splits, followed by the notes, one per line."""
         sizes = ", ".join(f"{len(split):,} {split.name}" for split in self.splits)
         return "\n".join([f"{self.uri}: {len(self.labels)} classes; {sizes} images.", *self.notes])

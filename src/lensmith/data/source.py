@@ -1,14 +1,13 @@
-"""What a source of images hands over: rows, one image each, and the few helpers that sources share.
+"""What a source of images returns: rows, one per image. Also the helpers that sources share.
 
-A source only says what there is. Ids, splits, checks and storage are decided once, in `build`, so that all sources
+A source only reports what it finds. `build` decides on ids, splits, checks and storage in one place, so all sources
 behave alike.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 from lensmith.errors import UserError
 
-PARTS = ("train", "validation", "test")
-_PART_NAMES = {
+SPLITS = ("train", "validation", "test")
+_SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -31,21 +30,22 @@ _PART_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image. `source` is its file, or says where `data` (the encoded image) came from.
+    """One labelled image.
 
-    A `label` that is an `int` counts into the class names, where there are any. `part` is one of `PARTS`, or empty
-    where the source doesn't say.
+    `source` is the path of the image file; if `data` holds the encoded image instead, `source` says where that came
+    from. An `int` label is an index into the class names, if there are any. `split` is one of `SPLITS`, or empty if
+    the source doesn't assign one.
     """
 
     label: str | int
     source: str
     data: bytes | None = None
-    part: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows in a stable order, read once and streamed; `names` is the source's own class order, if it has one.
+    """Rows in a stable order, streamed and read once. `names` is the source's class order, if it has one.
 
     `notes` may grow until the last row has been read.
     """
@@ -56,6 +56,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Files:
+    """The files on this machine that a source reads."""
+
+    folder: str
+    """The folder that contains them, written as in the recipe (perhaps relative, or with `~`)."""
+    paths: Mapping[str, Path]
+    """The path of each file, by its name relative to `folder`."""
+
+    @classmethod
+    def beside(cls, location: str, paths: Mapping[str, Path]) -> Files:
+        """Files in the folder that contains the file `location`."""
+        return cls(os.path.dirname(location) or ".", paths)
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns the user named; `None` means guess."""
 
@@ -63,15 +78,9 @@ class Columns:
     label: str | None = None
 
 
-def part_name(word: str) -> str:
+def split_name(word: str) -> str:
     """`train`, `validation` or `test` for a common name of it (`val`, `dev`, `Testing`, ...), else an empty string."""
-    return _PART_NAMES.get(word.strip().casefold(), "")
-
-
-def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key by which "2" comes before "10"; the text itself settles "1" against "01"."""
-    runs = (run for run in re.split(r"(\d+)", text) if run)
-    return [(0, int(run), "") if run.isdecimal() else (1, 0, run) for run in runs], text
+    return _SPLIT_NAMES.get(word.strip().casefold(), "")
 
 
 def count(number: int, noun: str) -> str:
@@ -79,18 +88,10 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def existing(location: str) -> Path:
-    """The path `location`, with `~` expanded. Raises `UserError` if there is nothing."""
-    path = Path(os.path.expanduser(location))
-    if not os.path.exists(path):  # unlike `Path.exists`, never raises
-        raise UserError(f"No such file or folder: {location!r}.", "Check the path.")
-    return path
-
-
 def pnm(pixels: Any) -> bytes:
-    """Raw pixels (uint8 array, H x W grey or H x W x 3 RGB) as a PNM image: a short header and the pixels as they are.
+    """Raw pixels (uint8 array, H x W grey or H x W x 3 RGB) as a PNM image: a short header, then the pixels unchanged.
 
-    So raw pixels decode by the same way as files, cost nothing to encode, and hash by shape and content.
+    Raw pixels then decode in the same way as files, cost nothing to encode, and hash by shape and content.
     """
     height, width = pixels.shape[:2]
     magic = b"P5" if pixels.ndim == 2 else b"P6"
@@ -99,8 +100,8 @@ def pnm(pixels: Any) -> bytes:
 
 @contextmanager
 def damaged(path: Path, what: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn the low-level `errors` of reading `path` into a `UserError` that calls it not `what` or damaged."""
+    """Turn the low-level `errors` of reading `path` into a `UserError` saying that it isn't `what` or is damaged."""
     try:
         yield
     except errors as error:
-        raise UserError(f"{path} isn't {what}, or is damaged: {error}", "Fetch or export the file again.") from error
+        raise UserError(f"{path} isn't {what}, or is damaged: {error}", "Download or export the file again.") from error

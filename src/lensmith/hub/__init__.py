@@ -1,1 +1,1 @@
-"""The Hugging Face hub: one file whole or not there (`download`), and its refusals as sentences (`errors`)."""
+"""The Hugging Face hub: atomic, resumable downloads (`download`) and its errors in one sentence each (`errors`)."""

@@ -1,8 +1,8 @@
-"""One file from the network to the disk: whole and as published, or not there.
+"""Download one file atomically: it is either complete and matches its published hash, or it doesn't exist.
 
-It is loaded under another name (`.part`) and gets its own when its hash fits. What a stop or a broken connection leaves
-of it is gone on with. `hf_hub_download` begins such a file anew, so the function beneath it is used here, which has the
-hub's patience with bad connections and can go on.
+The file is downloaded under another name (ending in `.part`) and renamed once its hash matches. After an interrupt or a
+broken connection, the download resumes. `hf_hub_download` would start again, so the function it is built on is used
+here, which can resume and has the same retries.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lensmith.progress import size
 
 @dataclass(frozen=True)
 class File:
-    """One file to load: its place below a folder, bytes, address, and published hash.
+    """One file to download: its path within a folder, its size in bytes, its URL and its published hash.
 
-    `method` says which hash: `sha256`, `git` (the SHA-1 of a git blob) or `md5`. `hub` files are asked for with the
-    user's token.
+    `method` is the kind of hash: `sha256`, `git` (the SHA-1 of a git blob) or `md5`. Requests for `hub` files include
+    the user's token.
     """
 
     path: str
@@ -36,17 +36,17 @@ class File:
 
 
 def load(file: File, target: Path, progress: Callable[[int], None]) -> bool:
-    """Load a file to `target`, going on with what an earlier attempt has left.
+    """Download a file to `target`, resuming an earlier attempt if there is one.
 
     Args:
-        progress: called with the number of bytes that are on the disk.
+        progress: called with the number of bytes on disk so far.
 
     Returns:
-        Whether it fits its hash; if not, nothing is left of it.
+        Whether the file matches its hash. If not, it is deleted.
 
     Raises:
-        UserError: the connection broke, or the disk can't be written; what was loaded stays.
-        Exception: what the hub's client raises where nothing comes at all (`hub_errors.explain` knows it).
+        UserError: the connection broke, or the file can't be written. What was downloaded is kept.
+        Exception: what the hub's client raises if nothing was downloaded; `hub.errors.explain` explains it.
     """
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import http_get
@@ -59,14 +59,14 @@ def load(file: File, target: Path, progress: Callable[[int], None]) -> bool:
 
     from lensmith.hub.errors import is_network
 
-    part, bars = _part(file, target), "huggingface_hub.http_get"
-    # What is compressed on the way can't be gone on with; and the token is for the hub alone.
+    unfinished, bars = _unfinished(file, target), "huggingface_hub.http_get"
+    # A compressed response can't be resumed. And only the hub may see the token.
     headers = {"Accept-Encoding": "identity"} | (build_hf_headers() if file.hub else {})
-    shown = not are_progress_bars_disabled(bars)
+    bars_enabled = not are_progress_bars_disabled(bars)
     disable_progress_bars(bars)
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with _Counted(part, progress) as stream:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        with _CountingFile(unfinished, progress) as stream:
             start = stream.tell()
             if start > file.size:
                 start = stream.truncate(stream.seek(0))
@@ -74,57 +74,60 @@ def load(file: File, target: Path, progress: Callable[[int], None]) -> bool:
                 http_get(file.url, stream, resume_size=start, headers=headers, expected_size=file.size)
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"{part} can't be written: {error.strerror}.", "What was loaded stays.") from error
+            raise UserError(
+                f"{unfinished} can't be written: {error.strerror}.",
+                "What was downloaded is kept. Check the disk and the permissions, then run the same command again.",
+            ) from error
         if not begun(file, target):
-            part.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         elif is_network(error):
             raise _broken(file, target) from error
-        # What is left of OSError is the client's finding that the size is another, which is seen below.
+        # The only other OSError means that the client received the wrong number of bytes, which is handled below.
         if not isinstance(error, OSError) or isinstance(error, HfHubHTTPError | ConnectionError):
             raise
     finally:
-        if shown:
+        if bars_enabled:
             enable_progress_bars(bars)
     if begun(file, target) < file.size:
         raise _broken(file, target)
-    if not fits(file, part):
-        part.unlink()
+    if not fits(file, unfinished):
+        unfinished.unlink()
         return False
-    os.replace(part, target)
+    os.replace(unfinished, target)
     return True
 
 
 def begun(file: File, target: Path) -> int:
-    """Bytes of a file that an earlier attempt has left."""
-    part = _part(file, target)
-    return min(part.stat().st_size, file.size) if part.is_file() else 0
+    """The number of bytes of a file that an earlier attempt has downloaded."""
+    unfinished = _unfinished(file, target)
+    return min(unfinished.stat().st_size, file.size) if unfinished.is_file() else 0
 
 
 def fits(file: File, path: Path) -> bool:
-    """Whether what lies at `path` has the published hash."""
-    found = hashlib.new({"git": "sha1"}.get(file.method, file.method), usedforsecurity=False)
+    """Whether the file at `path` matches the published hash."""
+    digest = hashlib.new({"git": "sha1"}.get(file.method, file.method), usedforsecurity=False)
     if file.method == "git":
-        found.update(b"blob %d\0" % path.stat().st_size)
+        digest.update(b"blob %d\0" % path.stat().st_size)
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
-            found.update(block)
-    return found.hexdigest() == file.digest
+            digest.update(block)
+    return digest.hexdigest() == file.digest
 
 
-def _part(file: File, target: Path) -> Path:
-    # With the hash in its name, the beginning of another version isn't gone on with.
+def _unfinished(file: File, target: Path) -> Path:
+    # The name contains the hash, so that a download of another version isn't resumed.
     return target.with_name(f"{target.name}.{file.digest[:8]}.part")
 
 
 def _broken(file: File, target: Path) -> UserError:
     return UserError(
-        f"The connection broke with {size(begun(file, target))} of {size(file.size)} of {file.path} loaded.",
-        "Run the same command again: it goes on from there.",
+        f"The connection broke with {size(begun(file, target))} of {size(file.size)} of {file.path} downloaded.",
+        "Run the same command again: it resumes from there.",
     )
 
 
-class _Counted(io.BufferedWriter):
-    """A file that is appended to and tells its length after every write."""
+class _CountingFile(io.BufferedWriter):
+    """A file opened for appending that reports its length after every write."""
 
     def __init__(self, path: Path, progress: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))

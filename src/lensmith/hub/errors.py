@@ -1,18 +1,19 @@
-"""What goes wrong with the Hugging Face hub, each as one sentence that says what to do.
+"""Errors of the Hugging Face hub, each as one sentence with what to do about it.
 
-A licence not yet accepted, a name that isn't there and a machine without network need three different answers, and the
-client's own errors for them are long, nested and of several libraries.
+An unaccepted licence, an unknown name and a machine without network need three different answers. The client's errors
+for them are long, nested and come from several libraries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from lensmith.errors import UserError
 
 
 def explain(error: BaseException, name: str, kind: str = "model") -> UserError:
-    """The sentence for what the hub's client raised when it was asked for `name`.
+    """The `UserError` for what the hub's client raised in response to a request for `name`.
 
     Args:
         kind: `model` or `dataset`.
@@ -23,61 +24,68 @@ def explain(error: BaseException, name: str, kind: str = "model") -> UserError:
     chain = list(_chain(error))
     what = f"{kind} {name}"
     page = f"{constants.ENDPOINT}/{'' if kind == 'model' else 'datasets/'}{name}"
-    # `datasets` cuts its errors off from the hub's own, so only their names and words are left.
+    # `datasets` doesn't chain its errors to the hub's, so only their class names and messages remain.
     if any(isinstance(e, GatedRepoError) or "gated dataset" in str(e) for e in chain):
         return UserError(
-            f"The {what} is given only to those who have accepted its licence.",
+            f"The {what} is only available to accounts that have accepted its licence.",
             f"Accept it at {page} and set HF_TOKEN to a token of that account.",
         )
     if any(isinstance(e, RepositoryNotFoundError) or type(e).__name__ == "DatasetNotFoundError" for e in chain):
         return UserError(
             f"The hub has no {what}, or it is private.",
-            "Check the name; for a private one, set HF_TOKEN to a token of an account that may read it.",
+            f"Check the name. If the {kind} is private, set HF_TOKEN to a token of an account that may read it.",
         )
     if any(isinstance(e, HFValidationError) for e in chain):
-        return UserError(f"{name!r} can't be the name of a {kind} on the hub.", "Names are written owner/name.")
-    answered = next((e for e in chain if isinstance(e, HfHubHTTPError)), None)
-    if answered is not None:
-        status = answered.response.status_code
+        return UserError(f"{name!r} can't be the name of a {kind} on the hub.", "Names have the form owner/name.")
+    response_error = next((e for e in chain if isinstance(e, HfHubHTTPError)), None)
+    if response_error is not None:
+        status = response_error.response.status_code
         if status == 401:
             return UserError(
-                f"The hub doesn't accept the token it was given for the {what}.",
-                "Set HF_TOKEN to a valid one, or unset it.",
+                f"The hub doesn't accept the token that was sent for the {what}.",
+                "Set HF_TOKEN to a valid token, or unset it.",
             )
-        return UserError(f"The hub answers with HTTP {status} to the request for the {what}.", "Try again later.")
+        return UserError(f"The hub answered the request for the {what} with HTTP {status}.", "Try again later.")
     if any(isinstance(e, ConnectionError) or is_network(e) for e in chain):
-        last = name.rpartition("/")[2]
+        folder = f"FOLDER/{PurePosixPath(name).name}"
         if kind == "model":
-            return unreachable("the hub", f"the {what}", name, f"model.base=FOLDER/{last}", error)
-        return unreachable("the hub", f"the {what}", f"hub:{name}", f"data.uri=hub:FOLDER/{last}", error)
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return unreachable("the hub", f"the {what}", name, f"model.base={folder}", error)
+        return unreachable("the hub", f"the {what}", f"hub:{name}", f"data.uri=hub:{folder}", error)
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return UserError(
-        f"The {what} can't be had from the hub: {reason}", "Check the name, or give a local copy's folder."
+        f"The {what} can't be loaded from the hub: {reason}", "Check the name, or give the folder of a local copy."
     )
 
 
 def unreachable(host: str, what: str, word: str, option: str, error: BaseException) -> UserError:
-    """The sentence for a machine without network: `word` is what to fetch elsewhere, `option` how to use it then."""
+    """The `UserError` for a machine without network.
+
+    Args:
+        host: what can't be reached.
+        what: what was requested.
+        word: the argument of `lensmith fetch` that downloads it on another machine.
+        option: the recipe option that uses the copied folder.
+    """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     off = any(isinstance(e, OfflineModeIsEnabled) for e in _chain(error))
     why = "HF_HUB_OFFLINE is set" if off else f"{host} can't be reached (no network?)"
     return UserError(
         f"{what[0].upper()}{what[1:]} isn't on this machine, and {why}.",
-        f"Run `lensmith fetch {word} --to FOLDER` on a machine with network, copy the folder, and use {option}.",
+        f"Run `lensmith fetch {word} --to FOLDER` on a machine with network access, copy the folder, and use {option}.",
     )
 
 
 def is_network(error: BaseException) -> bool:
-    """Whether an error is of the HTTP client, and not an answer of the server."""
+    """Whether an error comes from the HTTP client, and isn't a response of the server."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The client is httpx or httpx2, by the hub's version; its base class is the base of the hub's own error.
+    # The HTTP client is httpx or httpx2, depending on the hub's version. Its base class is the base of the hub's error.
     return isinstance(error, HfHubHTTPError.__bases__[0]) and not isinstance(error, HfHubHTTPError)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    # Causes only: what merely went before, such as a model card that isn't there, explains nothing.
+    # Only explicit causes: errors that merely happened earlier, such as a missing model card, explain nothing.
     while error is not None:
         yield error
         error = error.__cause__

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from lensmith.errors import UserError
 
 if TYPE_CHECKING:
+    from lensmith.data.source import Files
     from lensmith.jobs.job import Job
 
 DATA, WEIGHTS = "data", "weights"
@@ -54,94 +55,52 @@ def uploads(job: Job) -> list[Upload]:
     Raises:
         UserError: it isn't there, or a table's images can't be taken along.
     """
+    from lensmith.data.paths import visible_files
     from lensmith.models import FILES, find, on_hub, read_config
 
     assert job.recipe
     found = []
     if data := _data(job):
-        found.append(_upload(DATA, *data))
+        found.append(_upload(DATA, data.folder, data.paths))
     base = job.recipe.model.base
     if base != "nano" and not on_hub(base):  # what the hub has is fetched there
         folder = find(base)
         read_config(folder, base)  # a folder that isn't a model is not for uploading
-        files = {name: file for name, file in _inside(folder).items() if any(fnmatch(name, kind) for kind in FILES)}
+        files = {
+            name: file for name, file in visible_files(folder).items() if any(fnmatch(name, kind) for kind in FILES)
+        }
         found.append(_upload(WEIGHTS, base, files))
     if job.recipe.model.adapter and job.verb == "evaluate":  # a training leaves it aside
         found.append(_upload(WEIGHTS, *_adapter(job.recipe.model.adapter)))
     return found
 
 
-def _data(job: Job) -> tuple[str, dict[str, Path]] | None:
-    """The folder, and what of it is needed; None where the images come with Lensmith or from the hub."""
-    from lensmith.data.sources import parse_uri
-
-    assert job.recipe
-    scheme, location = parse_uri(job.recipe.data.uri)
-    path = Path(os.path.expanduser(location))
-    if scheme == "demo" or (scheme == "hub" and not path.exists()):
-        return None
-    if not path.exists():
-        raise UserError(f"No such file or folder: {location!r}.", "Check the path.")
-    if scheme == "table":
-        return os.path.dirname(location) or ".", _table(path, job)
-    if path.is_file():
-        return os.path.dirname(location) or ".", {path.name: path}
-    files = {name: file for name, file in _inside(path).items() if _needed(scheme, file)}
-    if not files:
-        raise UserError(f"There is nothing to upload in {path}.", "Check that this is the right place.")
-    return location, files
-
-
-def _needed(scheme: str, file: Path) -> bool:
-    """Whether a source of that kind reads such a file; what else lies in its folder stays here."""
-    from lensmith.data.images import is_image
-
-    if scheme == "folder":
-        return is_image(file)
-    if scheme == "hub":
-        return file.suffix in (".parquet", ".arrow", ".json")
-    if scheme == "idx":
-        return "ubyte" in file.name
-    return any(word in file.name for word in ("batch", "meta", "train", "test", "label_names"))  # CIFAR's
-
-
-def _table(path: Path, job: Job) -> dict[str, Path]:
-    """A table and the images that its rows name."""
+def _data(job: Job) -> Files | None:
+    """The images that have to be uploaded; None if the remote machine gets them without this one."""
     from lensmith.data.source import Columns
-    from lensmith.data.sources import table
+    from lensmith.data.sources import needed_files
 
     assert job.recipe
     options = job.recipe.data
-    files = {path.name: path}
-    for row in table.read(str(path), Columns(options.image_column, options.label_column)).rows:
-        if row.data is not None:
-            continue
-        name = os.path.relpath(row.source, path.parent)  # as text: links may lead anywhere
-        if name.split(os.sep)[0] == os.pardir:
-            raise UserError(
-                f"{path} names an image outside its folder: {row.source}.",
-                "To be uploaded, images must lie beside the table or below.",
-            )
-        if os.path.isfile(row.source):  # one that is missing is missing there too, and counted as here
-            files[name] = Path(row.source)
+    files = needed_files(options.uri, Columns(options.image_column, options.label_column))
+    if files and not files.paths:
+        raise UserError(
+            f"There is nothing to upload in {os.path.expanduser(files.folder)}.", "Check that this is the right place."
+        )
     return files
 
 
 def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:
     """Of a run folder its adapter, which is all that is read of it; or an adapter's own folder."""
+    from lensmith.data.paths import visible_files
+
     folder = Path(adapter)
     inner = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not inner.is_dir():
         raise UserError(
             f"There is no adapter in {adapter}.", "Give a run folder of `lensmith train`, or a PEFT folder."
         )
-    return os.path.join(adapter, inner.name) if inner != folder else adapter, _inside(inner)
-
-
-def _inside(folder: Path) -> dict[str, Path]:
-    from lensmith.data.images import is_hidden, walk
-
-    return {p.relative_to(folder).as_posix(): p for p in walk(folder) if not is_hidden(p, folder) and p.is_file()}
+    return os.path.join(adapter, inner.name) if inner != folder else adapter, visible_files(inner)
 
 
 def _upload(volume: str, folder: str, files: Mapping[str, Path]) -> Upload:

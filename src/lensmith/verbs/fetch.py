@@ -269,10 +269,10 @@ def _safe(path: str) -> bool:
 
 def _several(files: Sequence[File]) -> list[str]:
     """The folders that hold Parquet files, those apart that are named after a part (`default/train/0000.parquet`)."""
-    from lensmith.data.source import part_name
+    from lensmith.data.source import split_name
 
     folders = (PurePosixPath(file.path).parent.parts for file in files if file.path.endswith(".parquet"))
-    return sorted({"/".join(part for part in parts if not part_name(part)) for parts in folders})
+    return sorted({"/".join(part for part in parts if not split_name(part)) for parts in folders})
 
 
 def _licence(info: ModelInfo | DatasetInfo, page: str) -> str:

@@ -1,4 +1,4 @@
-"""CIFAR in its four published shapes, and a pickle that wants more than to be read."""
+"""CIFAR in its four published layouts, and pickles that would run code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 
 NAMES = [f"name {k}" for k in range(10)]
 
@@ -24,7 +25,7 @@ def batch(number: int, seed: int) -> tuple[Any, list[int]]:
 
 
 def as_published(content: dict[str, Any]) -> bytes:
-    """Protocol 2 with byte strings for keys, and arrays that name NumPy's old module, as Python 2 wrote them."""
+    """Protocol 2 with byte-string keys, and arrays that refer to NumPy's old module, as Python 2 wrote them."""
     data = pickle.dumps({key.encode(): value for key, value in content.items()}, protocol=2)
     assert b"numpy._core" in data
     return data.replace(b"numpy._core", b"numpy.core")
@@ -70,7 +71,7 @@ def binary_hundred(folder: Path) -> Path:
 
 @pytest.mark.parametrize("make", [python_ten, python_hundred, binary_ten, binary_hundred])
 @pytest.mark.parametrize("packed", [True, False])
-def test_every_published_shape(tmp_path: Path, make: Any, packed: bool) -> None:
+def test_every_published_layout(tmp_path: Path, make: Any, packed: bool) -> None:
     path = make(tmp_path / "inner")
     if packed:
         with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as tar:
@@ -85,13 +86,13 @@ def test_every_published_shape(tmp_path: Path, make: Any, packed: bool) -> None:
 
 
 def fair(folder: Path, ten: bool) -> Path:
-    """ciFAIR's shape: CIFAR's, but that the test part, written by Python 3, names no files."""
+    """ciFAIR's layout: CIFAR's, but the test split, written by Python 3, has no file names."""
     (python_ten if ten else python_hundred)(folder)
     return folder
 
 
 def published(folder: Path, ten: bool) -> Path:
-    """CIFAR's shape: each batch names the files that its images were."""
+    """CIFAR's layout: each batch contains the names of the files that its images came from."""
     fair(folder, ten)
     for name in ["test_batch", "data_batch_1"] if ten else ["test", "train"]:
         batch = pickle.loads((folder / name).read_bytes())
@@ -108,10 +109,10 @@ def zipped(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("ten", "share"), [(True, "About 3.3 % of CIFAR-10's"), (False, "About 10 % of CIFAR-100's")])
-def test_duplicates_are_named_for_cifar_and_not_for_cifair(tmp_path: Path, ten: bool, share: str) -> None:
+@pytest.mark.parametrize(("ten", "start"), [(True, "About 3.3 % of CIFAR-10's"), (False, "About 10 % of CIFAR-100's")])
+def test_duplicates_are_noted_for_cifar_but_not_for_cifair(tmp_path: Path, ten: bool, start: str) -> None:
     (note,) = [n for n in open_dataset(str(published(tmp_path / "a", ten))).notes if "near-duplicate" in n]
-    assert note.startswith(share)
+    assert note.startswith(start)
     assert "1902.00423" in note
     assert f"ciFAIR-{10 if ten else 100}" in note
     folder = fair(tmp_path / "b", ten)
@@ -127,11 +128,11 @@ def test_duplicates_are_named_for_cifar_and_not_for_cifair(tmp_path: Path, ten: 
         open_dataset(str(archive))
 
 
-def test_the_binary_version_is_cifar_too(tmp_path: Path) -> None:
+def test_duplicates_are_noted_for_the_binary_version_too(tmp_path: Path) -> None:
     assert any("CIFAR-100's" in n for n in open_dataset(str(binary_hundred(tmp_path / "x"))).notes)
 
 
-def test_labels_as_an_array(tmp_path: Path) -> None:
+def test_labels_may_be_an_array(tmp_path: Path) -> None:
     folder = python_hundred(tmp_path / "x")
     pixels, labels = batch(20, 1)
     (folder / "test").write_bytes(as_published({"data": pixels, "fine_labels": np.array(labels)}))
@@ -140,7 +141,7 @@ def test_labels_as_an_array(tmp_path: Path) -> None:
 
 def test_missing_batches_are_noted(tmp_path: Path) -> None:
     notes = open_dataset(f"cifar:{python_ten(tmp_path / 'x')}").notes
-    assert "Batches that aren't there: data_batch_3, data_batch_4, data_batch_5." in notes
+    assert "Missing batches: data_batch_3, data_batch_4, data_batch_5." in notes
 
 
 class _Harmful:
@@ -162,18 +163,18 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, protocol: int, where
 
 
 @pytest.mark.parametrize("call", [(eval, "1"), (getattr, "x", "upper"), (np.load, "x"), (np.frombuffer, b"x")])
-def test_only_what_an_array_needs_is_allowed(tmp_path: Path, call: tuple[Any, ...]) -> None:
+def test_only_the_names_that_an_array_needs_are_allowed(tmp_path: Path, call: tuple[Any, ...]) -> None:
     folder = python_ten(tmp_path / "x")
     (folder / "data_batch_1").write_bytes(pickle.dumps(_Harmful(*call), 2))
     with pytest.raises(UserError, match="asks for"):
         open_dataset(str(folder))
 
 
-def test_mismatched_and_truncated(tmp_path: Path) -> None:
+def test_mismatched_and_truncated_batches_are_refused(tmp_path: Path) -> None:
     folder = python_ten(tmp_path / "x")
     good = (folder / "data_batch_1").read_bytes()
     (folder / "data_batch_1").write_bytes(as_published({"data": batch(20, 1)[0], "labels": [1] * 19}))
-    with pytest.raises(UserError, match="data_batch_1 doesn't hold"):
+    with pytest.raises(UserError, match="data_batch_1 doesn't contain"):
         open_dataset(str(folder))
     (folder / "data_batch_1").write_bytes(good[:-100])
     with pytest.raises(UserError, match="data_batch_1 isn't a CIFAR batch, or is damaged"):
@@ -184,7 +185,7 @@ def test_mismatched_and_truncated(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "y"))
 
 
-def test_truncated_archive_and_empty_folder(tmp_path: Path) -> None:
+def test_a_truncated_archive_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "cifar-10.tar.gz", "w:gz") as tar:
         tar.add(python_ten(tmp_path / "x"), "x")
     path = tmp_path / "cifar-10.tar.gz"
@@ -194,3 +195,21 @@ def test_truncated_archive_and_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="No CIFAR batches"):
         open_dataset(f"cifar:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize("make", [python_ten, python_hundred, binary_ten, binary_hundred])
+def test_the_needed_files_are_batches_and_class_names(tmp_path: Path, make: Any) -> None:
+    folder = make(tmp_path / "x")
+    batches = {file.name for file in folder.iterdir()}
+    for stray in ("readme.html", "test_results.csv", "metadata.json"):
+        (folder / stray).write_text("x")
+    assert names(f"cifar:{folder}") == batches
+    assert names(f"cifar:{tmp_path}") == {f"x/{name}" for name in batches}, "also one folder further down"
+    assert_same_elsewhere(folder, tmp_path / "elsewhere")
+
+
+def test_an_archive_is_the_only_file_needed(tmp_path: Path) -> None:
+    archive = zipped(fair(tmp_path / "inner", ten=True), "ciFAIR-10")
+    assert names(archive) == {"ciFAIR-10.zip"}
+    (tmp_path / "elsewhere").mkdir()
+    assert_same_elsewhere(archive, tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""Hub datasets by local copies; the network is never touched."""
+"""Hub datasets from local copies; no test uses the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import datasets
 import pytest
 
 from lensmith.data import open_dataset
+from lensmith.data.source import Columns
+from lensmith.data.sources import needed_files
 from lensmith.errors import UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 from tests.data.pictures import png
 
 FEATURES = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])})
@@ -24,14 +27,14 @@ def rows(number: int, start: int = 0, label: int | None = None) -> datasets.Data
     return datasets.Dataset.from_dict(content, features=FEATURES)
 
 
-def parts() -> datasets.DatasetDict:
+def all_splits() -> datasets.DatasetDict:
     return datasets.DatasetDict(
         {"train": rows(8), "valid": rows(2, 10), "test": rows(4, 20, -1), "unsupervised": rows(2, 30)}
     )
 
 
-def test_saved_to_disk(tmp_path: Path) -> None:
-    parts().save_to_disk(str(tmp_path / "saved"))
+def test_a_dataset_dict_that_was_saved_to_disk(tmp_path: Path) -> None:
+    all_splits().save_to_disk(str(tmp_path / "saved"))
     dataset = open_dataset(str(tmp_path / "saved"), test=0)
     assert dataset.labels == ("zebra", "ant")
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [8, 2, 0]
@@ -40,49 +43,49 @@ def test_saved_to_disk(tmp_path: Path) -> None:
     assert any("Without a label" in note and "4 images" in note for note in dataset.notes)
 
 
-def test_one_saved_dataset_in_another_format(tmp_path: Path) -> None:
+def test_a_single_saved_dataset_in_another_format(tmp_path: Path) -> None:
     rows(8).with_format("numpy").save_to_disk(str(tmp_path / "saved"))
     dataset = open_dataset(f"hub:{tmp_path / 'saved'}", validation=0, test=0)
     assert list(dataset.train.labels) == ["zebra", "ant"] * 4
 
 
-def test_folder_of_parquet(tmp_path: Path) -> None:
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "name" / "data").mkdir(parents=True)
-    for name, part in {
+    for name, table in {
         "train-00000-of-00002": rows(4),
         "train-00001-of-00002": rows(4, 4),
         "test-0": rows(4, 20),
     }.items():
-        part.to_parquet(str(tmp_path / "name" / "data" / f"{name}.parquet"))
+        table.to_parquet(str(tmp_path / "name" / "data" / f"{name}.parquet"))
     dataset = open_dataset(str(tmp_path / "name"), validation=0)
     assert dataset.labels == ("zebra", "ant")
     assert (len(dataset.train), len(dataset.test)) == (8, 4)
     assert dataset.train.source(5) == "train-00001-of-00002.parquet row 2"
 
 
-def test_loaded_by_name_without_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+def test_a_dataset_is_loaded_by_name_without_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
 
     def load(*args: Any, **options: Any) -> datasets.DatasetDict:
-        asked.append((args, options))
-        return parts()
+        calls.append((args, options))
+        return all_splits()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     dataset = open_dataset("hub:org/name", test=0)
-    assert asked == [(("org/name",), {})]
+    assert calls == [(("org/name",), {})]
     assert dataset.train.source(0) == "org/name train row 1"
 
 
-def test_what_the_hub_refuses_is_one_sentence_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_error_of_the_hub_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets.exceptions import DatasetNotFoundError
 
-    for error, said in (
+    for error, message in (
         (ConnectionError("no route\nand much more"), r"can't be reached.*fetch hub:org/name --to.*hub:FOLDER/name"),
         (DatasetNotFoundError("Dataset 'org/name' is a gated dataset on the Hub."), r"accepted its licence.*HF_TOKEN"),
         (DatasetNotFoundError("Dataset 'org/name' doesn't exist on the Hub"), "has no dataset org/name, or it is"),
         (
             RuntimeError("Dataset scripts are no longer supported"),
-            "org/name can't be had from the hub: Dataset scripts",
+            "org/name can't be loaded from the hub: Dataset scripts",
         ),
     ):
 
@@ -90,11 +93,11 @@ def test_what_the_hub_refuses_is_one_sentence_each(monkeypatch: pytest.MonkeyPat
             raise error
 
         monkeypatch.setattr(datasets, "load_dataset", load)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             open_dataset("hub:org/name")
 
 
-def test_no_usable_split_or_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_without_usable_split_or_column_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"extra": rows(2)})
     with pytest.raises(UserError, match="no train, validation or test split"):
         open_dataset("hub:x")
@@ -104,3 +107,29 @@ def test_no_usable_split_or_column(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(open_dataset("hub:x", image_column="jpg", validation=0, test=0).train) == 2
     with pytest.raises(UserError, match="isn't a local copy"):
         open_dataset(f"hub:{tmp_path}")
+
+
+def test_a_name_on_the_hub_needs_no_files_from_this_machine() -> None:
+    assert needed_files("hub:org/name", Columns()) is None
+
+
+def test_the_needed_files_of_a_saved_dataset(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    all_splits().save_to_disk(str(saved))
+    (saved / "train" / "notes.txt").write_text("x")
+    (saved / "old.parquet").write_text("x")
+    data = "data-00000-of-00001.arrow"
+    assert names(saved) == {"dataset_dict.json"} | {
+        f"{split}/{name}" for split in all_splits() for name in (data, "dataset_info.json", "state.json")
+    }
+    assert_same_elsewhere(saved, tmp_path / "elsewhere")
+
+
+def test_the_needed_files_of_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    folder = tmp_path / "name"
+    (folder / "data").mkdir(parents=True)
+    rows(8).to_parquet(str(folder / "data" / "train-0.parquet"))
+    rows(4, 20).to_parquet(str(folder / "data" / "test-0.parquet"))
+    (folder / "README.md").write_text("x")
+    assert names(folder) == {"data/train-0.parquet", "data/test-0.parquet"}
+    assert_same_elsewhere(folder, tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets, scripts and `datasets` write them."""
+"""Tables as written by spreadsheets, scripts and `datasets`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensmith.data import ImageDataset, open_dataset
+from lensmith.data.source import Columns
+from lensmith.data.sources import needed_files
 from lensmith.errors import ImageError, UserError
+from tests.data.elsewhere import assert_same_elsewhere, names
 from tests.data.pictures import png, write
 
 
-def whole(path: Path, **options: Any) -> ImageDataset:
+def unsplit(path: Path, **options: Any) -> ImageDataset:
     return open_dataset(str(path), validation=0, test=0, **options)
 
 
@@ -41,7 +44,7 @@ ROWS = [(f"my photos/{k}.png", "cat" if k % 2 else "dog, big") for k in range(4)
 )
 def test_paths_are_relative_to_the_table(photos: Path, name: str, text: str) -> None:
     (photos / name).write_bytes(text.encode())
-    dataset = whole(photos / name)
+    dataset = unsplit(photos / name)
     assert list(dataset.train.labels) == [label for _, label in ROWS]
     assert dataset.train.source(2) == str(photos / "my photos/2.png")
     assert dataset.train.image(2).size == (4, 4)
@@ -53,32 +56,32 @@ def parquet(path: Path, **columns: list[Any]) -> Path:
 
 
 @pytest.mark.parametrize("struct", [True, False])
-def test_parquet_with_bytes(tmp_path: Path, struct: bool) -> None:
+def test_parquet_files_may_contain_the_images(tmp_path: Path, struct: bool) -> None:
     images = [png(k) for k in range(200)]
     cells = [{"bytes": data, "path": "/home/other/x.png"} for data in images] if struct else images
-    dataset = whole(parquet(tmp_path / "birds.parquet", image=cells, label=[k % 2 for k in range(200)]))
+    dataset = unsplit(parquet(tmp_path / "birds.parquet", image=cells, label=[k % 2 for k in range(200)]))
     assert dataset.labels == ("0", "1")
     assert dataset.train.source(16) == "birds.parquet row 17"
     assert dataset.train.source(150) == "birds.parquet row 151"
     assert dataset.train.image(150).tobytes() != dataset.train.image(16).tobytes()
 
 
-def test_bad_image_bytes_name_the_row(tmp_path: Path) -> None:
-    dataset = whole(parquet(tmp_path / "x.parquet", image=[png(1), b"junk"], label=["a", "b"]))
+def test_the_error_for_damaged_image_bytes_names_the_row(tmp_path: Path) -> None:
+    dataset = unsplit(parquet(tmp_path / "x.parquet", image=[png(1), b"junk"], label=["a", "b"]))
     with pytest.raises(ImageError, match=r"x\.parquet row 2"):
         dataset.train.image(1)
 
 
-def test_class_names_in_the_metadata_of_datasets(tmp_path: Path) -> None:
+def test_class_names_are_read_from_the_metadata_of_datasets(tmp_path: Path) -> None:
     info = {"info": {"features": {"label": {"names": ["zebra", "ant"], "_type": "ClassLabel"}}}}
     table = pa.table({"image": [png(1), png(2)], "label": [0, 1]})
     table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
     pq.write_table(table, tmp_path / "x.parquet")
-    assert whole(tmp_path / "x.parquet").labels == ("zebra", "ant")
+    assert unsplit(tmp_path / "x.parquet").labels == ("zebra", "ant")
 
 
-def test_split_column(photos: Path) -> None:
-    rows = [f"my photos/{k}.png,{'ab'[k % 2]},{part}" for k, part in enumerate(["train", "", "Val", "test"])]
+def test_a_split_column_defines_the_splits(photos: Path) -> None:
+    rows = [f"my photos/{k}.png,{'ab'[k % 2]},{split}" for k, split in enumerate(["train", "", "Val", "test"])]
     (photos / "t.csv").write_text("\n".join(["file_name,label,Split", *rows]))
     dataset = open_dataset(str(photos / "t.csv"))
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [2, 1, 1]
@@ -89,18 +92,18 @@ def test_split_column(photos: Path) -> None:
 
 def test_columns_can_be_named(photos: Path) -> None:
     (photos / "t.csv").write_text("where,what,label\nmy photos/0.png,a,x\nmy photos/1.png,b,x\n")
-    assert whole(photos / "t.csv", image_column="where", label_column="what").labels == ("a", "b")
+    assert unsplit(photos / "t.csv", image_column="where", label_column="what").labels == ("a", "b")
     with pytest.raises(UserError, match=r"image_column.*where, what, label"):
-        whole(photos / "t.csv")
+        unsplit(photos / "t.csv")
     with pytest.raises(UserError, match=r"no column 'wat'.*Did you mean 'what'"):
-        whole(photos / "t.csv", image_column="where", label_column="wat")
+        unsplit(photos / "t.csv", image_column="where", label_column="wat")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("path,label\nhttps://example.org/a.png,cat\n", "row 1 has a URL"),
-        ("path,label\n0.png,a\n\0.png,b\n", "row 2 has a text with an invalid character"),
+        ("path,label\n0.png,a\n\0.png,b\n", "row 2 has text with an invalid character"),
         ("path,label\n0.png,a\n ,b\n", "row 2 has no image"),
         ("path,label\n~me.png,a\n~you.png,b\n", "None of the 2 image files"),
         ("path,label\n0.png,\n", "row 1 has an empty label"),
@@ -112,38 +115,68 @@ def test_columns_can_be_named(photos: Path) -> None:
         ("", "No images"),
     ],
 )
-def test_bad_rows(tmp_path: Path, text: str, says: str) -> None:
+def test_invalid_rows_are_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=says):
-        whole(tmp_path / "t.csv")
+        unsplit(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("{oops", "line 2 isn't JSON"),
-        ('{"path": "0.png", "label": "\\ud800"}', "row 2 has a text with"),
+        ('{"path": "0.png", "label": "\\ud800"}', "row 2 has text with"),
         ("[1]", "line 2 isn't a JSON object"),
     ],
 )
-def test_bad_json(photos: Path, line: str, says: str) -> None:
+def test_invalid_json_is_refused(photos: Path, line: str, says: str) -> None:
     (photos / "t.jsonl").write_text(f'{{"path": "my photos/0.png", "label": "a"}}\n{line}\n')
     with pytest.raises(UserError, match=says):
-        whole(photos / "t.jsonl")
+        unsplit(photos / "t.jsonl")
 
 
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
+def test_files_that_are_not_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match="isn't a Parquet file, or is damaged"):
-        whole(tmp_path / "t.parquet")
+        unsplit(tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_bytes("path,label\nGröße.png,a\n".encode("latin-1"))
     with pytest.raises(UserError, match="isn't a UTF-8 table"):
-        whole(tmp_path / "t.csv")
+        unsplit(tmp_path / "t.csv")
     with pytest.raises(UserError, match="isn't a table"):
         open_dataset(f"table:{tmp_path}")
 
 
-def test_empty_label_in_parquet(tmp_path: Path) -> None:
+def test_an_empty_label_in_parquet_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", image=[png(1), png(2)], label=[1.0, None])
     with pytest.raises(UserError, match=r"x\.parquet row 2 has an empty label"):
-        whole(path)
+        unsplit(path)
+
+
+def test_the_needed_files_are_the_table_and_its_images(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"my photos/{k}.png,{'ab'[k % 2]},train\n" for k in range(3)]
+    (photos / "t.csv").write_text("path,label,split\n" + "".join(rows) + "missing.png,a,train\n")
+    expected = {"t.csv", "my photos/0.png", "my photos/1.png", "my photos/2.png"}
+    assert names(photos / "t.csv") == expected, "neither the unused image nor the missing one"
+    (photos / "t.csv").write_text("path,label,split\n" + "".join(rows))
+    assert_same_elsewhere(photos / "t.csv", photos / "elsewhere")
+
+    monkeypatch.chdir(photos)
+    for uri, folder in {"table:t.csv": ".", "./t.csv": ".", "my photos/../t.csv": "my photos/.."}.items():
+        files = needed_files(uri, Columns())
+        assert files
+        assert files.folder == folder
+    (photos / "t.csv").write_text("where,label\nmy photos/0.png,a\n")
+    files = needed_files("t.csv", Columns(image="where"))
+    assert files
+    assert set(files.paths) == {"t.csv", "my photos/0.png"}
+
+
+def test_a_parquet_file_with_bytes_is_all_that_is_needed(tmp_path: Path) -> None:
+    assert names(parquet(tmp_path / "x.parquet", image=[png(1), png(2)], label=["a", "b"])) == {"x.parquet"}
+
+
+@pytest.mark.parametrize("image", ["../elsewhere.png", "/elsewhere.png"])
+def test_images_outside_the_folder_of_the_table_are_refused(tmp_path: Path, image: str) -> None:
+    (tmp_path / "t.csv").write_text(f"path,label\n{image},a\n")
+    with pytest.raises(UserError, match=r"t\.csv names an image outside its folder: .*elsewhere\.png"):
+        needed_files(str(tmp_path / "t.csv"), Columns())

@@ -1,7 +1,7 @@
-"""`demo:fashion` and `demo:digits`: two small datasets that are always at hand, so that a first run needs nothing.
+"""`demo:fashion` and `demo:digits`: two small datasets that are always available, so that a first run needs no data.
 
-Fashion is a cut of Fashion-MNIST that ships with the package (see `files/NOTICE-fashion-mnist.md`); digits is the
-one that ships with scikit-learn.
+Fashion is a subset of Fashion-MNIST that ships with the package (see `files/NOTICE-fashion-mnist.md`). Digits ships
+with scikit-learn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from lensmith.data.build import content_id, held_out
-from lensmith.data.source import Columns, Row, Source, pnm
+from lensmith.data.source import Columns, Files, Row, Source, pnm
 from lensmith.data.sources.table import parquet_rows
 from lensmith.errors import UserError, nearest
 
@@ -21,14 +21,14 @@ _FILES = Path(__file__).parents[1] / "files"
 
 
 def recognises(path: Path) -> bool:
-    """No path: a demo is asked for by name."""
+    """No path, because demos are requested by name."""
     return False
 
 
 def read(location: str, columns: Columns) -> Source:
     """The demo called `location`. Raises `UserError` for an unknown name."""
     if location == "fashion":
-        rows = (parquet_rows(_FILES / f"fashion_{part}.parquet", Columns(), part) for part in ("train", "test"))
+        rows = (parquet_rows(_FILES / f"fashion_{split}.parquet", Columns(), split) for split in ("train", "test"))
         return Source(chain.from_iterable(rows), names=FASHION)
     if location == "digits":
         return Source(_digits())
@@ -36,12 +36,17 @@ def read(location: str, columns: Columns) -> Source:
     raise UserError(f"Unknown demo {location!r}.", f"{nearest(location, known)} Known: {', '.join(known)}.".strip())
 
 
+def files(location: str, columns: Columns) -> Files | None:
+    """`None`, because the images ship with Lensmith and scikit-learn."""
+    return None
+
+
 def _digits() -> Iterator[Row]:
     from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 
     bunch = load_digits()
     for i, (values, label) in enumerate(zip(bunch.images, bunch.target, strict=True), 1):
-        pixels = (values * (255 / 16) + 0.5).astype("uint8")  # the values are 0 to 16
+        pixels = (values * (255 / 16) + 0.5).astype("uint8")  # the values range from 0 to 16
         row = Row(int(label), f"scikit-learn digits row {i}", pnm(pixels))
-        part = "test" if held_out(content_id(row), "test", _DIGITS_TEST) else "train"
-        yield Row(row.label, row.source, row.data, part)
+        split = "test" if held_out(content_id(row), "test", _DIGITS_TEST) else "train"
+        yield Row(row.label, row.source, row.data, split)

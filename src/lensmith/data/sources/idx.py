@@ -1,8 +1,8 @@
 """`idx:PATH`: a folder of MNIST-style IDX files (`train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`, ...), gzipped
 or not.
 
-The format has no checksum and no names, so the header is checked against what follows it: a file cut short in the
-download must not become a smaller dataset.
+The format has no checksum and no class names. The header is checked against the data that follows, so that an
+incomplete download isn't read as a smaller dataset.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,43 +20,65 @@ from typing import BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from lensmith.data.source import Columns, Row, Source, damaged, existing, pnm
+from lensmith.data.paths import existing
+from lensmith.data.source import Columns, Files, Row, Source, damaged, pnm
 from lensmith.errors import UserError
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _IMAGES = re.compile(r"(.*)images([-.])idx3-ubyte(\.gz)?", re.IGNORECASE)
 _UNSIGNED_BYTE = 0x08
-_HINT = "Fetch the file again."
+_HINT = "Download the file again."
 
 
 def recognises(path: Path) -> bool:
-    """A folder with a file of IDX images."""
+    """A folder that contains a file of IDX images."""
     return path.is_dir() and any(_IMAGES.fullmatch(file.name) for file in path.iterdir())
 
 
 def read(location: str, columns: Columns) -> Source:
-    """The images of all pairs of IDX files. Classes are named by their digits, or for Fashion-MNIST as published.
+    """The images of all pairs of IDX files. Classes are named by their numbers; Fashion-MNIST's by the published names.
 
     Raises `UserError` for a missing, truncated or mismatched file.
     """
     folder = existing(location)
-    # A file and its gzipped twin are the same images: one of each is enough, and the plain one is quicker.
-    files = {file.name.removesuffix(".gz"): file for file in sorted(folder.glob("*"), reverse=True)}
+    available = _available(folder)
     pairs = []
-    for stem in sorted(files):
-        if match := _IMAGES.fullmatch(stem):
-            twin = stem[: match.start(2) - len("images")] + f"labels{match[2]}idx1-ubyte"
-            if twin not in files:
-                raise UserError(f"{files[stem]} has no labels beside it.", f"Put {twin} in the same folder.")
-            pairs.append((files[stem], _labels(files[twin]), _part(match[1])))
+    for name in sorted(available):
+        if match := _IMAGES.fullmatch(name):
+            labels = name[: match.start(2) - len("images")] + f"labels{match[2]}idx1-ubyte"
+            if labels not in available:
+                raise UserError(f"{available[name]} has no file of labels.", f"Put {labels} in the same folder.")
+            pairs.append(_Pair(available[name], _labels(available[labels]), _split(match[1])))
     if not pairs:
-        raise UserError(f"No IDX images in {folder}.", "The names end in images-idx3-ubyte or images-idx3-ubyte.gz.")
-    fashion = "fashion" in folder.resolve().name.lower() and max(int(y.max(initial=0)) for _, y, _ in pairs) < 10
-    rows = chain.from_iterable(_rows(*pair) for pair in pairs)
-    return Source(rows, names=FASHION if fashion else None)
+        raise UserError(
+            f"No IDX images in {folder}.", "Their file names end in images-idx3-ubyte or images-idx3-ubyte.gz."
+        )
+    highest = max(int(pair.labels.max(initial=0)) for pair in pairs)
+    fashion = "fashion" in folder.resolve().name.lower() and highest < len(FASHION)
+    return Source(chain.from_iterable(map(_rows, pairs)), names=FASHION if fashion else None)
 
 
-def _part(prefix: str) -> str:
+def files(location: str, columns: Columns) -> Files | None:
+    """All IDX files in the folder, gzipped ones only if there is no plain copy."""
+    available = _available(existing(location)).values()
+    return Files(location, {path.name: path for path in available if "ubyte" in path.name and path.is_file()})
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A file of images, the labels of these images, and their split."""
+
+    images: Path
+    labels: npt.NDArray[np.uint8]
+    split: str
+
+
+def _available(folder: Path) -> dict[str, Path]:
+    """The files in `folder` by their name without `.gz`. Of a file and its gzipped copy, the plain file is used."""
+    return {file.name.removesuffix(".gz"): file for file in sorted(folder.glob("*"), reverse=True)}
+
+
+def _split(prefix: str) -> str:
     prefix = prefix.lower()
     if "t10k" in prefix or "test" in prefix:
         return "test"
@@ -67,12 +90,17 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _header(stream: BinaryIO, path: Path, dimensions: int) -> tuple[int, ...]:
-    """The sizes in the header: two zero bytes, the type, the number of dimensions, and each as a big-endian int32."""
+    """The size of each dimension.
+
+    The header has two zero bytes, the data type, the number of dimensions, and each size as a big-endian uint32.
+    """
     head = stream.read(4 + 4 * dimensions)
     if len(head) < 4 + 4 * dimensions:
         raise UserError(f"{path} is truncated: its header is incomplete.", _HINT)
     if head[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
-        raise UserError(f"{path} isn't an IDX file of bytes with {dimensions} dimensions.", _HINT)
+        raise UserError(
+            f"{path} isn't an IDX file of unsigned bytes with {dimensions} dimension{'s' * (dimensions > 1)}.", _HINT
+        )
     return struct.unpack(f">{dimensions}I", head[4:])
 
 
@@ -81,11 +109,14 @@ def _labels(path: Path) -> npt.NDArray[np.uint8]:
         (number,) = _header(stream, path, 1)
         data = stream.read()
     if len(data) != number:
-        raise UserError(f"{path} is truncated or too long: {len(data)} labels, but {number} by its header.", _HINT)
+        raise UserError(
+            f"{path} is truncated or too long: {len(data)} labels, but {number} according to its header.", _HINT
+        )
     return np.frombuffer(data, np.uint8)
 
 
-def _rows(path: Path, labels: npt.NDArray[np.uint8], part: str) -> Iterator[Row]:
+def _rows(pair: _Pair) -> Iterator[Row]:
+    path, labels = pair.images, pair.labels
     with damaged(path, "an IDX file", OSError, EOFError, zlib.error), _open(path) as stream:
         number, height, width = _header(stream, path, 3)
         if number != len(labels):
@@ -97,6 +128,6 @@ def _rows(path: Path, labels: npt.NDArray[np.uint8], part: str) -> Iterator[Row]
             if len(data) < height * width:
                 raise UserError(f"{path} is truncated: image {i + 1} of {number} is incomplete.", _HINT)
             pixels = np.frombuffer(data, np.uint8).reshape(height, width)
-            yield Row(int(label), f"{path.name} row {i + 1}", pnm(pixels), part)
+            yield Row(int(label), f"{path.name} row {i + 1}", pnm(pixels), pair.split)
         if stream.read(1):
             raise UserError(f"{path} is longer than its header says.", _HINT)

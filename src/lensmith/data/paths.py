@@ -1,0 +1,48 @@
+"""Helpers for files and folders: walk them, sort their names, ignore hidden files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lensmith.errors import UserError
+
+
+def existing(location: str) -> Path:
+    """The path `location`, with `~` expanded. Raises `UserError` if nothing exists there."""
+    path = Path(os.path.expanduser(location))
+    if not os.path.exists(path):  # unlike `Path.exists`, never raises
+        raise UserError(f"No such file or folder: {location!r}.", "Check the path.")
+    return path
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that puts "2" before "10"; the text itself breaks the tie between "1" and "01"."""
+    runs = (run for run in re.split(r"(\d+)", text) if run)
+    return [(0, int(run), "") if run.isdecimal() else (1, 0, run) for run in runs], text
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """All files below `root` in natural order, streamed. Follows links to folders, except links back to a parent."""
+    for folder, folders, files in os.walk(root, followlinks=True):
+        here = os.path.realpath(folder)
+        folders[:] = sorted((f for f in folders if not _is_loop(os.path.join(folder, f), here)), key=natural_key)
+        for file in sorted(files, key=natural_key):
+            yield Path(folder, file)
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether `path`, or a folder between it and `root`, is hidden."""
+    return any(name.startswith(".") for name in path.relative_to(root).parts)
+
+
+def visible_files(root: Path) -> dict[str, Path]:
+    """All regular files below `root` that aren't hidden, by their name relative to `root` (with forward slashes)."""
+    return {p.relative_to(root).as_posix(): p for p in walk(root) if not is_hidden(p, root) and p.is_file()}
+
+
+def _is_loop(folder: str, parent: str) -> bool:
+    real = os.path.realpath(folder)
+    return parent == real or parent.startswith(real.rstrip(os.sep) + os.sep)
