@@ -65,7 +65,7 @@ def main() -> None:
         loss.backward()
         return loss.item()
 
-    step = Step(model, prompt, Recipe(), model.look, print)
+    step = Step(model, prompt, Recipe(), model.embed_images, print)
     parts = [[(i % len(labels), 1.0)] for i in range(BATCH)]
 
     def branches() -> float:

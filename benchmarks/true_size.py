@@ -31,7 +31,7 @@ from torch import Tensor
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, load_recipe
 from lensmith.engine.classifier import Classifier, predict
-from lensmith.engine.objective import Parts
+from lensmith.engine.objective import SoftLabels
 from lensmith.engine.question import Prompt, make_prompt, make_question
 from lensmith.engine.step import Step
 from lensmith.learn.loop import average
@@ -140,13 +140,15 @@ class Training:
         _, prompt = ask(model)
         self.model, self.notes = model, list[str]()
         self.images: list[Views] = [model.prepare(one) for one in photographs(batch, side)]
-        look: Callable[[Views], Tensor] = model.look
+        look: Callable[[Views], Tensor] = model.embed_images
         if kept:
-            look = model.lay_out
+            look = model.assemble
             with torch.no_grad(), model.autocast():
-                seen = (model.project(model.see(tuple(view[None] for view in views))) for views in self.images)
+                seen = (
+                    model.project(model.encode_images(tuple(view[None] for view in views))) for views in self.images
+                )
                 self.images = [tuple(view[0].cpu() for view in views) for views in seen]
-        self.parts: list[Parts] = [[(i % len(labels()), 1.0)] for i in range(batch)]
+        self.parts: list[SoftLabels] = [[(i % len(labels()), 1.0)] for i in range(batch)]
         self.step_ = Step(model, prompt, recipe, look, self.notes.append)
         self.noise = torch.zeros(batch, len(labels()))
         self.weights = list(trainable(model).values())

@@ -121,7 +121,7 @@ class Pictures(IterableDataset[Any]):
         return (ids, torch.tensor([r + [-1] * (longest - len(r)) for r in rows])), labels
 
 
-def see(model: Any, patches: Tensor) -> Tensor:
+def encode_images(model: Any, patches: Tensor) -> Tensor:
     """(n, 16, 768) patches -> (n, 16, hidden): the tower at its native 4 x 4 grid, where positions need no resizing."""
     tower = model.model.vision_tower
     embedded = tower.embeddings.patch_embedding(patches) + tower.embeddings.position_embedding.weight

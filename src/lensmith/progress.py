@@ -30,9 +30,6 @@ class Advance:
     """What is counted: `images` or `bytes`."""
 
 
-LOOKING = "looking once at each image"
-"""The task of filling a store of features."""
-
 Tell = Callable[[Note | Advance], Any]
 
 

@@ -31,7 +31,7 @@ def plain_loss(model: Model, pixels: Sequence[Tensor], answers: Sequence[Sequenc
 def step_loss(model: Model, images: Sequence[Tensor], said: Sequence[str], *options: str) -> float:
     """Mean loss of one training step, its mean gradients left on the weights."""
     recipe = load_recipe(None, list(options))
-    step = Step(model, make_prompt(model, QuestionOptions(), LABELS), recipe, model.look, print)
+    step = Step(model, make_prompt(model, QuestionOptions(), LABELS), recipe, model.embed_images, print)
     parts = [[(LABELS.index(label), 1.0)] for label in said]
     losses = step.gradients([(image,) for image in images], parts, torch.full((len(said), len(LABELS)), 0.5), seed=0)
     for weight in trainable(model).values():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lensmith.config import QuestionOptions
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.features import PIXELS, kinds
+from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.models.base import Model
 from lensmith.models.views import Views, stack
@@ -25,11 +25,11 @@ def pictures(model: Model, shapes: Shapes, n: int = 3) -> Views:
 def test_vectors_are_those_of_the_plain_forward_pass(tiny: Model, shapes: Shapes) -> None:
     views = pictures(tiny, shapes)
     asked = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
-    found = asked.vectors(views, kinds(tiny))
+    found = asked.features(views, feature_names(tiny))
     assert list(found) == ["tower mean", "tower grid", "decoder 2 end", "decoder 2 image", "decoder 3 end",
                            "decoder 3 image", "decoder end", "decoder image"]  # fmt: skip
     with torch.inference_mode():
-        seen, image = tiny.see(views)[0], tiny.look(views)
+        seen, image = tiny.encode_images(views)[0], tiny.embed_images(views)
         words = (asked.prompt.before, asked.prompt.after)
         before, after = (tiny.embed(torch.tensor([ids])).expand(3, -1, -1) for ids in words)
         plain = tiny.decoder(inputs_embeds=torch.cat([before, image, after], 1), output_hidden_states=True)
@@ -45,8 +45,8 @@ def test_vectors_are_those_of_the_plain_forward_pass(tiny: Model, shapes: Shapes
 def test_only_what_is_wanted_is_run(tiny: Model, shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
     views, asked = pictures(tiny, shapes), Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
     monkeypatch.setattr(tiny, "project", lambda _: pytest.fail("the decoder isn't needed"))
-    assert asked.vectors(views, ["tower grid"])["tower grid"].shape == (3, 128)
-    monkeypatch.setattr(tiny, "see", lambda _: pytest.fail("no model is needed"))
-    grey = asked.vectors(views, [PIXELS])[PIXELS]
+    assert asked.features(views, ["tower grid"])["tower grid"].shape == (3, 128)
+    monkeypatch.setattr(tiny, "encode_images", lambda _: pytest.fail("no model is needed"))
+    grey = asked.features(views, [PIXELS])[PIXELS]
     assert grey.shape == (3, 28 * 28)
     assert 0.1 < grey.mean() < 0.35  # circles are dark

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensmith.config import QuestionOptions, TuneOptions, load_recipe
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.objective import Parts
+from lensmith.engine.objective import SoftLabels
 from lensmith.engine.question import make_prompt, make_question
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
@@ -21,8 +21,8 @@ from tests.engine.plain import log_probability
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
 QUESTION = QuestionOptions(names={"can": ["can", "tin can"]})
 SIZES = [(64, 64), (64, 96), (64, 64), (32, 128)]
-MIXED: list[Parts] = [[(0, 0.7), (2, 0.3)], [(1, 1.0)], [(3, 0.5), (1, 0.5)], [(2, 2.0)]]
-ALONE: list[Parts] = [[(0, 1.0)], [(1, 1.0)], [(3, 2.0)], [(2, 0.5)]]
+MIXED: list[SoftLabels] = [[(0, 0.7), (2, 0.3)], [(1, 1.0)], [(3, 0.5), (1, 0.5)], [(2, 2.0)]]
+ALONE: list[SoftLabels] = [[(0, 1.0)], [(1, 1.0)], [(3, 2.0)], [(2, 0.5)]]
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def tuned(tiny: Model) -> Model:
     return tiny
 
 
-def step_losses(model: Model, images: Sequence[Tensor], parts: Sequence[Parts], *options: str) -> Tensor:
+def step_losses(model: Model, images: Sequence[Tensor], parts: Sequence[SoftLabels], *options: str) -> Tensor:
     """The losses of one step; gradients of their sum are left on the weights."""
     recipe = load_recipe(None, list(options))
-    step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.look, print)
+    step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.embed_images, print)
     return step.gradients([(image,) for image in images], parts, torch.rand(len(images), len(LABELS)), seed=0)
 
 
@@ -58,18 +58,18 @@ def brute_scores(model: Model, images: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.stack([score(image, forms) for forms in prompt.answers]) for image in images])
 
 
-def brute_tokens(model: Model, images: Sequence[Tensor], parts: Sequence[Parts], smooth: float = 0.0) -> Tensor:
+def brute_tokens(model: Model, images: Sequence[Tensor], parts: Sequence[SoftLabels], smooth: float = 0.0) -> Tensor:
     """(images,) the cross-entropies of their labels' answers, by their shares."""
     prompt = make_prompt(model, QUESTION, LABELS)
 
-    def loss(image: Tensor, labels: Parts) -> Tensor:
+    def loss(image: Tensor, labels: SoftLabels) -> Tensor:
         answers = [(log_probability(model, prompt, image, prompt.answers[c][0], smooth), share) for c, share in labels]
         return -torch.stack([found * share for found, share in answers]).sum()
 
     return torch.stack([loss(image, labels) for image, labels in zip(images, parts, strict=True)])
 
 
-def shares(parts: Sequence[Parts]) -> Tensor:
+def shares(parts: Sequence[SoftLabels]) -> Tensor:
     target = torch.zeros(len(parts), len(LABELS))
     for row, labels in enumerate(parts):
         for label, share in labels:
@@ -95,7 +95,7 @@ def assert_same(model: Model, found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
 @pytest.mark.parametrize("parts", [ALONE, MIXED], ids=["alone", "mixed"])
 def test_by_tokens_a_mixed_image_costs_its_answers_by_their_shares(
-    tuned: Model, images: list[Tensor], parts: list[Parts], smooth: float
+    tuned: Model, images: list[Tensor], parts: list[SoftLabels], smooth: float
 ) -> None:
     found = step_losses(tuned, images, parts, f"train.label_smoothing={smooth}")
     assert_same(tuned, found, brute_tokens(tuned, images, parts, smooth))
@@ -104,7 +104,7 @@ def test_by_tokens_a_mixed_image_costs_its_answers_by_their_shares(
 @pytest.mark.parametrize("smooth", [0.0, 0.2])
 @pytest.mark.parametrize("parts", [ALONE, MIXED], ids=["alone", "mixed"])
 def test_by_labels_the_loss_is_that_of_the_share_that_a_prediction_reports(
-    tuned: Model, images: list[Tensor], parts: list[Parts], smooth: float
+    tuned: Model, images: list[Tensor], parts: list[SoftLabels], smooth: float
 ) -> None:
     found = step_losses(tuned, images, parts, "train.objective=labels", f"train.label_smoothing={smooth}")
     target = shares(parts)

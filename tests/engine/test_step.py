@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lensmith.config import AugmentOptions, QuestionOptions, TuneOptions, load_recipe
-from lensmith.engine.objective import Objective, Parts
+from lensmith.engine.objective import Objective, SoftLabels
 from lensmith.engine.question import make_prompt
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
@@ -18,7 +18,7 @@ from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
-PARTS: list[Parts] = [[(i % 4, 1.0)] for i in range(5)]
+PARTS: list[SoftLabels] = [[(i % 4, 1.0)] for i in range(5)]
 NOISE = torch.full((5, 4), 0.5)
 
 
@@ -30,7 +30,7 @@ def images() -> list[Tensor]:
 
 def step_for(model: Model, notes: list[str], *options: str) -> Step:
     recipe = load_recipe(None, list(options))
-    return Step(model, make_prompt(model, QuestionOptions(), LABELS), recipe, model.look, notes.append)
+    return Step(model, make_prompt(model, QuestionOptions(), LABELS), recipe, model.embed_images, notes.append)
 
 
 def taken(model: Model, step: Step, images: list[Tensor], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ def test_all_views_of_an_image_are_changed_alike(option: dict[str, Any]) -> None
     options = AugmentOptions(**option)
     across = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(32).expand(3, 64, 64)
     images = [(view, view[:, ::2, ::2]) for view in (across, 255 - across, across, across, 255 - across, across)]
-    parts: list[Parts] = [[(i % 4, 1.0)] for i in range(6)]
+    parts: list[SoftLabels] = [[(i % 4, 1.0)] for i in range(6)]
     found, _ = vary(images, parts, options, BatchRandomness.draw(6, 4, options, seed=1))
     changed = [not torch.equal(now[0].to(torch.uint8), then[0]) for now, then in zip(found, images, strict=True)]
     assert any(changed), "nothing was changed"

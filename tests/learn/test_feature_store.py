@@ -26,7 +26,7 @@ from lensmith.progress import Advance, Note
 from lensmith.runs.folder import Run
 from tests.conftest import Shapes
 
-LOOKING = "looking once at each image"
+EXTRACTING = "extracting features"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def trained(recipe: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], list
 
 def looked(told: list[Any]) -> int:
     """Images that the tower looked at to keep their features."""
-    return max((e.done for e in told if isinstance(e, Advance) and e.task == LOOKING), default=0)
+    return max((e.done for e in told if isinstance(e, Advance) and e.task == EXTRACTING), default=0)
 
 
 @pytest.mark.parametrize("projector", ["false", "true"])
@@ -136,7 +136,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(
     shutil.rmtree(cache_folder())
 
     def stop(event: Any) -> None:
-        if isinstance(event, Advance) and event.task == LOOKING and event.done >= 16:
+        if isinstance(event, Advance) and event.task == EXTRACTING and event.done >= 16:
             raise KeyboardInterrupt
 
     dataset = open_data(recipe.data)
@@ -155,7 +155,7 @@ def test_without_room_training_goes_on_by_looking_anew(
     monkeypatch.setattr("lensmith.learn.feature_store.SPARE", 1 << 60)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
     _, told, _ = trained(recipe, tmp_path / "run")
-    assert any(isinstance(e, Note) and "Images are looked at anew" in e.text for e in told)
+    assert any(isinstance(e, Note) and "extracted again when needed" in e.text for e in told)
     assert not list(cache_folder().rglob("*.safetensors"))
 
 
@@ -191,17 +191,17 @@ def test_a_class_without_a_training_image_is_named(shapes: Shapes, tiny_folder: 
 def test_images_are_looked_at_in_batches_that_fit(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [(torch.zeros(3, 64, 64, dtype=torch.uint8),)] * 40
     sizes: list[int] = []
-    see = type(tiny).see
+    see = type(tiny).encode_images
 
     def counted(self: Any, views: Any) -> Any:
         sizes.append(len(views[0]))
         return see(self, views)
 
-    monkeypatch.setattr(type(tiny), "see", counted)
+    monkeypatch.setattr(type(tiny), "encode_images", counted)
     for room, expected in [(0, [1] * 40), (5, [5] * 8), (1000, [32, 8])]:
         sizes.clear()
         needed = tiny.memory(((3, 64, 64),), 0)
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, room=room, needed=needed: 4 * needed * room)
-        made = dict(feature_store.made_of(images, range(40), tiny, tiny.see))
+        made = dict(feature_store.made_of(images, range(40), tiny, tiny.encode_images))
         assert sizes == expected
         assert len(made) == 40

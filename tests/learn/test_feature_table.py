@@ -12,7 +12,7 @@ from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.features import PIXELS, kinds
+from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
 from lensmith.learn import feature_store
@@ -37,7 +37,7 @@ class Looks:
         self.patch = monkeypatch
 
     def at(self, model: Model) -> None:
-        see = model.see
+        see = model.encode_images
 
         def counted(views: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             self.images += len(views[0])
@@ -91,7 +91,7 @@ def test_a_row_is_what_the_classifier_sees_of_that_image(
     for k in range(0, len(found), 5):
         i = found.rows[k]
         views = tuple(view[None] for view in classifier.model.prepare(split.image(i)))
-        for kind, vector in classifier.vectors(views, kinds(classifier.model)).items():
+        for kind, vector in classifier.features(views, feature_names(classifier.model)).items():
             torch.testing.assert_close(found.of(kind)[k], vector[0], atol=2e-2, rtol=2e-3)  # kept in float16
         assert classifier.labels[int(found.truth[k])] == split.labels[i]
 

@@ -33,7 +33,7 @@ def patches(model: Model, views: Views) -> list[Tensor]:
     try:
         for view in stack([views]):
             try:
-                model.see((view,))
+                model.encode_images((view,))
             except _Seen:
                 continue
             raise AssertionError("the vision tower was not asked")
@@ -64,5 +64,5 @@ def words(model: Model, views: Views) -> str:
     """What stands in the prompt for an image, with the image token where an embedding goes."""
     maps = tuple(torch.empty(1, v.shape[-2] // model.step, v.shape[-1] // model.step, 0) for v in views)
     start, end = model.image_frame
-    parts = (p if isinstance(p, str) else model.image_token * p.shape[1] for p in model.write(maps))
+    parts = (p if isinstance(p, str) else model.image_token * p.shape[1] for p in model.sequence(maps))
     return start + "".join(parts) + end

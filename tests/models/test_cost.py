@@ -36,12 +36,12 @@ def test_operations_are_those_that_are_run(
     with torch.no_grad():
         _, branch = grow(model.decoder, model.embed(torch.ones(1, PAST, dtype=torch.long)))
         with FlopCounterMode(display=False) as counter:
-            seen = model.see(stack([views]))
+            seen = model.encode_images(stack([views]))
         tower = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
             projected = model.project(seen)
         projector = counter.get_total_flops()
-        segment = torch.cat([model.lay_out(projected), model.embed(torch.ones(1, TEXT, dtype=torch.long))], 1)
+        segment = torch.cat([model.assemble(projected), model.embed(torch.ones(1, TEXT, dtype=torch.long))], 1)
         with FlopCounterMode(display=False) as counter:
             grow(model.decoder, segment, fork_all(branch, 1))
         decoder = counter.get_total_flops()

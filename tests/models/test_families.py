@@ -24,7 +24,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions, TuneOptions, load_recipe
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.features import kinds
+from lensmith.engine.features import feature_names
 from lensmith.engine.question import make_prompt, make_question, messages
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
@@ -179,7 +179,9 @@ def test_gradients_are_those_of_the_plain_forward_pass(model: Model, family: str
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     pictures = [photograph(*SIZES["small"], 3), photograph(*SIZES["large"], 4)]
-    step = Step(model, make_prompt(model, QuestionOptions(), LABELS), load_recipe(None, options), model.look, print)
+    step = Step(
+        model, make_prompt(model, QuestionOptions(), LABELS), load_recipe(None, options), model.embed_images, print
+    )
     losses = step.gradients([model.prepare(p) for p in pictures], [[(1, 1.0)], [(2, 1.0)]], torch.rand(2, 4), 0)
     mine = taken(model)
 
@@ -198,8 +200,8 @@ def test_gradients_are_those_of_the_plain_forward_pass(model: Model, family: str
 def test_features_kept_on_disk_are_what_is_seen(model: Model, tmp_path: Path, projected: bool) -> None:
     images = {name: model.prepare(photograph(*size)) for name, size in SIZES.items()}
     with torch.no_grad():
-        expected = {name: model.look(stack([views])) for name, views in images.items()}
-        seen = {name: model.see(stack([views])) for name, views in images.items()}
+        expected = {name: model.embed_images(stack([views])) for name, views in images.items()}
+        seen = {name: model.encode_images(stack([views])) for name, views in images.items()}
         kept = {name: unstack(model.project(views) if projected else views)[0] for name, views in seen.items()}
     store = Store(tmp_path)
     store.add(kept)
@@ -208,7 +210,7 @@ def test_features_kept_on_disk_are_what_is_seen(model: Model, tmp_path: Path, pr
         found = store.get(name)
         assert found is not None
         again = stack([found]) if projected else model.project(stack([found]))
-        assert torch.equal(model.lay_out(again), expected[name])
+        assert torch.equal(model.assemble(again), expected[name])
 
 
 def taken(model: Model) -> Tensor:
@@ -236,7 +238,7 @@ def test_the_words_around_an_image_are_those_of_the_processor(model: Model, fami
     views = model.prepare(picture)
     maps = tuple(torch.empty(1, view.shape[1] // model.step, view.shape[2] // model.step, 0) for view in views)
     opening, closing = model.image_frame
-    parts = [part if isinstance(part, str) else model.image_token * part.shape[1] for part in model.write(maps)]
+    parts = [part if isinstance(part, str) else model.image_token * part.shape[1] for part in model.sequence(maps)]
     words, _ = ORIGINAL[family](model, picture)
     assert "".join([opening, *parts, closing]) == words
     assert model.tokens(shape_of(views)) == len(model.tokenizer.encode("".join(parts), add_special_tokens=False))
@@ -399,10 +401,10 @@ def test_answers_begin_and_end_as_the_chat_template_writes_them(model: Model, fa
 
 def test_vectors_are_of_the_whole_image_and_of_every_depth(model: Model) -> None:
     views = stack([model.prepare(photograph(*SIZES["large"], seed)) for seed in (0, 1)])
-    asked, wanted = Classifier(model, make_question(model, QuestionOptions(), LABELS)), kinds(model)
-    found = asked.vectors(views, wanted)
+    asked, wanted = Classifier(model, make_question(model, QuestionOptions(), LABELS)), feature_names(model)
+    found = asked.features(views, wanted)
     assert set(found) == set(wanted)
-    whole = model.see(views)[-1]
+    whole = model.encode_images(views)[-1]
     torch.testing.assert_close(found["tower mean"], whole.mean((1, 2)))
     assert found["tower grid"].shape == (2, 4 * whole.shape[-1])
     for kind, vector in found.items():

@@ -78,8 +78,8 @@ def test_a_stopped_ladder_makes_only_what_is_missing(old: Path, run: Run) -> Non
     code, out, err = run("ladder", "--resume", old / "ladder-stopped", "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert [rung["name"] for rung in found["rungs"]] == ["zero-shot", "neighbours", "probe"]
-    assert all(rung["dollars"] > 0 for rung in found["rungs"] if rung["name"] != "zero-shot")
+    assert [row["name"] for row in found["methods"]] == ["zero-shot", "neighbours", "probe"]
+    assert all(row["dollars"] > 0 for row in found["methods"] if row["name"] != "zero-shot")
     assert head.stat().st_mtime_ns == made
 
 

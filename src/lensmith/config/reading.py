@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import textwrap
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensmith.config.options import RENAMED, Recipe
 from lensmith.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SHIPPED = Path(__file__).with_name("recipes")
 """Where the recipes that come with Lensmith lie."""
@@ -142,12 +147,12 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
     Raises:
         UserError: a key is unknown, or a value has the wrong type or range.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     values = copy.deepcopy(values)
     renamed(values)
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        return _adapter().validate_python(values)
     except ValidationError as error:
         # An option may take a list or a range: one that is written as a range is meant as a range.
         errors = error.errors()
@@ -157,6 +162,22 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
             raise UserError(f"There is no option {key!r} in {where}.", nearest(key, known_keys())) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise UserError(f"Option {key} in {where} is {first['input']!r}, but {message}.") from None
+
+
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _built() -> TypeAdapter[Recipe]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Recipe)
+
+
+def _adapter() -> TypeAdapter[Recipe]:
+    # pydantic reads the options' docstrings from their source, which Python's parser can't do in two threads at once.
+    with _LOCK:
+        return _built()
 
 
 def help_text() -> str:

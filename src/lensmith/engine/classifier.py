@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lensmith.engine.branches import fork_all, grow
-from lensmith.engine.features import vectors
+from lensmith.engine.features import extract
 from lensmith.engine.labels import Scores, search
 from lensmith.engine.question import Question
 from lensmith.errors import ImageError, UserError
@@ -102,18 +102,18 @@ class Classifier:
         model = self.model
         with model.autocast():
             if self.head is not None:
-                features = vectors(model, self._before, self._after, views, [self.head.feature])
-                return Scores.of_all(self.head(features[self.head.feature]).log_softmax(1))
-            image = model.look(views)
+                extracted = extract(model, self._before, self._after, views, [self.head.feature])
+                return Scores.of_all(self.head(extracted[self.head.feature]).log_softmax(1))
+            image = model.embed_images(views)
             segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))
             return search(model, self.question.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
     @torch.inference_mode()
-    def vectors(self, views: Views, kinds: Sequence[str]) -> dict[str, Tensor]:
-        """The images' vectors of these kinds, given the question; see `vectors.vectors`."""
+    def features(self, views: Views, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """The images' vectors of these kinds, given the question; see `engine.features`."""
         with self.model.autocast():
-            return vectors(self.model, self._before, self._after, views, kinds)
+            return extract(self.model, self._before, self._after, views, kinds)
 
     def score_all(self, views: Views) -> Iterator[Scores]:
         """The same in batches that fit into memory; when one doesn't, from then on only half as many are tried at once.

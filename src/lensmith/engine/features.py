@@ -38,13 +38,13 @@ def depths(model: Model) -> list[int]:
     return sorted({n // 2, 3 * n // 4} - {0, n})
 
 
-def kinds(model: Model) -> list[str]:
+def feature_names(model: Model) -> list[str]:
     """The kinds that a model has, `pixels` aside."""
     inner = [f"decoder {depth} {where}" for depth in depths(model) for where in ("end", "image")]
     return ["tower mean", "tower grid", *inner, ANSWER, "decoder image"]
 
 
-def vectors(model: Model, before: Branch, after: Tensor, views: Views, wanted: Sequence[str]) -> dict[str, Tensor]:
+def extract(model: Model, before: Branch, after: Tensor, views: Views, wanted: Sequence[str]) -> dict[str, Tensor]:
     """The vectors of n images of one shape; what isn't needed for them isn't run.
 
     Args:
@@ -60,12 +60,12 @@ def vectors(model: Model, before: Branch, after: Tensor, views: Views, wanted: S
         grey = views[-1].float().mean(1, keepdim=True)
         found[PIXELS] = nn.functional.interpolate(grey, (SIDE, SIDE), mode="area").flatten(1) / 255
     if set(wanted) - found.keys():
-        seen = model.see(views)
+        seen = model.encode_images(views)
         whole = seen[-1].float().permute(0, 3, 1, 2)
         found["tower mean"] = whole.mean((2, 3))
         found["tower grid"] = nn.functional.adaptive_avg_pool2d(whole, 2).flatten(1)
     if set(wanted) - found.keys():
-        image = model.lay_out(model.project(seen))
+        image = model.assemble(model.project(seen))
         segment = torch.cat([image, after.expand(len(image), -1, -1).to(image.dtype)], 1)
         inner = [depth for depth in depths(model) if any(kind.startswith(f"decoder {depth} ") for kind in wanted)]
         with _states(model, inner) as states:

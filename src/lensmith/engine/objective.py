@@ -21,7 +21,7 @@ from lensmith.engine.question import Prompt
 from lensmith.models.base import Model, grouped
 from lensmith.models.heads import Head
 
-Parts = Sequence[tuple[int, float]]
+SoftLabels = Sequence[tuple[int, float]]
 """An image's labels, by number, each with its share; the shares sum to the image's weight."""
 
 
@@ -42,7 +42,7 @@ class Objective:
         self.negatives = few if few and few < len(self.answers) - 1 else None
         """Wrong labels that each image is compared with; None for all."""
 
-    def losses(self, prefix: Branch, seen: Sequence[Tensor], parts: Sequence[Parts], noise: Tensor) -> Tensor:
+    def losses(self, prefix: Branch, seen: Sequence[Tensor], parts: Sequence[SoftLabels], noise: Tensor) -> Tensor:
         """The loss of each image, times its weight.
 
         Args:
@@ -90,7 +90,7 @@ class Objective:
         sizes = ((len(row), len(answer)) for row, answer in zip(rows, answers, strict=True))
         return [hidden[i, length - said - 1 : length] for i, (length, said) in enumerate(sizes)]
 
-    def _by_answers(self, last: Tensor, branch: Branch, parts: Sequence[Parts], _: Tensor) -> Tensor:
+    def _by_answers(self, last: Tensor, branch: Branch, parts: Sequence[SoftLabels], _: Tensor) -> Tensor:
         """Loss of images by the answers of their own labels; `last` and `branch` are the images', as in `_say`."""
         rows = [i for i, labels in enumerate(parts) for _ in labels]
         found = self._say(last, branch, rows, [self.answers[label][0] for labels in parts for label, _ in labels])
@@ -99,7 +99,7 @@ class Objective:
             0, torch.tensor(rows, device=last.device), -share * found
         )
 
-    def _by_labels(self, last: Tensor, branch: Branch, parts: Sequence[Parts], noise: Tensor) -> Tensor:
+    def _by_labels(self, last: Tensor, branch: Branch, parts: Sequence[SoftLabels], noise: Tensor) -> Tensor:
         """Loss of images by their labels' shares among the labels that they are compared with."""
         chosen = self._compared(last, parts, noise)
         said = [
@@ -115,7 +115,7 @@ class Objective:
         return self._among(scores.logsumexp(2), parts)  # synonyms' probabilities add up
 
     @torch.no_grad()
-    def _compared(self, last: Tensor, parts: Sequence[Parts], noise: Tensor) -> list[list[int]]:
+    def _compared(self, last: Tensor, parts: Sequence[SoftLabels], noise: Tensor) -> list[list[int]]:
         """For each image the labels it is compared with: its own, and all others or some.
 
         Some are drawn without replacement by the probability of how they begin, which is known before anything of
@@ -131,7 +131,7 @@ class Objective:
         others = promise.topk(self.negatives, 1).indices.tolist()
         return [sorted({*mine, *wrong}) for mine, wrong in zip(own, others, strict=True)]
 
-    def _among(self, scores: Tensor, parts: Sequence[Parts]) -> Tensor:
+    def _among(self, scores: Tensor, parts: Sequence[SoftLabels]) -> Tensor:
         """Cross-entropy of (images, labels) scores with the images' labels; a score of -inf is left out."""
         inside, smooth = scores > float("-inf"), self.options.label_smoothing
         target = torch.zeros_like(scores)

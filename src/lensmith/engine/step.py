@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lensmith.config import Recipe
 from lensmith.engine.branches import Branch, cut, grow, hand_on
-from lensmith.engine.objective import Objective, Parts
+from lensmith.engine.objective import Objective, SoftLabels
 from lensmith.engine.question import Prompt
 from lensmith.errors import UserError
 from lensmith.models.base import Model, grouped
@@ -31,7 +31,7 @@ class Step:
     """Makes the gradients of one batch after another.
 
     Args:
-        look: the views of n images of one shape, as they are given -> (n, tokens, hidden) embeddings.
+        embed_images: the views of n images of one shape, as they are given -> (n, tokens, hidden) embeddings.
         tokens: the views of one image, as they are given -> the number of its embeddings, or more; None for pixels.
         head: what answers in the decoder's place.
         note: is told what is changed when memory runs out.
@@ -42,12 +42,12 @@ class Step:
         model: Model,
         prompt: Prompt,
         recipe: Recipe,
-        look: Callable[[Views], Tensor],
+        embed_images: Callable[[Views], Tensor],
         note: Callable[[str], Any],
         tokens: Callable[[Views], int] | None = None,
         head: Head | None = None,
     ) -> None:
-        self.model, self.look, self.note = model, look, note
+        self.model, self.embed_images, self.note = model, embed_images, note
         self.objective = Objective(model, prompt, recipe.train, head)
         self.micro_batch = recipe.train.micro_batch or recipe.train.batch_size
         self._chosen = recipe.train.micro_batch is not None
@@ -63,14 +63,14 @@ class Step:
         self._learns = any(name.startswith(prefix) for name in self._weights)
         self._kept: Branch | None = None
 
-    def gradients(self, images: Sequence[Views], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
+    def gradients(self, images: Sequence[Views], parts: Sequence[SoftLabels], noise: Tensor, seed: int) -> Tensor:
         """Add the gradients of the batch's summed loss to the weights that learn.
 
         When memory runs out, the micro-batch is halved, down to one image, and then the question is run twice; the
         step is tried again and is the same.
 
         Args:
-            images: what `look` takes, one by one.
+            images: what `embed_images` takes, one by one.
             parts: the labels of each with their shares.
             noise: (images, labels) uniform numbers, by which negatives are drawn.
             seed: of dropout.
@@ -119,7 +119,7 @@ class Step:
             self.micro_batch = most
             self.note(f"So large images need much memory: {most} go through the model at once. The step is the same.")
 
-    def _run(self, images: Sequence[Views], parts: Sequence[Parts], noise: Tensor, seed: int) -> Tensor:
+    def _run(self, images: Sequence[Views], parts: Sequence[SoftLabels], noise: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
         whole = self._prefix(self._learns and not self.recompute)
         before = cut(whole) if self._learns else whole
@@ -127,7 +127,7 @@ class Step:
         for first in range(0, len(images), self.micro_batch):
             part = slice(first, first + self.micro_batch)
             with self.model.autocast():
-                found = self.objective.losses(before, self._look(images[part]), parts[part], noise[part])
+                found = self.objective.losses(before, self._embed(images[part]), parts[part], noise[part])
             found.sum().backward()
             losses.append(found.detach())
         if self._learns:
@@ -147,10 +147,10 @@ class Step:
             self._kept = branch
         return branch
 
-    def _look(self, images: Sequence[Views]) -> list[Tensor]:
+    def _embed(self, images: Sequence[Views]) -> list[Tensor]:
         """(tokens, hidden) embeddings of each; one pass for each shape."""
         out: dict[int, Tensor] = {}
         for places in grouped(map(shape_of, images)):
             views = stack([images[i] for i in places])
-            out |= zip(places, self.look(tuple(view.to(self.model.device) for view in views)), strict=True)
+            out |= zip(places, self.embed_images(tuple(view.to(self.model.device) for view in views)), strict=True)
         return [out[i] for i in range(len(images))]

@@ -119,19 +119,19 @@ def open_images(
     samples.require(recipe.data.unreadable)
     learning = {component_of(model, name) for name in trainable(model)}
     if not recipe.train.cache_features or "vision_tower" in learning or recipe.augment != AugmentOptions():
-        return samples, model.look
+        return samples, model.embed_images
     project = "projector" not in learning
     parts = ["vision_tower", "projector"] if project else ["vision_tower"]
     store = Store(cache_folder() / "features" / fingerprint(model, parts))
     names = dataset.train.contents
 
     def make(views: Views) -> Views:
-        seen = model.see(views)
+        seen = model.encode_images(views)
         return tuple(view.to(model.compute) for view in (model.project(seen) if project else seen))
 
     if not fill(store, samples, names, model, make, processes, tell).stored:
-        return samples, model.look
-    return Seen(samples, names, store), model.lay_out if project else lambda seen: model.lay_out(model.project(seen))
+        return samples, model.embed_images
+    return Seen(samples, names, store), model.assemble if project else lambda seen: model.assemble(model.project(seen))
 
 
 def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[float]:

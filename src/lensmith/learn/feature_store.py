@@ -35,7 +35,7 @@ from lensmith.learn.processes import Processes
 from lensmith.models.base import Model, grouped
 from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Views, shape_of, stack, unstack
-from lensmith.progress import LOOKING, Note, Tell, counter
+from lensmith.progress import Note, Tell, counter
 
 WINDOW, BATCH = 256, 32
 """Images of one file, and images that go through the tower at once, at most."""
@@ -170,7 +170,7 @@ def fill(
     # One list for all, since others may add to the store meanwhile.
     missing = processes.agree([i for i in range(len(images)) if ids[i] not in store])
     share = missing[processes.rank :: processes.count]
-    progress = counter(LOOKING, len(share), tell if processes.main else lambda _: None)
+    progress = counter("extracting features", len(share), tell if processes.main else lambda _: None)
     progress(0)
     room, first, width, largest = True, 0, min(FIRST, WINDOW), 1
     while first < len(share):
@@ -186,7 +186,7 @@ def fill(
             if made:
                 store.add(made)
         except OSError as error:
-            tell(Note(f"Features are not kept in {store.folder}: {error}. Images are looked at anew."))
+            tell(Note(f"Features are not stored in {store.folder}: {error}. They are extracted again when needed."))
             room = False
             break
         first += len(window)
@@ -196,7 +196,7 @@ def fill(
     store.reopen()
     if missing and room:
         size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
-        tell(Note(f"What the model makes of images is kept in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
+        tell(Note(f"Features are stored in {store.folder} ({size / 1e6:,.0f} MB), for all runs."))
     return Filled(room, len(missing))
 
 
@@ -227,7 +227,7 @@ def _seen(model: Model, views: Views, make: Callable[[Views], Views]) -> Views:
         if not out_of_memory(error):
             raise
     if (n := len(views[0])) == 1:
-        raise UserError("There is not enough memory to look at one image.", "Use a smaller model.")
+        raise UserError("There is not enough memory for the features of one image.", "Use a smaller model.")
     torch.cuda.empty_cache()
     halves = zip(*(view.split((n + 1) // 2) for view in views), strict=True)
     return tuple(torch.cat(parts) for parts in zip(*(_seen(model, half, make) for half in halves), strict=True))

@@ -18,7 +18,7 @@ import lensmith.engine.features
 import lensmith.models.attention
 from lensmith.data import Split
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.features import kinds
+from lensmith.engine.features import feature_names
 from lensmith.learn.batches import Samples
 from lensmith.learn.feature_store import Store, cache_folder, code, fill, fingerprint, made_of
 from lensmith.learn.processes import Processes
@@ -77,14 +77,14 @@ def read_table(
         UserError: no training image can be read; or one image can't be and `unreadable` is `stop`.
     """
     model = classifier.model
-    chosen = list(wanted or kinds(model))
+    chosen = list(wanted or feature_names(model))
     images = Samples(model, split, max_pixels, room=0)
     if unreadable == "stop" or split.name == "train":
         images.require(unreadable)
     widths: dict[str, int] = {}
 
     def make(views: Views) -> Views:
-        found = classifier.vectors(views, chosen)
+        found = classifier.features(views, chosen)
         widths.update({kind: vector.shape[1] for kind, vector in found.items()})
         return (torch.cat(list(found.values()), 1).clamp(-LARGEST, LARGEST).half(),)
 

@@ -8,7 +8,7 @@ from lensmith import models
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.features import PIXELS, kinds
+from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.learn import probes
@@ -36,7 +36,7 @@ class FrozenModel:
         self.computed = 0
         """Images whose features were computed; those of the others were in the cache."""
         self._tables: dict[tuple[str, bool], Table] = {}
-        known = kinds(self.model)
+        known = feature_names(self.model)
         if unknown := [feature for feature in recipe.probe.features or [] if feature not in known]:
             raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(known)}.")
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lensmith.config import Recipe
 from lensmith.data import Split
 from lensmith.engine.classifier import Classifier, predict, require_readable
-from lensmith.engine.objective import Parts
+from lensmith.engine.objective import SoftLabels
 from lensmith.engine.question import Question
 from lensmith.engine.step import Step
 from lensmith.errors import Diverged, Stopped
@@ -122,7 +122,7 @@ def train(
             state.note(images.errors.values())
             with uninterrupted():
                 randomness = randomness.of([k for k, _ in read])
-                targets: list[Parts] = [[(labels[batch[k]], weight_of[labels[batch[k]]])] for k, _ in read]
+                targets: list[SoftLabels] = [[(labels[batch[k]], weight_of[labels[batch[k]]])] for k, _ in read]
                 varied, targets = vary([image for _, image in read], targets, recipe.augment, randomness, model.device)
                 losses = step.gradients(varied, targets, randomness.negatives, seed + processes.rank)
                 loss = average(list(weights.values()), losses, targets, processes)
@@ -165,7 +165,9 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def average(weights: Sequence[nn.Parameter], losses: Tensor, parts: Sequence[Parts], processes: Processes) -> float:
+def average(
+    weights: Sequence[nn.Parameter], losses: Tensor, parts: Sequence[SoftLabels], processes: Processes
+) -> float:
     """Make the mean over the global batch of the summed gradients of all processes.
 
     Args:

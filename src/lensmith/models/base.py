@@ -89,7 +89,7 @@ class Model(ABC):
         return tuple(resize(pixels, size, self.resample) for size in self.sizes(*full))
 
     @abstractmethod
-    def see(self, views: Views) -> Views:
+    def encode_images(self, views: Views) -> Views:
         """(n, 3, H, W) values in 0..255 of each view -> (n, rows, columns, size) what the vision tower makes of it."""
 
     @abstractmethod
@@ -97,22 +97,22 @@ class Model(ABC):
         """What `see` gives -> (n, rows, columns, hidden) embeddings of each view."""
 
     @abstractmethod
-    def write(self, projected: Views) -> list[Tensor | str]:
+    def sequence(self, projected: Views) -> list[Tensor | str]:
         """What `project` gives, as it stands in the prompt between `image_frame`: (n, tokens, hidden) embeddings, and
         words between them."""
 
-    def lay_out(self, projected: Views) -> Tensor:
+    def assemble(self, projected: Views) -> Tensor:
         """What `project` gives -> (n, tokens, hidden): the views' embeddings and the words between them."""
-        n, parts = len(projected[0]), self.write(projected)
+        n, parts = len(projected[0]), self.sequence(projected)
         said = (self.embed(self._ids(p)).expand(n, -1, -1) if isinstance(p, str) else p for p in parts)
         return torch.cat([part.to(projected[0].dtype) for part in said], 1)
 
     def _ids(self, words: str) -> Tensor:
         return torch.tensor([self.tokenizer.encode(words, add_special_tokens=False)], device=self.device)
 
-    def look(self, views: Views) -> Tensor:
+    def embed_images(self, views: Views) -> Tensor:
         """(n, 3, H, W) values in 0..255 of each view -> (n, tokens, hidden) embeddings."""
-        return self.lay_out(self.project(self.see(views)))
+        return self.assemble(self.project(self.encode_images(views)))
 
     def enough(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) at which an image holds all that its views show: a decoder need not go beyond."""
@@ -126,7 +126,7 @@ class Model(ABC):
     def tokens(self, shape: Shape) -> int:
         """Embeddings that an image of these views becomes, the words between them included."""
         maps = tuple(torch.empty(1, h // self.step, w // self.step, 0) for _, h, w in shape)
-        words = (part if isinstance(part, Tensor) else self._ids(part) for part in self.write(maps))
+        words = (part if isinstance(part, Tensor) else self._ids(part) for part in self.sequence(maps))
         return sum(part.shape[1] for part in words)
 
     def patches(self, shape: Shape) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lensmith.config import AugmentOptions
-from lensmith.engine.objective import Parts
+from lensmith.engine.objective import SoftLabels
 from lensmith.learn.augment import images as image_changes
 from lensmith.learn.augment import mix
 from lensmith.models.base import grouped
@@ -42,11 +42,11 @@ class BatchRandomness:
 
 def vary(
     images: Sequence[Views],
-    parts: Sequence[Parts],
+    parts: Sequence[SoftLabels],
     options: AugmentOptions,
     randomness: BatchRandomness,
     device: torch.device | str = "cpu",
-) -> tuple[list[Views], list[Parts]]:
+) -> tuple[list[Views], list[SoftLabels]]:
     """Augment and mix images, all views of one alike, and share their labels out accordingly.
 
     Args:
@@ -68,7 +68,7 @@ def vary(
         return [changed[i] for i in range(len(images))], list(parts)
     partner = mix.partners([shape_of(image) for image in images])
     mixed: dict[int, Views] = {}
-    shared: dict[int, Parts] = {}
+    shared: dict[int, SoftLabels] = {}
     for places in grouped(map(shape_of, images)):
         inner = {place: k for k, place in enumerate(places)}
         others, drawn_mix = torch.tensor([inner[partner[i]] for i in places]), randomness.mix.of(places)

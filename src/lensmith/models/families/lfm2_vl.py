@@ -78,13 +78,13 @@ class Model(base.Model):
         grid = rows * self.tile, columns * self.tile
         return [grid, whole] if self.thumbnail and rows * columns > 1 else [grid]
 
-    def see(self, views: Views) -> Views:
-        return tuple(self._see(view.to(self.device)) for view in views)
+    def encode_images(self, views: Views) -> Views:
+        return tuple(self._encode(view.to(self.device)) for view in views)
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _encode(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         if height * width > self.most:
-            return join(self._see(cut(pixels, self.tile)), height // self.tile, width // self.tile)
+            return join(self._encode(cut(pixels, self.tile)), height // self.tile, width // self.tile)
         n, p = len(pixels), self.patch
         rows, columns = height // p, width // p
         patches = pixels.reshape(n, 3, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
@@ -109,7 +109,7 @@ class Model(base.Model):
         projected: Tensor = self.network.model.multi_modal_projector(seen)
         return projected
 
-    def write(self, projected: Views) -> list[Tensor | str]:
+    def sequence(self, projected: Views) -> list[Tensor | str]:
         *grids, last = projected
         side = self.tile // self.step
         if not grids and last.shape[1] * last.shape[2] * self.step**2 <= self.most:

@@ -61,7 +61,7 @@ class Model(base.Model):
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         return [fitting(height, width, self.step, self.least, self.most, narrow=False)]
 
-    def see(self, views: Views) -> Views:
+    def encode_images(self, views: Views) -> Views:
         (pixels,) = views
         n, _, height, width = pixels.shape
         rows, columns, m, p = height // self.step, width // self.step, self.merge, self.patch
@@ -83,5 +83,5 @@ class Model(base.Model):
         projected: Tensor = self.network.model.multi_modal_projector(view.reshape(-1, size))
         return (projected.view(*view.shape[:3], -1),)
 
-    def write(self, projected: Views) -> list[Tensor | str]:
+    def sequence(self, projected: Views) -> list[Tensor | str]:
         return [projected[0].flatten(1, 2)]

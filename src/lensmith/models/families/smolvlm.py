@@ -95,10 +95,10 @@ class Model(base.Model):
             views.append(to_pixels(scaled))
         return tuple(views[1:])
 
-    def see(self, views: Views) -> Views:
-        return tuple(self._by_tiles(view.to(self.device), self._see, self.tile) for view in views)
+    def encode_images(self, views: Views) -> Views:
+        return tuple(self._by_tiles(view.to(self.device), self._encode, self.tile) for view in views)
 
-    def _see(self, tiles: Tensor) -> Tensor:
+    def _encode(self, tiles: Tensor) -> Tensor:
         tower = self.network.model.vision_model
         values = (tiles.float() - self.mean) / self.std
         side = self.tile // self.patch
@@ -117,7 +117,7 @@ class Model(base.Model):
     def _by_tiles(view: Tensor, change: Callable[[Tensor], Tensor], side: int) -> Tensor:
         return join(change(cut(view, side)), view.shape[-2] // side, view.shape[-1] // side)
 
-    def write(self, projected: Views) -> list[Tensor | str]:
+    def sequence(self, projected: Views) -> list[Tensor | str]:
         *grids, whole = projected
         fake, _ = self.image_frame
         parts: list[Tensor | str] = []

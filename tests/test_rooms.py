@@ -10,23 +10,15 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "lensmith"
+from lensmith.verbs import VERBS
 
-# These answer at once, so nothing heavy may come with them.
-LIGHT = ["cli", "config", "records", "errors", "measure.metrics", "verbs", "quickstart"]
-LIGHT += ["search.trials", "search.database", "search.board", "search.outcome"]
-LIGHT += ["probing", "ladders", "learning_curves", "sweeps", "suspicion"]
-LIGHT += [
-    "comparing",
-    "measure.paired",
-    "measure.reliability",
-    "runs.folder",
-    "runs.files",
-    "runs.predictions",
-    "progress",
-    "fetching",
-]
-LIGHT += ["places", "places.local", "places.modal", "places.prices", "places.remote", "places.transfers"]
+SOURCE = Path(__file__).parents[1] / "src" / "lensmith"
+
+# These answer at once, so nothing heavy may come with them: the rooms that the command line loads whatever the verb.
+LIGHT = ["cli.main", "config", "records", "errors", "progress", "data", "measure.paired", "measure.choice"]
+LIGHT += ["runs.folder", "runs.files", "runs.predictions", "runs.provenance", "search.worker", "search.board"]
+LIGHT += ["jobs.job", "jobs.cargo", "jobs.worker", "places.local", "places.modal", "places.modal.app"]
+LIGHT += [f"verbs.{verb}" for verb in VERBS]
 HEAVY = {
     "torch",
     "transformers",
@@ -81,7 +73,7 @@ def test_only_the_command_line_prints() -> None:
     for path in SOURCE.rglob("*.py"):
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-        assert not prints or path.name == "cli.py", path
+        assert not prints or path.parent.name == "cli", path
 
 
 def test_no_pickle_and_no_remote_code() -> None:
@@ -89,6 +81,22 @@ def test_no_pickle_and_no_remote_code() -> None:
         text = path.read_text()
         assert "trust_remote_code=True" not in text, path
         assert "torch.load" not in text, path
+
+
+def test_every_module_of_the_verbs_is_a_verb_or_shared_by_them() -> None:
+    names = {path.stem for path in (SOURCE / "verbs").glob("*.py")} - {"__init__", "terminal"}
+    assert names == set(VERBS)
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in SOURCE.rglob("*.py")}), ids=str)
+def test_rooms_stay_small(room: Path) -> None:
+    modules = sorted(room.glob("*.py"))
+    assert len(modules) <= 12, f"{room} has {len(modules)} modules"
+    for path in modules:
+        if path != SOURCE / "config" / "options.py":
+            assert len(path.read_text().splitlines()) <= 350, path
+    if room == SOURCE:
+        assert {path.stem for path in modules} == {"__init__", "__main__", "errors", "progress", "records"}
 
 
 def test_verbs_stay_functions_whatever_has_been_imported() -> None:

@@ -27,7 +27,7 @@ from lensmith.errors import UserError
 from lensmith.progress import Advance, Note, size
 from tests.data.pictures import png
 from tests.data.sources.test_cifar import python_hundred
-from tests.fake_hub import Hub, Repo, running
+from tests.verbs.fake_hub import Hub, Repo, running
 
 NAME = "Owner/LFM2-VL-small"
 WEIGHTS = "model.safetensors"
