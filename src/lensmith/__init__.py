@@ -16,18 +16,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
-    from lensmith.verbs.compare import compare
-    from lensmith.verbs.curve import curve
-    from lensmith.verbs.demo import demo
-    from lensmith.verbs.evaluate import evaluate, resume_evaluation
-    from lensmith.verbs.fetch import fetch
-    from lensmith.verbs.ladder import ladder
-    from lensmith.verbs.predict import predict
-    from lensmith.verbs.probe import probe
-    from lensmith.verbs.resume import resume
-    from lensmith.verbs.suspects import suspects
-    from lensmith.verbs.sweep import sweep
-    from lensmith.verbs.train import train
+    from lensmith.verbs.choose.compare import compare
+    from lensmith.verbs.choose.curve import curve
+    from lensmith.verbs.choose.ladder import ladder
+    from lensmith.verbs.choose.sweep import sweep
+    from lensmith.verbs.see.demo import demo
+    from lensmith.verbs.see.evaluate import evaluate, resume_evaluation
+    from lensmith.verbs.see.suspects import suspects
+    from lensmith.verbs.teach.probe import probe
+    from lensmith.verbs.teach.resume import resume
+    from lensmith.verbs.teach.train import train
+    from lensmith.verbs.use.fetch import fetch
+    from lensmith.verbs.use.predict import predict
 
 __all__ = [
     "Recipe",
@@ -48,8 +48,8 @@ __all__ = [
     "train",
 ]
 
-_HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors", "resume_evaluation": "verbs.evaluate"}
-"""The module of each name; a verb's function is in the module of its name."""
+_HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors"}
+"""The modules of names that aren't verbs."""
 
 
 def __getattr__(name: str) -> Any:
@@ -57,4 +57,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lensmith' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"lensmith.{_HOME.get(name, f'verbs.{name}')}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"lensmith.{_HOME[name]}"), name)
+    verb = "evaluate" if name == "resume_evaluation" else name
+    return getattr(import_module("lensmith.verbs").module(verb), name)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lensmith import suspicion
+from lensmith.check.suspects import find_suspects
 from lensmith.config import load_recipe
 from lensmith.data import open_dataset
+from lensmith.progress import silent
 from tests.conftest import Run, Shapes
 
 
@@ -91,7 +92,7 @@ def test_the_test_images_are_not_examined(shapes: Shapes, tiny_folder: Path) -> 
     from lensmith.data import open_data
 
     dataset = open_data(recipe.data)
-    _, examined, _ = suspicion.find(recipe, dataset, lambda _: None)
+    examined = find_suspects(recipe, dataset, silent).images
     assert examined == len(dataset.train) + len(dataset.validation)
 
 

@@ -179,8 +179,8 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=4", "train.validate_every=100")
     # In the middle of the fourth step, as it is written down.
-    err = stopped_by_ctrl_c("lensmith.learn.loop", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
-    assert "lensmith train --resume 'a run'" in err
+    err = stopped_by_ctrl_c("lensmith.learn.run_log", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
+    assert "lensmith resume 'a run'" in err
     log, environment = tmp_path / "a run" / "metrics.jsonl", os.environ | {"OMP_NUM_THREADS": "1"}
     kept = log.read_text()
     assert [json.loads(line)["step"] for line in kept.splitlines()] == [1, 2, 3, 4], "a step is done whole"
@@ -223,7 +223,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: 
     # As the third part is written down.
     command = ["evaluate", *words, "--run", "a run"]
     err = stopped_by_ctrl_c("lensmith.runs.predictions", "Unfinished.add", 3, tmp_path, *command)
-    assert "lensmith evaluate --resume 'a run'" in err
+    assert "lensmith resume 'a run'" in err
     parts = tmp_path / "a run" / "predictions.unfinished"
     assert len(list(parts.glob("*.parquet"))) == 3, "a part is done whole"
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}

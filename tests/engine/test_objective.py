@@ -15,6 +15,7 @@ from lensmith.engine.question import make_prompt, make_question
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
 from lensmith.models.base import Model
+from lensmith.models.heads import Head
 from lensmith.models.tuning import attach, trainable
 from tests.engine.plain import log_probability
 
@@ -41,10 +42,12 @@ def tuned(tiny: Model) -> Model:
     return tiny
 
 
-def step_losses(model: Model, images: Sequence[Tensor], parts: Sequence[SoftLabels], *options: str) -> Tensor:
+def step_losses(
+    model: Model, images: Sequence[Tensor], parts: Sequence[SoftLabels], *options: str, head: Head | None = None
+) -> Tensor:
     """The losses of one step; gradients of their sum are left on the weights."""
     recipe = load_recipe(None, list(options))
-    step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.embed_images, print)
+    step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.embed_images, print, head=head)
     return step.gradients([(image,) for image in images], parts, torch.rand(len(images), len(LABELS)), seed=0)
 
 
@@ -150,21 +153,21 @@ def test_probable_beginnings_are_drawn_more_often(tuned: Model, images: list[Ten
 
 
 def test_a_head_starts_undecided_learns_and_answers_for_its_own_classes_only(tiny: Model, images: list[Tensor]) -> None:
-    attach(tiny, TuneOptions(method="head"), LABELS)
-    assert set(trainable(tiny)) == {"head.weight", "head.bias"}
-    losses = step_losses(tiny, images, ALONE)
+    head = attach(tiny, TuneOptions(method="head"), LABELS).head
+    assert set(trainable(tiny, head)) == {"head.weight", "head.bias"}
+    losses = step_losses(tiny, images, ALONE, head=head)
     weights = torch.tensor([share for ((_, share),) in ALONE])
     torch.testing.assert_close(losses, weights * torch.tensor(4.0).log())
-    optimizer = torch.optim.Adam(trainable(tiny).values(), lr=0.1)
+    optimizer = torch.optim.Adam(trainable(tiny, head).values(), lr=0.1)
     for _ in range(60):
         optimizer.zero_grad()
-        losses = step_losses(tiny, images, ALONE)
+        losses = step_losses(tiny, images, ALONE, head=head)
         optimizer.step()
     found = (
-        Classifier(tiny, make_question(tiny, QUESTION, LABELS))
+        Classifier(tiny, make_question(tiny, QUESTION, LABELS), head)
         .score((torch.stack([images[0], images[2]]),))
         .bound.argmax(1)
     )
     assert found.tolist() == [0, 3]
     with pytest.raises(UserError, match="class head"):
-        Classifier(tiny, make_question(tiny, QUESTION, ["can", "bottle"]))
+        Classifier(tiny, make_question(tiny, QUESTION, ["can", "bottle"]), head)

@@ -317,7 +317,7 @@ def test_a_tracker_shows_what_the_log_has(
         def log(self, row: dict[str, float], step: int) -> None:
             rows.append((step, row))
 
-    monkeypatch.setattr("lensmith.learn.loop.open_tracker", lambda *_: Fake())
+    monkeypatch.setattr("lensmith.learn.run_log.open_tracker", lambda *_: Fake())
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=2")
     done = trained(recipe, tmp_path)
     assert [step for step, row in rows if "loss" in row] == list(range(1, done.steps + 1))

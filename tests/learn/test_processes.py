@@ -46,7 +46,7 @@ def test_two_processes_train_as_one_does(shapes: Shapes, tiny_folder: Path, tmp_
         assert done.returncode == 0, done.stderr
         records.append(json.loads(done.stdout))  # one object, so one process spoke
         logs.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
-        assert done.stderr.count("of the validation images right") == sum("validation" in row for row in logs[-1])
+        assert done.stderr.count("of the validation images correct") == sum("validation" in row for row in logs[-1])
     one, two = ([row["loss"] for row in log if "loss" in row] for log in logs)
     assert two == pytest.approx(one, rel=1e-4)
     assert len(one) > 5

@@ -16,9 +16,17 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
-from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
-from lensmith.models.tuning import attach, coverage, coverage_table, load_tuned, save_tuned, trainable, weight_groups
+from lensmith.models.tuning import (
+    Tuned,
+    attach,
+    coverage,
+    coverage_table,
+    load_tuned,
+    save_tuned,
+    trainable,
+    weight_groups,
+)
 from lensmith.runs.files import read_lines
 from lensmith.runs.folder import recipe_for
 from tests.conftest import Shapes
@@ -26,11 +34,15 @@ from tests.conftest import Shapes
 LABELS = ["circle", "square"]
 
 
-def attached(tiny_folder: Path, *options: str) -> tuple[Model, Recipe]:
+def tuned_by(tiny_folder: Path, *options: str) -> tuple[Tuned, Recipe]:
     recipe = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu", *options])
     model = models.load_base(recipe.model)
-    attach(model, recipe.tune, LABELS, recipe.seed)
-    return model, recipe
+    return attach(model, recipe.tune, LABELS, recipe.seed), recipe
+
+
+def attached(tiny_folder: Path, *options: str) -> tuple[Model, Recipe]:
+    tuned, recipe = tuned_by(tiny_folder, *options)
+    return tuned.model, recipe
 
 
 @pytest.mark.parametrize(
@@ -53,23 +65,24 @@ def test_what_was_chosen_learns_is_counted_and_comes_back(
     tiny_folder: Path, tmp_path: Path, options: list[str], components: str
 ) -> None:
     torch.manual_seed(0)
-    model, _ = attached(tiny_folder, *options)
-    rows = coverage(model)
+    tuned, _ = tuned_by(tiny_folder, *options)
+    model, head = tuned.model, tuned.head
+    rows = coverage(model, head)
     assert sorted({row.component for row in rows}) == components.split()
-    assert sum(row.parameters for row in rows) == sum(w.numel() for w in trainable(model).values())
+    assert sum(row.parameters for row in rows) == sum(w.numel() for w in trainable(model, head).values())
     table = coverage_table(rows)
     assert all(name in table for name in [*components.split(), "total"])
 
     pixels = (torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8),)
-    for weight in trainable(model).values():
+    for weight in trainable(model, head).values():
         torch.nn.init.normal_(weight, std=0.05)
     question = load_recipe(None, []).question
-    expected = Classifier(model, make_question(model, question, LABELS)).score(pixels).bound
-    save_tuned(model, tmp_path)
+    expected = Classifier(model, make_question(model, question, LABELS), head).score(pixels).bound
+    save_tuned(model, tmp_path, head)
     other = models.load_base(model.options)
     bare = Classifier(other, make_question(other, question, LABELS)).score(pixels).bound
-    load_tuned(other, tmp_path)
-    found = Classifier(other, make_question(other, question, LABELS)).score(pixels).bound
+    loaded = load_tuned(other, tmp_path)
+    found = Classifier(other, make_question(other, question, LABELS), loaded).score(pixels).bound
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (bare - expected).abs().max() > 0.01, "nothing changed, so its loading proves nothing"
     assert not trainable(other)

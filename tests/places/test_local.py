@@ -22,9 +22,9 @@ def test_places_are_the_files_of_the_package() -> None:
 
 
 def test_jobs_go_to_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for verb in ("train", "evaluate"):
+    for verb, group in (("train", "teach"), ("evaluate", "see")):
         function = lambda *given, verb=verb, **more: {"verb": verb, "given": given} | more  # noqa: E731
-        monkeypatch.setattr(f"lensmith.verbs.{verb}.{verb}", function)
+        monkeypatch.setattr(f"lensmith.verbs.{group}.{verb}.{verb}", function)
     recipe, here = Recipe(), place("local")
     assert here.run(Job("train", recipe, tmp_path), silent) == {"verb": "train", "given": (recipe, tmp_path, silent)}
     scored = here.run(Job("evaluate", recipe, tmp_path, options={"split": "train"}), silent)

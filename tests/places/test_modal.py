@@ -41,7 +41,7 @@ def told(job: Job, name: str = "mine-1") -> dict[str, Any]:
     """What is sent to the machine for a job that needs no uploads."""
     assert job.recipe
     recipe = job.recipe.to_dict()
-    return {"verb": job.verb, "recipe": recipe, "split": "test", "name": name, "folder": "runs/mine", "uploads": []}
+    return {"verb": job.verb, "recipe": recipe, "options": {}, "name": name, "folder": "runs/mine", "uploads": []}
 
 
 def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,10 +223,10 @@ def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: 
 def test_mistakes_come_home_and_bugs_are_tried_again(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
     outcome = perform(cloud, told(a_job("demo:nothing", tiny_folder)), print)
     assert "nothing" in outcome["error"]
-    with pytest.raises(RuntimeError, match="KeyError: 'split'"):
+    with pytest.raises(RuntimeError, match="KeyError: 'options'"):
         perform(
             cloud,
-            {k: v for k, v in told(a_job("demo:digits", tiny_folder, verb="evaluate")).items() if k != "split"},
+            {k: v for k, v in told(a_job("demo:digits", tiny_folder, verb="evaluate")).items() if k != "options"},
             print,
         )
 
@@ -281,7 +281,7 @@ def test_detached_interrupted_and_attached_again(shapes: Shapes, tiny_folder: Pa
     assert code == 0
     assert "lensmith attach 'my run'" in out
     assert {path.name for path in Path("my run").iterdir()} == {"place.json", "recipe.yaml"}
-    assert "goes on elsewhere" in run("evaluate", "--resume", "my run")[2]
+    assert "continues elsewhere" in run("evaluate", "--resume", "my run")[2]
     assert "goes on already" in run("evaluate", "--resume", "my run", "--on", "modal")[2]
 
     def interrupt() -> None:
@@ -310,7 +310,7 @@ def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: 
     assert cloud.calls["fc-0"].cancelled
     assert "has ended: cancelled" in run("attach", "c")[2]
     assert "nothing to cancel" in run("attach", "c", "--cancel")[2]
-    assert "lensmith train --resume c" in run("evaluate", "--resume", "c", "--on", "modal")[2]
+    assert "lensmith resume c" in run("evaluate", "--resume", "c", "--on", "modal")[2]
 
     run("evaluate", *words, "e", "--detach")
     cloud.calls["fc-1"].cloud_perform()  # it ends while nobody looks
@@ -324,7 +324,7 @@ def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: 
     code, _, err = run("train", *words, "f")
     assert code == 2
     assert "failed: CUDA error: misaligned address. Its log: modal app logs lensmith-" in err
-    assert "lensmith train --resume f --on modal" in err
+    assert "lensmith resume f --on modal" in err
     assert "Traceback" not in err
     cloud.before = lambda: None
     code, _, err = run("train", "--resume", "f", "--on", "modal")

@@ -41,5 +41,5 @@ def test_damaged_records_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no record"):
         read_json(tmp_path / "list.json")
     (tmp_path / "predictions.unfinished").mkdir()
-    with pytest.raises(UserError, match="evaluate --resume"):
+    with pytest.raises(UserError, match="lensmith resume"):
         read_evaluation(tmp_path)

@@ -20,11 +20,12 @@ import huggingface_hub.constants as hub_constants
 import pytest
 
 import lensmith
-from lensmith import cli, fetching, models
+from lensmith import cli, models
 from lensmith.cli.screen import Screen
 from lensmith.data import open_dataset
 from lensmith.errors import UserError
 from lensmith.progress import Advance, Note, size
+from lensmith.verbs.use import fetch as fetching
 from tests.data.pictures import png
 from tests.data.sources.test_cifar import python_hundred
 from tests.verbs.fake_hub import Hub, Repo, running

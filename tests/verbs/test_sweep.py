@@ -29,8 +29,8 @@ from lensmith.search.board import BEAT, SILENCE, Board
 from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
 from lensmith.search.trials import PARTS, search_space
 from lensmith.search.worker import trial_recipe
-from lensmith.verbs.resume import resume as resume_sweep
-from lensmith.verbs.sweep import sweep
+from lensmith.verbs.choose.sweep import sweep
+from lensmith.verbs.teach.resume import resume as resume_sweep
 from tests.clock import Clock
 from tests.conftest import Shapes
 

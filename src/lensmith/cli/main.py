@@ -16,7 +16,7 @@ from lensmith.cli.screen import Screen
 from lensmith.config import OldName
 from lensmith.errors import Stopped, UserError
 from lensmith.jobs.job import Detached
-from lensmith.verbs.resume import run_by_flag
+from lensmith.verbs.teach.resume import run_by_flag
 
 
 def main(argv: Sequence[str] | None = None) -> int:

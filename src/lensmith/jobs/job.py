@@ -41,7 +41,7 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
         UserError: see the verb; or there is nothing to resume.
         Stopped: Ctrl-C.
     """
-    verb = import_module(f"lensmith.verbs.{job.verb}")  # by name: verbs are above
+    verb = _module(job.verb)
     function = getattr(verb, job.verb)
     record: dict[str, Any]
     if job.resume:
@@ -54,9 +54,14 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
     return record
 
 
+def _module(verb: str) -> Any:
+    """A verb's module, found by name, because verbs are above jobs."""
+    return import_module("lensmith.verbs").module(verb)
+
+
 def record_of(folder: Path, verb: str) -> dict[str, Any] | None:
     """The record of a verb's finished run; None if it isn't finished."""
-    path = folder / import_module(f"lensmith.verbs.{verb}").RECORD
+    path = folder / _module(verb).RECORD
     return read_json(path) if path.exists() and (folder / "report.html").exists() else None
 
 

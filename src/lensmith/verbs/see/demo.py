@@ -61,7 +61,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     from lensmith.measure.evaluation import score_split
     from lensmith.models.tuning import coverage_table
     from lensmith.pages.run import write_run
-    from lensmith.verbs.probe import fit_and_score
+    from lensmith.verbs.teach.probe import fit_and_score
 
     if data not in demos():
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")

@@ -87,6 +87,6 @@ def evaluate(
 
 def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
     """`lensmith.resume`, by its name before version 0.2."""
-    from lensmith.verbs.resume import resume
+    from lensmith.verbs.teach.resume import resume
 
     return resume(folder, tell)

@@ -1,0 +1,1 @@
+"""Choose: between runs, methods, numbers of labels and settings."""
