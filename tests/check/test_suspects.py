@@ -42,7 +42,7 @@ def test_wrong_labels_are_found_and_the_table_puts_them_right(shapes: Shapes, ti
     found = rows(Path(record["table"]))
     assert {Path(row["file"]).name for row in found} == there
     assert {(row["was"], row["label"], row["suggested"]) for row in found} == {("square", "square", "circle")}
-    assert all(float(row["share_of_label"]) < 0.5 < float(row["share_of_suggested"]) for row in found)
+    assert all(float(row["probability_of_label"]) < 0.5 < float(row["probability_of_suggested"]) for row in found)
     assert record["suspects"] == len(there)
     page = Path(record["report"]).read_text()
     assert page.count("data:image/png") == len(there)

@@ -290,7 +290,7 @@ def test_detached_interrupted_and_attached_again(shapes: Shapes, tiny_folder: Pa
     cloud.before = interrupt
     code, out, err = run("attach", "my run")
     assert (code, out) == (130, "")
-    assert "the job goes on" in err
+    assert "the job continues" in err
     assert "lensmith attach 'my run' --cancel" in err
     cloud.before = lambda: None
     code, out, err = run("attach", "my run")
@@ -377,7 +377,7 @@ def test_ends_of_a_job_that_bring_no_record(cloud: Cloud, run: Run) -> None:
     assert "ran out of time" in ended(modal.exception.FunctionTimeoutError("x"))["failed"]
     assert ended(modal.exception.RemoteError("killed\nlong"))["failed"] == "killed"
     assert ended(modal.exception.OutputExpiredError()) == {"record": None}, "the run may be in its volume"
-    with pytest.raises(modal.exception.ConnectionError):  # the job goes on
+    with pytest.raises(modal.exception.ConnectionError):  # the job continues
         ended(modal.exception.ConnectionError("x"))
 
 

@@ -160,7 +160,7 @@ def test_what_takes_milliseconds_is_not_rounded_to_nothing(
     # A machine on which each step takes no longer than a look at the clock.
     for module in (
         "measure.evaluation",
-        "verbs.ladder",
+        "verbs.choose.ladder",
         "learn.methods.fitted",
         "learn.methods.trained",
         "learn.frozen",
