@@ -16,6 +16,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
+from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
 from lensmith.models.tuning import (
     Tuned,
