@@ -26,7 +26,7 @@ from lensmith.engine.question import make_prompt
 from lensmith.engine.step import Step
 from lensmith.models.attention import ATTENTION
 from lensmith.models.tuning import attach, trainable
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600
 

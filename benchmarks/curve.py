@@ -14,13 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lensmith.learning_curves import curve
-
+import lensmith
 from lensmith.config import load_recipe
 from lensmith.data import open_data
-from lensmith.progress import Note
+from lensmith.progress import Advance, Note
 
 SIZES = (300, 600, 1200, 2400, 6000)
+
+
+def tell(event: Note | Advance) -> None:
+    """Print notes, and nothing else."""
+    if isinstance(event, Note):
+        print(event.text, flush=True)
 
 
 def main() -> None:
@@ -29,9 +34,7 @@ def main() -> None:
     largest = len(open_data(recipe.data).train)
     recipe.curve.sizes = [*SIZES, largest]
     with tempfile.TemporaryDirectory() as folder:
-        record = curve(
-            recipe, Path(folder) / "run", lambda e: print(e.text, flush=True) if isinstance(e, Note) else None
-        )
+        record = lensmith.curve(recipe, Path(folder) / "run", tell)
     out = {"largest": largest, "seconds": record["seconds"]}
     for rung, found in record["curves"].items():
         forecast, measured = found["check"]["forecast"], found["check"]["measured"]

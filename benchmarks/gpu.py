@@ -55,9 +55,9 @@ from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
 from lensmith.models.base import Model
 from lensmith.models.cost import weights
-from lensmith.models.tuning import attach
+from lensmith.models.tuning import attach, coverage
 from lensmith.models.views import Shape
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 GIB = 2**30
 TARGETS = {"ratio_training": 8, "matrix_share": 0.4, "ratio_outlines": 100, "gib": 12, "gib_4bit": 8}
@@ -86,7 +86,8 @@ def training(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
     found: dict[str, Any] = {"matrix_side": size, "matrix_tflops": rate / 1e12}
     model = models.load_base(options(folder, device))
     frozen, (_, prompt) = weights(model), ask(model)
-    lora = sum(row.parameters for row in attach(model, load_recipe(None, []).tune, labels()))
+    attach(model, load_recipe(None, []).tune, labels())
+    lora = sum(row.parameters for row in coverage(model))
     answer = statistics.fmean(len(forms[0]) for forms in prompt.answers[:16])
     for side in SIDES:
         for batch in (16, 8):

@@ -25,17 +25,16 @@ from pathlib import Path
 
 import torch
 
-from lensmith import models
 from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.engine.classifier import Classifier, predict
-from lensmith.engine.question import make_question
+from lensmith.learn.learner import prepare
 from lensmith.learn.loop import train
 from lensmith.measure.metrics import accuracy
 from lensmith.measure.paired import compare
-from lensmith.models.tuning import attach
 from lensmith.records import Prediction
-from lensmith.runs.folder import provenance
+from lensmith.runs.folder import Run
+from lensmith.runs.provenance import provenance
 
 EPOCHS = {300: 20, 3000: 6}
 MIXES = ("none", "mixup", "cutmix", "both")
@@ -47,15 +46,15 @@ def trained(images: int, mix: str, seed: int, epochs: float) -> list[Prediction]
     torch.set_num_threads(1)
     options = [f"data.train_limit={images}", f"train.epochs={epochs}", "train.batch_size=32", f"seed={seed}"]
     # The last weights count: choosing among them would be another source of differences.
-    recipe = load_recipe("fashion-idx", [*options, f"augment.mix={mix}"])
+    recipe = load_recipe("fashion-idx", [*options, f"augment.mix={mix}", "train.validate_every=1000000"])
     dataset = open_data(recipe.data)
     dataset = replace(dataset, validation=dataset.validation.take(1))
-    model = models.load_base(recipe.model)
-    attach(model, recipe.tune, dataset.labels, seed)
+    learner = prepare(recipe, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        train(model, dataset, replace(recipe, train=replace(recipe.train, validate_every=1e6)), Path(folder))
-    model.network.eval()
-    classifier = Classifier(model, make_question(model, recipe.question, dataset.labels), top=1, tolerance=1)
+        train(learner, Run(Path(folder), recipe, dataset))
+    tuned = learner.tuned
+    tuned.model.network.eval()
+    classifier = Classifier(tuned.model, learner.question, tuned.head, top=1, tolerance=1)
     # An id of its own for each seed, so that all seeds together are one comparison.
     return [replace(p, id=f"{p.id} {seed}") for p in predict(classifier, dataset.test.items())]
 

@@ -32,7 +32,7 @@ from lensmith.config import ModelOptions
 from lensmith.data import decode_image
 from lensmith.engine.classifier import _Reader
 from lensmith.models.base import Model
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -24,8 +24,9 @@ from sklearn.linear_model import LogisticRegression
 from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.engine.features import PIXELS
-from lensmith.learn.methods import Frozen, right
-from lensmith.learn.probes import logistic, scale
+from lensmith.learn.frozen import FrozenModel
+from lensmith.learn.methods.fitted import correct
+from lensmith.learn.probes import logistic, probes, scale
 from lensmith.progress import silent
 
 ROUNDS = 3
@@ -41,8 +42,8 @@ def main() -> None:
         record = json.loads(done.stdout)
         recipe = load_recipe("demo-fashion")
         dataset = open_data(recipe.data)
-        frozen = Frozen(recipe, dataset, silent)
-        pixels = right(frozen.fit(PIXELS), frozen.table("test", pixels=True)) / len(dataset.test)
+        frozen = FrozenModel(recipe, dataset, silent)
+        pixels = correct(frozen.fit(probes, [PIXELS]), frozen.table("test", pixels=True)) / len(dataset.test)
         table, feature, strength = frozen.table("train"), record["probe"]["feature"], record["probe"]["setting"]
     accuracy = record["accuracy"]["accuracy"]
     print(f"{len(dataset.train):,} + {len(dataset.validation):,} images, {len(dataset.test):,} scored: {whole:.1f} s")

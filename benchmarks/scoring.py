@@ -35,7 +35,7 @@ from lensmith.data import decode_image, open_data
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.question import codes, make_prompt, make_question
 from lensmith.models.base import Model
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 PEERS = Path(__file__).parent / "peers"
 OURS, ROUNDS = 512, 5

@@ -16,11 +16,9 @@ import tempfile
 from pathlib import Path
 from statistics import fmean
 
-from lensmith.suspicion import suspects
-
+import lensmith
 from lensmith.config import load_recipe
 from lensmith.data import open_data
-from lensmith.progress import silent
 
 SHARE, DRAWS = 0.05, 3
 
@@ -36,7 +34,7 @@ def one(folder: Path, seed: int) -> tuple[float, float, int, int]:
         place.mkdir(parents=True, exist_ok=True)
         split.image(i).save(place / f"{i}.png")
     recipe = load_recipe(None, [f"data.uri={folder / 'images'}", "data.test=0"])
-    record = suspects(recipe, folder / "run", silent)
+    record = lensmith.suspects(recipe, folder / "run")
     with Path(record["table"]).open(newline="") as file:
         found = [int(Path(row["file"]).stem) for row in csv.DictReader(file)]
     first = flipped & set(found[: len(flipped)])

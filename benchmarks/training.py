@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -44,13 +45,15 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, Split, open_data
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.question import make_question
+from lensmith.learn.learner import Learner
 from lensmith.learn.loop import train
 from lensmith.measure.metrics import accuracy, is_right
 from lensmith.measure.paired import compare
-from lensmith.models.tuning import attach
+from lensmith.models.tuning import attach, coverage
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction, percent
-from lensmith.runs.folder import provenance
+from lensmith.runs.folder import Run
+from lensmith.runs.provenance import provenance
 
 PEERS = Path(__file__).parent / "peers"
 IMAGES, VALIDATION, EPOCHS, BATCH, SEEDS, ROUNDS = 800, 1000, 3, 16, (0, 1, 2), 5
@@ -60,9 +63,13 @@ OURS = [
 ]
 
 
+VALIDATED = re.compile(r"Step \d+: ([\d.]+) % .* of the validation images correct")
+"""The sentence by which a training reports a validation."""
+
+
 @dataclass
-class Run:
-    """What one side's process told."""
+class Reported:
+    """What one side's process reported."""
 
     first: dict[str, Any]
     steps: list[dict[str, Any]]
@@ -92,7 +99,7 @@ def ours(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     recipe, (dataset, _) = recipe_for(job), datasets(job)
     model = models.load_base(recipe.model)
-    attach(model, recipe.tune, dataset.labels, recipe.seed)
+    tuned = attach(model, recipe.tune, dataset.labels, recipe.seed)
     print(json.dumps({"versions": provenance()["packages"], "rss_before": psutil.Process().memory_info().rss}))
     start = time.perf_counter()
 
@@ -102,14 +109,17 @@ def ours(job: dict[str, Any]) -> None:
             print(json.dumps({"step": event.done, "seconds": now}))
             if event.done == job["max_steps"]:
                 raise KeyboardInterrupt
-        elif isinstance(event, Note) and "validation images right" in event.text:
-            print(json.dumps({"validation": float(event.text.split(": ")[1].split(" %")[0]) / 100, "seconds": now}))
+        elif isinstance(event, Note) and (found := VALIDATED.match(event.text)):
+            print(json.dumps({"validation": float(found[1]) / 100, "seconds": now}))
 
     samples = job["epochs"] * len(job["train"])
 
     def work() -> None:
+        # Not by `prepare`, which runs the question once, and so takes memory before the training is measured.
+        question = make_question(model, recipe.question, dataset.labels)
+        learner = Learner(tuned, question, coverage(model, tuned.head))
         with suppress(KeyboardInterrupt):
-            train(model, dataset, recipe, Path(job["out"]), tell)
+            train(learner, Run(Path(job["out"]), recipe, dataset, tell))
 
     tensors = tensor_peak(work) if job["tensors"] else None
     if tensors is None:
@@ -129,7 +139,7 @@ def datasets(job: dict[str, Any]) -> tuple[ImageDataset, Split]:
     ), dataset.test
 
 
-def run(side: str, job: dict[str, Any], folder: Path, **changes: Any) -> Run:
+def run(side: str, job: dict[str, Any], folder: Path, **changes: Any) -> Reported:
     """One side's process, to its end."""
     out = Path(tempfile.mkdtemp(prefix=side, dir=folder))
     path = out / "job.json"
@@ -141,18 +151,16 @@ def run(side: str, job: dict[str, Any], folder: Path, **changes: Any) -> Run:
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
     first, *rest, last = map(json.loads, done.stdout.splitlines())
-    return Run(first, [r for r in rest if "step" in r], [r for r in rest if "validation" in r], last)
+    return Reported(first, [r for r in rest if "step" in r], [r for r in rest if "validation" in r], last)
 
 
 def scored(adapter: str, job: dict[str, Any], part: Split) -> list[Prediction]:
     """Lensmith's exact answers of a tuned model."""
     recipe = recipe_for(job)
     recipe.model.adapter = adapter
-    model = models.load_base(recipe.model)
-    labels = job["labels"]
-    return list(
-        predict(Classifier(model, make_question(model, recipe.question, labels), top=1, tolerance=1), part.items())
-    )
+    tuned = models.load(recipe.model)
+    question = make_question(tuned.model, recipe.question, job["labels"])
+    return list(predict(Classifier(tuned.model, question, tuned.head, top=1, tolerance=1), part.items()))
 
 
 def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -160,6 +168,8 @@ def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Itera
     dataset, test = datasets(job)
     for seed in seeds:
         peer, mine = run("trl", job, folder, seed=seed), run("lensmith", job, folder, seed=seed)
+        if not mine.validations:
+            raise SystemExit("Lensmith's training reported no validation: has its sentence changed?")
         goal = accuracy(scored(peer.last["out"], job, dataset.validation)).accuracy
         reached = next((v["seconds"] for v in mine.validations if v["validation"] >= goal), None)
         theirs, own = scored(peer.last["out"], job, test), scored(mine.last["out"], job, test)
@@ -199,7 +209,7 @@ def main() -> None:
         job |= {"dtype": "bfloat16", "validate_every": 0.25, "tensors": False}
         job["answer_only"] = args.answer_only
 
-        shorts: dict[str, list[Run]] = {"trl": [], "lensmith": []}
+        shorts: dict[str, list[Reported]] = {"trl": [], "lensmith": []}
         for _ in range(rounds):
             shorts["trl"].append(run("trl", job, folder, max_steps=8))
             # Longer, because its steps are so much shorter; and no validation in between.

@@ -37,10 +37,10 @@ from lensmith.engine.step import Step
 from lensmith.learn.loop import average
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
-from lensmith.models.tuning import attach, trainable, weight_groups
+from lensmith.models.tuning import attach, coverage, trainable, weight_groups
 from lensmith.models.views import Views
 from lensmith.records import Prediction
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from tests.models.published import Published
@@ -217,8 +217,8 @@ def main() -> None:
             print(f"scored {side} px: {len(predictions)} in {taken:.1f} s", flush=True)
         found["scoring_peak_gb"] = resident_peak()
         del classifier
-        rows = attach(model, load_recipe(None, []).tune, labels())
-        found["learn"] = sum(row.parameters for row in rows)
+        attach(model, load_recipe(None, []).tune, labels())
+        found["learn"] = sum(row.parameters for row in coverage(model))
         for side in SIDES:
             for kept in (False, True):
                 training = Training(model, side, args.batch, kept)
