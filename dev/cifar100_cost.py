@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lensmith.places.prices import PRICES
 from tests.models.published import PUBLISHED
 from tests.models.test_published import built
 
@@ -19,6 +18,7 @@ from lensmith.config import load_recipe
 from lensmith.measure.calibration import ENOUGH
 from lensmith.models.base import Model
 from lensmith.models.cost import operations
+from lensmith.places.modal.prices import PRICES
 
 RATE = 0.4 * 362e12
 """40 % of the L40S's dense bfloat16 rate by NVIDIA's data sheet, in operations a second: the share aimed at."""

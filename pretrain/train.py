@@ -5,7 +5,8 @@ learns the language prior instead. So the tower learns first to tell the names a
 its mean feature, while the augmentation grows from mild to strong; then the whole model learns to answer questions,
 the tower at a fifth of the learning rate. Each stage runs for a number of minutes and lowers its learning rate to zero.
 
-In the second stage a prompt is shared by a group of pictures, and runs once for all of them (`lensmith.branches`).
+In the second stage a group of pictures shares a prompt, which runs once for all of them
+(`lensmith.engine.branches`).
 
 Run: python pretrain/train.py WORK_DIR --tower 45 --whole 30     (minutes, on two CPU cores)
      python pretrain/train.py WORK_DIR --whole 30 --from-tower   (the second stage alone)
