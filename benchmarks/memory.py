@@ -1,9 +1,9 @@
-"""Claim: memory while scoring does not grow with the number of images.
+"""Claim: memory use while scoring does not grow with the number of images.
 
-Scores 500 and 50,000 photographs of Fashion-MNIST's training part with nano, each in a process of its own, by the same
-path as `lensmith evaluate`, report aside: dataset, windows of predictions on disk, joined file, figures.
+Scores 500 and 50,000 photographs of Fashion-MNIST's training split with nano, each in a separate process. The code path
+is that of `lensmith evaluate`, without the report: dataset, windows of predictions on disk, joined file, evaluation.
 
-Run: python benchmarks/memory.py   (some minutes; the last line is JSON). Needs Debian's `dataset-fashion-mnist`.
+Run: python benchmarks/memory.py   (several minutes; the last line is JSON). Needs Debian's `dataset-fashion-mnist`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SIZES = (500, 50_000)
 
 
 def one(count: int) -> None:
+    """Score `count` images, and print the peak memory of this process as JSON."""
     from lensmith import models
     from lensmith.engine.question import make_question
     from lensmith.measure.evaluation import classifier_for, score_split
