@@ -207,7 +207,7 @@ def main() -> None:
     corpus = [n for c in concepts for n in ALSO.get(c, [c])] * 3
     corpus += [c.capitalize() for c in concepts] + [f" {c}" for c in concepts] + (WITH_LIST + WITHOUT_LIST) * 20
     tokenizer = make_tokenizer(corpus)
-    config = make_config(tokenizer)
+    config: Any = make_config(tokenizer)
     config.dtype = None
     model: Any = Lfm2VlForConditionalGeneration(config).float()
     # On a CPU the fused attention is slow at 16 tokens: its backward took half of each step (470, not 950 samples/s).
