@@ -32,11 +32,9 @@ OPTIONS = [
 
 
 def start(*words: str) -> subprocess.Popen[bytes]:
-    """Start a worker: `lensmith sweep` with these arguments."""
+    """Start a worker: `lensmith` with these arguments."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # two workers on two cores
-    return subprocess.Popen(
-        [sys.executable, "-m", "lensmith", "sweep", *words], env=environment, stdout=subprocess.DEVNULL
-    )
+    return subprocess.Popen([sys.executable, "-m", "lensmith", *words], env=environment, stdout=subprocess.DEVNULL)
 
 
 def steps(run: Path) -> int:
@@ -49,17 +47,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         clock = time.perf_counter()
-        first = start(*OPTIONS, "--run", str(run))
+        first = start("sweep", *OPTIONS, "--run", str(run))
         while not (run / "trials").exists():
             time.sleep(1)
-        second = start("--resume", str(run))
+        second = start("resume", str(run))
         while len(list((run / "trials").glob("*"))) < 6:
             time.sleep(1)
         time.sleep(10)
         before = steps(run)
         first.send_signal(signal.SIGKILL)
         first.wait()
-        third = start("--resume", str(run))
+        third = start("resume", str(run))
         time.sleep(20)
         codes = [second.wait(), third.wait()]
         seconds = time.perf_counter() - clock

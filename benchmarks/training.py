@@ -1,20 +1,21 @@
-"""Claim: the same photographs teach more, in a small part of the time and memory, than by the usual recipe.
+"""Claim: on the same photographs, Lensmith's training reaches a higher accuracy than the usual recipe, in a small
+fraction of its time and memory.
 
-The peer is the reference recipe in TRL's SFTTrainer (`peers/training.py`, an environment of its own): loss over the
-full prompt, gradient checkpointing, LoRA on Llama's names, learning rate 2e-4, batches of 4 gathered 4 times. Lensmith
-has its own LoRA recipe (below). Both start from nano, see the same photographs as often (batches of 16, three epochs),
-with the same question of about 600 tokens, compute in bfloat16 with float32 weights, and run in processes of their own.
+The peer is the reference recipe in TRL's SFTTrainer (`peers/training.py`, in a separate environment): loss over the
+full prompt, gradient checkpointing, LoRA on Llama's names, learning rate 2e-4, micro-batches of 4 with 4 steps of
+gradient accumulation. Lensmith uses its own LoRA recipe (below). Both start from nano and see the same photographs
+equally often (batch size 16, three epochs), with the same question of about 600 tokens. Both compute in bfloat16 with
+float32 weights, each in a separate process.
 
 - Speed: short runs in turns; the ratio of the medians over the steps.
-- Memory: the most that the tensors of two steps take, optimizer included and the base's weights not, as PyTorch's
-  allocator tells it (what a GPU would be asked for). And what training adds to the resident memory that a process held
-  when model and data were loaded: on a CPU most of that is the libraries' own, code that is compiled for each shape
-  above all.
-- Accuracy: a full run of each for three seeds. Both adapters are scored by Lensmith (the exact best label) on the
-  10,000 test photographs, and compared image by image. Time to accuracy is the wall time, validations included, until
-  Lensmith's validation accuracy first reaches the peer's final one, over all of the peer's training time.
+- Memory: peak memory of the tensors of two steps, with the optimizer and without the base's weights, as PyTorch's
+  allocator reports it (what a GPU would need). Also, how much training adds to the resident memory that a process has
+  once model and data are loaded. On a CPU most of that belongs to libraries, mainly code compiled for each shape.
+- Accuracy: a full run of each for three seeds. Lensmith scores both adapters (the exact best label) on the 10,000 test
+  photographs, and they are compared image by image. Time to accuracy is the wall time, validations included, until
+  Lensmith's validation accuracy first reaches the peer's final one, divided by the peer's total training time.
 
-Run: python benchmarks/training.py [--quick]   (half an hour, the first time more; the last line is JSON)
+Run: python benchmarks/training.py [--quick]   (half an hour, longer the first time; the last line is JSON)
 Needs Debian's `dataset-fashion-mnist`.
 """
 
@@ -64,7 +65,7 @@ OURS = [
 
 
 VALIDATED = re.compile(r"Step \d+: ([\d.]+) % .* of the validation images correct")
-"""The sentence by which a training reports a validation."""
+"""The sentence in which a training reports a validation."""
 
 
 @dataclass
@@ -77,16 +78,17 @@ class Reported:
     last: dict[str, Any]
 
     def speeds(self) -> list[float]:
-        """Samples a second of each step but the first two, which warm up."""
+        """Samples per second of each step but the first two, which are a warm-up."""
         times = [step["seconds"] for step in self.steps]
         return [BATCH / (b - a) for a, b in pairwise(times[1:])]
 
     def resident(self) -> float:
-        """MB that training adds to the process at its peak."""
+        """How many MB training adds to the process at its peak."""
         return float(self.last["rss_peak"] - self.first["rss_before"]) / 1e6
 
 
 def recipe_for(job: dict[str, Any]) -> Recipe:
+    """Lensmith's recipe for a job."""
     options = [f"data.train_limit={len(job['train'])}", f"train.epochs={job['epochs']}", f"train.batch_size={BATCH}"]
     options += [f"seed={job['seed']}", f"model.dtype={job['dtype']}", f"train.validate_every={job['validate_every']}"]
     recipe = load_recipe("fashion-idx", [*OURS, *options])
@@ -95,7 +97,7 @@ def recipe_for(job: dict[str, Any]) -> Recipe:
 
 
 def ours(job: dict[str, Any]) -> None:
-    """Lensmith's side, in a process of its own, by the peer's protocol and with its validations."""
+    """Lensmith's side, in a separate process, with the peer's protocol; it reports validations too."""
     torch.set_num_threads(job["threads"])
     recipe, (dataset, _) = recipe_for(job), datasets(job)
     model = models.load_base(recipe.model)
@@ -115,7 +117,7 @@ def ours(job: dict[str, Any]) -> None:
     samples = job["epochs"] * len(job["train"])
 
     def work() -> None:
-        # Not by `prepare`, which runs the question once, and so takes memory before the training is measured.
+        # Not `prepare`: it runs the question once, which would take memory before the measurement starts.
         question = make_question(model, recipe.question, dataset.labels)
         learner = Learner(tuned, question, coverage(model, tuned.head))
         with suppress(KeyboardInterrupt):
@@ -132,7 +134,7 @@ def ours(job: dict[str, Any]) -> None:
 
 
 def datasets(job: dict[str, Any]) -> tuple[ImageDataset, Split]:
-    """Training and validation photographs, and the test part."""
+    """Training and validation photographs, and the test split."""
     dataset = open_data(load_recipe("fashion-idx", [f"data.train_limit={job['images']}"]).data)
     return ImageDataset(
         dataset.uri, dataset.labels, dataset.train, dataset.validation.take(VALIDATION), dataset.test, dataset.notes
@@ -140,7 +142,7 @@ def datasets(job: dict[str, Any]) -> tuple[ImageDataset, Split]:
 
 
 def run(side: str, job: dict[str, Any], folder: Path, **changes: Any) -> Reported:
-    """One side's process, to its end."""
+    """Run one side's process to its end."""
     out = Path(tempfile.mkdtemp(prefix=side, dir=folder))
     path = out / "job.json"
     path.write_text(json.dumps(job | changes | {"out": str(out / "run")}))
@@ -154,13 +156,13 @@ def run(side: str, job: dict[str, Any], folder: Path, **changes: Any) -> Reporte
     return Reported(first, [r for r in rest if "step" in r], [r for r in rest if "validation" in r], last)
 
 
-def scored(adapter: str, job: dict[str, Any], part: Split) -> list[Prediction]:
-    """Lensmith's exact answers of a tuned model."""
+def scored(adapter: str, job: dict[str, Any], split: Split) -> list[Prediction]:
+    """A tuned model's predictions, by Lensmith's exact search."""
     recipe = recipe_for(job)
     recipe.model.adapter = adapter
     tuned = models.load(recipe.model)
     question = make_question(tuned.model, recipe.question, job["labels"])
-    return list(predict(Classifier(tuned.model, question, tuned.head, top=1, tolerance=1), part.items()))
+    return list(predict(Classifier(tuned.model, question, tuned.head, top=1, tolerance=1), split.items()))
 
 
 def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -186,7 +188,7 @@ def accuracies(job: dict[str, Any], folder: Path, seeds: Sequence[int]) -> Itera
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one short round, to check that it runs")
     parser.add_argument("--answer-only", action="store_true", help="let the peer's loss cover the answer alone")
     parser.add_argument("--ours", metavar="JOB", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -212,7 +214,7 @@ def main() -> None:
         shorts: dict[str, list[Reported]] = {"trl": [], "lensmith": []}
         for _ in range(rounds):
             shorts["trl"].append(run("trl", job, folder, max_steps=8))
-            # Longer, because its steps are so much shorter; and no validation in between.
+            # More steps, because they are much shorter; and no validation between them.
             shorts["lensmith"].append(run("lensmith", job, folder, max_steps=40, epochs=99, validate_every=99))
         speed = {side: statistics.median(s for r in done for s in r.speeds()) for side, done in shorts.items()}
         two = {"max_steps": 2, "tensors": True}
