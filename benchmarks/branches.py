@@ -1,12 +1,12 @@
-"""Claim: running a shared prefix once makes a training step several times cheaper, at the same loss.
+"""Claim: running a shared prefix once makes a training step several times faster, at the same loss.
 
-Both sides train the same LoRA on the same model, images and answers, with a question of about 600 tokens before the
-image. `branches` runs that prefix once per batch; `plain` is transformers' own forward pass over the full sequences,
-one batch, all of it in float32, logits at answer positions only on both sides. They take turns, so that a noisy
-machine is noisy for both; the figure is the ratio of medians. The peers of issue-level claims (TRL, Outlines) are not
-measured here.
+Both sides train the same LoRA on the same model, images and answers. The question has about 600 tokens before the
+image. `branches` runs that prefix once per batch. `plain` is transformers' own forward pass over the full sequences, in
+one batch. Both sides compute in float32, and logits at answer positions only. They take turns, so that a noisy machine
+affects both alike; the result is the ratio of the medians. TRL and Outlines are compared elsewhere (training.py,
+scoring.py).
 
-Run: python benchmarks/branches.py   (a minute; the last line is JSON)
+Run: python benchmarks/branches.py   (one minute; the last line is JSON)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lensmith.engine.question import make_prompt
 from lensmith.engine.step import Step
 from lensmith.models.attention import ATTENTION
 from lensmith.models.tuning import attach, trainable
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 BATCH, ROUNDS, PREFIX = 16, 7, 600
 
@@ -41,12 +41,13 @@ def main() -> None:
     while len(make_prompt(model, question, labels).before) < PREFIX:
         question.system = (question.system or "") + rules
     prompt = make_prompt(model, question, labels)
-    images = list(torch.randint(0, 256, (BATCH, 3, 64, 64), dtype=torch.uint8))
+    pixels = torch.randint(0, 256, (BATCH, 3, 64, 64), dtype=torch.uint8)
+    images = [(image,) for image in pixels]  # one view of each
     answers = [prompt.answers[i % len(labels)][0] for i in range(BATCH)]
     longest = max(map(len, answers))
 
     network: Any = model.network
-    patches = (torch.stack(images).float() / 255 - 0.5) / 0.5
+    patches = (pixels.float() / 255 - 0.5) / 0.5
     patches = patches.view(BATCH, 3, 4, 16, 4, 16).permute(0, 2, 4, 3, 5, 1).reshape(BATCH, 16, -1)
     before = [*prompt.before, *[network.config.image_token_id] * 4, *prompt.after]
     ids = torch.tensor([[*before, *a, *[0] * (longest - len(a))] for a in answers])
@@ -79,7 +80,7 @@ def main() -> None:
         for name, run in sides:
             start = time.perf_counter()
             losses[name] = run()
-            if turn:  # the first turn warms up
+            if turn:  # the first turn is a warm-up
                 seconds[name].append(time.perf_counter() - start)
             for weight in trainable(model).values():
                 weight.grad = None

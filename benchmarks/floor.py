@@ -1,4 +1,4 @@
-"""The floor of a training step: how many operations it can't do without, and how fast a device multiplies matrices."""
+"""The lower bound of a training step: the operations it can't avoid, and how fast a device multiplies matrices."""
 
 from __future__ import annotations
 
@@ -24,61 +24,60 @@ def operations(
 ) -> dict[str, float]:
     """Floating-point operations of one training step with LoRA on the decoder, by part.
 
-    A weight takes two operations a token forwards, two more where a gradient goes back through it, and two more where
-    it learns itself (Kaplan et al., 2001.08361, section 2.1). Attention takes four a query, key and number of a head's
-    width forwards, and eight backwards (Chowdhery et al., PaLM, 2204.02311, appendix B). So, with W frozen weights of
-    the decoder, A of LoRA, L attention layers of width d, P tokens of the question and T of an image with what is said
-    after it:
+    A weight takes two operations per token in the forward pass, two more if a gradient flows back through it, and two
+    more if the weight itself is trained (Kaplan et al., 2001.08361, section 2.1). Attention takes four operations per
+    query, key and head dimension in the forward pass, and eight in the backward pass (Chowdhery et al., PaLM,
+    2204.02311, appendix B). Let W be the frozen weights of the decoder, A those of LoRA, L the attention layers of
+    width d, P the tokens of the question before the image, and T the tokens of the image and of the text after it:
 
-        question        P (4 W + 6 A) + 12 L d P (P / 2)        once, whatever the batch
-        image           T (4 W + 6 A) + 12 L d T (P + T / 2)    of which the image's own tokens are `image`, and the
-                                                                question's end and the answer `text`
-        tower           n (2 V + 4 l v m)                       forwards alone: V frozen weights, l layers of width v, n
-                                                                patches of which each sees m
-        projector       2 N a merged token                      forwards alone
-        head            4 x hidden x vocabulary                 a token that the loss covers
+        question        P (4 W + 6 A) + 12 L d P (P / 2)        once for the batch, whatever its size
+        image           T (4 W + 6 A) + 12 L d T (P + T / 2)    reported as `image` for the tokens of the image, and as
+                                                                `text` for the question's end and the answer
+        tower           n (2 V + 4 l v m)                       forward only: V frozen weights, l layers of width v, n
+                                                                patches, each of which attends to m
+        projector       2 N per merged token                    forward only: N weights
+        head            4 x hidden x vocabulary                 per token that the loss covers
 
-    Left out: norms, activations, convolutions over three tokens, the optimizer. Left in, though a cleverer step needs
-    less: the gradient of the first layer's input, and of the question what lies above the last layer that anything
-    looks at. PyTorch's own counter (`torch.utils.flop_counter`) finds 2 to 4 % less in a step of LFM2-VL-450M
-    with two images on a CPU, whose fused attention it leaves out.
+    Not counted: norms, activations, convolutions over three tokens, the optimizer. Counted, though a step could avoid
+    them: the gradient of the first layer's input, and, for the question, what lies above the last layer that later
+    tokens read. PyTorch's own counter (`torch.utils.flop_counter`) counts 2 to 4 % less for a step of LFM2-VL-450M with
+    two images on a CPU, because it leaves out fused attention.
 
     Args:
-        weights: component -> frozen weights of its linear layers (`cost.weights`, before LoRA is on).
-        lora: LoRA's weights.
+        weights: component -> frozen weights of its linear layers (`cost.weights`, before LoRA is attached).
+        lora: number of LoRA's weights.
         before: tokens of the question up to the image.
         shape: of an image's views.
         text: tokens of the question after the image.
-        answer: tokens of an answer, its end included.
-        batch: images of a step.
-        tower: whether the tower looks at the images in the step, or has looked before.
+        answer: tokens of an answer, its end token included.
+        batch: images per step.
+        tower: whether the tower runs in the step; False if its features were computed before.
 
     Returns:
-        Part -> operations of the whole step.
+        Part -> operations of the complete step.
     """
     config = model.network.config
     words, vision = config.text_config, config.vision_config
-    kinds = list(words.layer_types)
-    looks = 12 * kinds.count("full_attention") * words.hidden_size
-    each = 4 * weights["language_model"] + 6 * lora
-    image, said = model.tokens(shape), text + answer - 1  # the end token is never read
-    seen = sum(
-        n * (2 * weights["vision_tower"] + 4 * vision.num_hidden_layers * vision.hidden_size * own)
-        for n, own in model.patches(shape)
+    attention = 12 * list(words.layer_types).count("full_attention") * words.hidden_size
+    linear = 4 * weights["language_model"] + 6 * lora
+    image, after = model.tokens(shape), text + answer - 1  # the end token is no input
+    vision_tower = sum(
+        n * (2 * weights["vision_tower"] + 4 * vision.num_hidden_layers * vision.hidden_size * attended)
+        for n, attended in model.patches(shape)
     )
     merged = sum(h * w // model.step**2 for _, h, w in shape)
     return {
-        "question": before * each + looks * before * before / 2,
-        "image": batch * (image * each + looks * image * (before + image / 2)),
-        "text": batch * (said * each + looks * said * (before + image + said / 2)),
-        "tower": batch * seen if tower else 0.0,
+        "question": before * linear + attention * before * before / 2,
+        "image": batch * (image * linear + attention * image * (before + image / 2)),
+        "text": batch * (after * linear + attention * after * (before + image + after / 2)),
+        "tower": batch * vision_tower if tower else 0.0,
         "projector": batch * 2 * weights["projector"] * merged if tower else 0.0,
         "head": batch * answer * 4 * words.hidden_size * words.vocab_size,
     }
 
 
 def matrix_rate(device: torch.device) -> tuple[int, float]:
-    """The side of large square matrices, and the operations a second of their products in bfloat16."""
+    """The side length of large square matrices, and the operations per second of their product in bfloat16."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):

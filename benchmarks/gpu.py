@@ -1,18 +1,20 @@
-"""Claim: at LFM2-VL's true size, on a GPU, training is at least 8 times as fast as by the reference recipe and reaches
-40 % of the card's own matrix rate; scoring is at least 100 times as fast as Outlines one image at a time; training fits
-into 12 GiB at an effective batch of 8, and into 8 GiB with a four-bit base.
+"""Claim: at LFM2-VL's true size, on a GPU, training is at least 8 times as fast as by the reference recipe, and reaches
+40 % of the card's matrix rate; scoring is at least 100 times as fast as Outlines with one image at a time; training
+fits into 12 GiB at an effective batch size of 8, and into 8 GiB with a four-bit base.
 
-Random weights at the published shape, photographs of 32 and 512 pixels, a question of about 620 tokens with 100 classes
-(as `true_size.py`, whose caveats hold). Each part runs in a process of its own and tells what it measured as JSON:
+Uses random weights at the published shape, photographs of 32 and 512 pixels, and a question of about 620 tokens with
+100 classes (as `true_size.py`, whose caveats apply). Each part runs in a separate process and prints its results as
+JSON:
 
-- `training`: Lensmith's step, LoRA r 16 on the decoder, batches of 16 and 8, with the tower in each step and with what
-  it sees kept, as in every epoch but the first; samples a second, peak memory, and the share of the matrix rate: the
-  operations that a step can't do without (`floor.operations`) over its time, over the rate of one large bfloat16
-  product.
-- `reference`: the post's recipe at 16 (`reference.py`), in TRL if that can be used; the output says which.
-- `scoring`: images a second by Lensmith, by a forward pass for each label, and by Outlines if that can be used.
-- `memory`: training at a batch of 8 in a process that may take no more than the limit. Lensmith finds its micro-batch
-  by itself. On a CPU nothing limits it: there the tensors are counted.
+- `training`: Lensmith's step with LoRA r 16 on the decoder, at batch sizes 16 and 8; both with the vision tower in each
+  step, and with cached tower features, as in every epoch but the first. Measures samples per second, peak memory, and
+  the fraction of the matrix rate: the operations that a step can't avoid (`floor.operations`) per second, divided by
+  the rate of one large bfloat16 product.
+- `reference`: the public post's recipe at a batch size of 16 (`reference.py`), in TRL if it can be used; the output
+  says which was run.
+- `scoring`: images per second with Lensmith, with a forward pass for each label, and with Outlines if it can be used.
+- `memory`: training at a batch size of 8 in a process that can't allocate more than the limit. Lensmith chooses its
+  micro-batch. On a CPU there is no limit; there the memory of tensors is counted.
 
 Run: python benchmarks/gpu.py [--size 3b|1.6b|450m|tiny] [--device cuda|cpu] [--parts training,reference,...]
 Check: python benchmarks/gpu.py --device cpu --size tiny   (under two minutes; the last line is JSON)
@@ -55,9 +57,9 @@ from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
 from lensmith.models.base import Model
 from lensmith.models.cost import weights
-from lensmith.models.tuning import attach
+from lensmith.models.tuning import attach, coverage
 from lensmith.models.views import Shape
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 GIB = 2**30
 TARGETS = {"ratio_training": 8, "matrix_share": 0.4, "ratio_outlines": 100, "gib": 12, "gib_4bit": 8}
@@ -68,7 +70,7 @@ def options(folder: Path, device: torch.device, quantize: str = "none") -> Model
 
 
 def peak_of(device: torch.device, work: Callable[[], Any], model: Any) -> int:
-    """Bytes of tensors held at once while something works, the model's weights included."""
+    """Peak bytes of tensors while `work` runs, the model's weights included."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         work()
@@ -81,12 +83,13 @@ def shape_of_photograph(model: Model, side: int) -> Shape:
 
 
 def training(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
-    """Lensmith's samples a second, peak memory, and share of the matrix rate."""
+    """Lensmith's samples per second, peak memory, and fraction of the matrix rate."""
     size, rate = matrix_rate(device)
     found: dict[str, Any] = {"matrix_side": size, "matrix_tflops": rate / 1e12}
     model = models.load_base(options(folder, device))
     frozen, (_, prompt) = weights(model), ask(model)
-    lora = sum(row.parameters for row in attach(model, load_recipe(None, []).tune, labels()))
+    attach(model, load_recipe(None, []).tune, labels())
+    lora = sum(row.parameters for row in coverage(model))
     answer = statistics.fmean(len(forms[0]) for forms in prompt.answers[:16])
     for side in SIDES:
         for batch in (16, 8):
@@ -107,7 +110,7 @@ def training(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
 
 
 def reference(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
-    """The post's recipe: samples a second, peak memory, and what it ran in."""
+    """The post's recipe: samples per second, peak memory, and which implementation was run."""
     family = load(folder, torch.device("cpu"))
     question, prompt = ask(family)
     batch = MICRO * GATHERED
@@ -121,7 +124,7 @@ def reference(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
             row: dict[str, Any] = {"by": "TRL's SFTTrainer", "tokens": tokens}
             if device.type == "cuda":
                 row["gib"] = torch.cuda.max_memory_allocated(device) / GIB
-        except Exception as error:  # whatever keeps TRL or torchvision from working here
+        except Exception as error:  # whatever prevents TRL or torchvision from working here
             plain = Plain(folder, device, prompt, images)
             seconds, _ = timed(plain.step, device, steps, 1)
             row = {"by": plain.name, "because": f"{type(error).__name__}: {error}"[:200]}
@@ -134,7 +137,7 @@ def reference(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
 
 
 def scoring(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
-    """Images a second, and how many answers are alike."""
+    """Images per second, and the number of equal answers."""
     model = models.load_base(options(folder, device))
     question, prompt = ask(model)
     classifier = Classifier(model, make_question(model, question, labels()), top=1, tolerance=1)
@@ -143,7 +146,7 @@ def scoring(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
     for side in SIDES:
         count = 32 if device.type == "cpu" else 512 if side == SIDES[0] else 256
         images = photographs(count, side)
-        scored(classifier, images)  # warms up
+        scored(classifier, images)  # warm-up
         taken, predictions = scored(classifier, images)
         answers = [labels().index(str(p.predicted)) for p in predictions]
         row: dict[str, Any] = {"images_per_s": count / taken}
@@ -163,21 +166,21 @@ def scoring(folder: Path, device: torch.device, steps: int) -> dict[str, Any]:
                 same = sum(a == b for a, b in zip(theirs, answers, strict=False))
                 row[name] = {"images_per_s": speed, "ratio": row["images_per_s"] / speed}
                 row[name] |= {"same_answer": f"{same} of {len(theirs)}"}
-            except Exception as error:  # whatever keeps Outlines or torchvision from working here
+            except Exception as error:  # whatever prevents Outlines or torchvision from working here
                 row[name] = {"not_run": f"{type(error).__name__}: {error}"[:200]}
         found[f"{side}px"] = row
     return found
 
 
 def memory(folder: Path, device: torch.device, steps: int, limit: int, quantize: str) -> dict[str, Any]:
-    """Training at a batch of 8 within so many GiB, what CUDA itself takes included."""
+    """Training at a batch size of 8 within `limit` GiB, the memory that CUDA itself takes included."""
     if quantize == "4bit" and (device.type != "cuda" or find_spec("bitsandbytes") is None):
         return {"not_run": "four bits need CUDA and bitsandbytes"}
     own = 0
     if device.type == "cuda":
         torch.zeros(1, device=device)
         free, total = torch.cuda.mem_get_info(device)
-        own = total - free  # the driver's and CUDA's, on a card that nobody else uses
+        own = total - free  # taken by the driver and CUDA, on a card that no other process uses
         torch.cuda.set_per_process_memory_fraction((limit * GIB - own) / total, device)
     model = models.load_base(options(folder, device, quantize))
     attach(model, load_recipe(None, []).tune, labels())
@@ -201,14 +204,14 @@ PARTS: dict[str, Callable[[Path, torch.device, int], dict[str, Any]]] = {
 
 
 def rounded(value: Any) -> Any:
-    """Figures to four significant digits, whatever they stand in."""
+    """Floats rounded to four significant digits, at any depth."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def apart(part: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One part, in a process of its own; why not, if it fails."""
+    """One part, run in a separate process; the error if it fails."""
     command = [sys.executable, __file__, "--part", part, "--folder", str(folder)]
     command += ["--device", args.device, "--steps", str(args.steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -220,7 +223,7 @@ def apart(part: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are claimed, where their parts ran; for each size of photograph."""
+    """The claimed figures of the parts that ran, by the size of the photographs."""
     out: dict[str, Any] = {}
     for side in SIDES:
         mine = found.get("training", {}).get(f"{side}px batch 16", {})
@@ -244,9 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", choices=[*SIZES, "tiny"], default="3b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--steps", type=int, help="measured steps, and images scored one at a time; 8, or 2 on a CPU")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which to run, with commas between")
-    parser.add_argument("--folder", type=Path, help="where the checkpoint is kept, to be used again")
+    parser.add_argument("--steps", type=int, help="measured steps, and images scored one by one; 8, or 2 on a CPU")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which to run, separated by commas")
+    parser.add_argument("--folder", type=Path, help="where the checkpoint is kept for reuse")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -255,7 +258,7 @@ def main() -> None:
         print(json.dumps(rounded(PARTS[args.part](args.folder, device, args.steps))))
         return
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("There is no CUDA GPU here. To see that the script runs: --device cpu --size tiny")
+        raise SystemExit("There is no CUDA GPU here. To check that the script runs: --device cpu --size tiny")
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or Path(name) / args.size
         if not (folder / "processor_config.json").exists():

@@ -1,9 +1,9 @@
-"""Claim: memory while scoring does not grow with the number of images.
+"""Claim: memory use while scoring does not grow with the number of images.
 
-Scores 500 and 50,000 photographs of Fashion-MNIST's training part with nano, each in a process of its own, by the same
-path as `lensmith evaluate`, report aside: dataset, windows of predictions on disk, joined file, figures.
+Scores 500 and 50,000 photographs of Fashion-MNIST's training split with nano, each in a separate process. The code path
+is that of `lensmith evaluate`, without the report: dataset, windows of predictions on disk, joined file, evaluation.
 
-Run: python benchmarks/memory.py   (some minutes; the last line is JSON). Needs Debian's `dataset-fashion-mnist`.
+Run: python benchmarks/memory.py   (several minutes; the last line is JSON). Needs Debian's `dataset-fashion-mnist`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,27 @@ from pathlib import Path
 
 from lensmith.config import load_recipe
 from lensmith.data import open_data
-from lensmith.progress import silent
 
 SIZES = (500, 50_000)
 
 
 def one(count: int) -> None:
-    from lensmith import models, verbs
-    from lensmith.measure.evaluation import classifier_for
+    """Score `count` images, and print the peak memory of this process as JSON."""
+    from lensmith import models
+    from lensmith.engine.question import make_question
+    from lensmith.measure.evaluation import classifier_for, score_split
+    from lensmith.runs.folder import Run
 
     recipe = load_recipe("fashion-idx", [f"data.train_limit={count}", "data.validation=0"])
     dataset = open_data(recipe.data)
     with tempfile.TemporaryDirectory() as folder:
-        found, _ = verbs.score(
-            classifier_for(models.load_base(recipe.model), recipe, dataset),
-            recipe,
-            dataset,
-            dataset.train,
-            "zero-shot",
-            Path(folder),
-            silent,
-            "evaluate",
-        )
+        tuned = models.load(recipe.model)
+        question = make_question(tuned.model, recipe.question, dataset.labels)
+        classifier = classifier_for(tuned, question, recipe.evaluate)
+        run = Run(Path(folder), recipe, dataset)
+        evaluation = score_split(run, classifier, dataset.train, "zero-shot").evaluation
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"images": found.accuracy.n, "peak_mb": round(peak, 1), "seconds": found.seconds}))
+    print(json.dumps({"images": evaluation.accuracy.n, "peak_mb": round(peak, 1), "seconds": evaluation.seconds}))
 
 
 def main() -> None:

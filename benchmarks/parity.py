@@ -1,20 +1,20 @@
-"""Claim: images reach the model as transformers' own processors hand them over, though none of their code is run.
+"""Claim: images enter the model exactly as from transformers' own processors, though Lensmith runs none of their code.
 
-Pictures of many sizes and shapes go through `Lfm2VlProcessor` with `Lfm2VlImageProcessor`, and through
-`Qwen2VLImageProcessor` (LFM3-VL's), on torchvision's kernels, in the peers' environment; and through Lensmith. What is
-compared: number and order of tiles, rows and columns of patches, their number (the attention mask's length), every
-value as it enters the vision tower, and the tokens in the image's place. LFM2-VL as published (64 to 256 tokens, 2 to
-10 tiles of 512 pixels and a thumbnail), without the thumbnail, as the 450M has it, and without splitting.
+Pictures of many sizes and shapes are prepared by `Lfm2VlProcessor` with `Lfm2VlImageProcessor`, and by
+`Qwen2VLImageProcessor` (LFM3-VL's), on torchvision's kernels, in the peers' environment; and by Lensmith. Compared are:
+number and order of tiles, rows and columns of patches, the number of patches (the attention mask's length), every value
+that enters the vision tower, and the tokens in the image's place. LFM2-VL is tested as published (64 to 256 tokens, 2
+to 10 tiles of 512 pixels and a thumbnail), without the thumbnail, as the 450M is, and without splitting.
 
-And of many more sizes of images, without their pixels, the sizes of the views.
+For many more image sizes, only the sizes of the views are compared, without pixels.
 
-Lensmith deviates on purpose where an image is so long that its original goes beyond the budget of tokens (one step
-broad and longer than the budget: from about 1 : 256 on for LFM2-VL, 1 : 128 for LFM3-VL): it is squeezed into it. Such
-sizes are counted apart, and no such picture is compared. LFM3-VL's original refuses images from 1 : 200 on. SmolVLM's
-reference is Pillow's Lanczos filter and is in the test suite (tests/models/test_families.py).
+Lensmith deviates on purpose for images that are so elongated that the original exceeds its token budget (one step wide
+and longer than the budget: from about 1 : 256 for LFM2-VL, 1 : 128 for LFM3-VL): it squeezes them into the budget. Such
+sizes are counted separately, and no such picture is compared. LFM3-VL's original refuses images from 1 : 200. SmolVLM's
+reference is Pillow's Lanczos filter, and is in the test suite (tests/models/test_families.py).
 
-Run: python benchmarks/parity.py [--record]   (some minutes; the last line is JSON)
-`--record` also writes tests/models/vectors/, against which the test suite checks where there is no torchvision.
+Run: python benchmarks/parity.py [--record]   (several minutes; the last line is JSON)
+`--record` also writes tests/models/vectors/, which the test suite compares with where there is no torchvision.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ PEERS = Path(__file__).parent / "peers"
 VECTORS = ROOT / "tests" / "models" / "vectors"
 COUNT, SIZES, POINTS = 60, 10_000, 32
 RECORDED = 2_100_000
-"""Pixels of the largest pictures that are recorded of every setting, so that the test suite stays quick; one larger
-one is recorded of the first."""
+"""The largest pictures, in pixels, that are recorded for every setting, so that the test suite stays fast; larger ones
+are recorded for the first setting only."""
 
 
 class Original:
@@ -69,17 +69,17 @@ class Original:
         return json.loads(line)
 
     def make(self, setting: str, case: pictures.Case) -> tuple[dict[str, Any], torch.Tensor]:
-        """What they say of a picture, and the (tiles, patches, values) they make of it."""
+        """Their description of a picture, and the (tiles, patches, values) they make of it."""
         return self._ask(setting=setting, case=case), torch.from_numpy(np.load(self.folder / "values.npy"))
 
     def views(self, setting: str, sizes: list[tuple[int, int]]) -> list[list[list[int]] | None]:
-        """The sizes of the views of images of these (height, width); None for those refused."""
+        """The sizes of the views of images of these (height, width); None for images that they refuse."""
         found: list[list[list[int]] | None] = self._ask(setting=setting, sizes=sizes)
         return found
 
 
 def compared(model: Model, case: pictures.Case, found: dict[str, Any], values: torch.Tensor) -> dict[str, Any]:
-    """In what Lensmith and the original agree on a picture; `apart` is the largest difference of two values."""
+    """What Lensmith and the original agree on for a picture; `apart` is the largest difference of two values."""
     views = model.prepare(pictures.picture(*case))
     patches, shapes, words = fed.patches(model, views), fed.shapes(model, views), fed.words(model, views)
     ids = model.tokenizer.encode(words, add_special_tokens=False)
@@ -96,11 +96,13 @@ def compared(model: Model, case: pictures.Case, found: dict[str, Any], values: t
 
 
 def same_sizes(model: Model, original: Original, setting: str) -> tuple[int, int, int]:
-    """Of how many sizes of images the views' sizes are equal and unequal, and how many the original shows beyond the
-    budget or not at all."""
+    """For how many image sizes the views' sizes are equal, for how many unequal, and for how many the original exceeds
+    the budget or refuses the image."""
     rng = np.random.default_rng(0)
     anything = np.exp2(rng.uniform(0, 14, (SIZES // 2, 2))).astype(int)
-    near = rng.integers(1, 80, (SIZES // 2, 2)) * model.step // 2 + rng.integers(-1, 2, (SIZES // 2, 2))  # roundings
+    near = rng.integers(1, 80, (SIZES // 2, 2)) * model.step // 2 + rng.integers(
+        -1, 2, (SIZES // 2, 2)
+    )  # where rounding matters
     sizes = [(int(high), int(wide)) for high, wide in np.concatenate([anything, near])]
     equal = unequal = beyond = 0
     for size, views in zip(sizes, original.views(setting, sizes), strict=True):
@@ -115,13 +117,13 @@ def same_sizes(model: Model, original: Original, setting: str) -> tuple[int, int
 
 
 def most(model: Model) -> int:
-    """The budget of a whole image, in pixels."""
+    """The budget of an image that is not split, in pixels."""
     assert isinstance(model, lfm2_vl.Model | lfm3_vl.Model)
     return model.most
 
 
 def recorded(model: Model, case: pictures.Case, found: dict[str, Any], values: torch.Tensor) -> dict[str, Any]:
-    """What the test suite holds Lensmith against: the mean and some values of each tile, as levels."""
+    """What the test suite compares Lensmith with: the mean and some values of each tile, as levels."""
     tiles = []
     for k, (tile, length) in enumerate(zip(values, found["lengths"], strict=True)):
         levels = fed.levels(model, tile[:length])

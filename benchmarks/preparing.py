@@ -1,14 +1,14 @@
-"""Claim: images are read and prepared faster than a small model looks at them, and faster than by the usual processor.
+"""Claim: images are read and prepared faster than a small model processes them, and faster than by the usual processor.
 
-Files are decoded and prepared by Lensmith's reader, the one of scoring: 32-pixel PNGs, and JPEGs of 12 megapixels
-(4000 x 3000, quality 90), by LFM2-VL's published settings (tiles of 512 pixels and a thumbnail) and with
+Lensmith's reader, the one that scoring uses, decodes and prepares files: 32-pixel PNGs, and JPEGs of 12 megapixels
+(4000 x 3000, quality 90), with LFM2-VL's published settings (tiles of 512 pixels and a thumbnail) and with
 model.image_tokens=256 (no tiles). The peer is Pillow with transformers' `Lfm2VlImageProcessor` on torchvision, in the
-peers' environment, on as many threads as is faster for it. "Decoding" is Lensmith's decoder by itself, whose limit is
-libjpeg's. They take turns; figures are medians over the rounds.
+peers' environment, with the number of threads that is faster for it. "Decoding" is Lensmith's decoder alone, which is
+limited by libjpeg. The sides take turns; results are medians over the rounds.
 
-Also measured: in how far it matters that a large JPEG is decoded at a smaller scale, against the whole one.
+Also measured: how much decoding a large JPEG at a reduced scale changes the prepared image.
 
-Run: python benchmarks/preparing.py [--quick]   (two minutes, the first time more; the last line is JSON)
+Run: python benchmarks/preparing.py [--quick]   (two minutes, longer the first time; the last line is JSON)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lensmith.config import ModelOptions
 from lensmith.data import decode_image
 from lensmith.engine.classifier import _Reader
 from lensmith.models.base import Model
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -44,17 +44,18 @@ LARGE, SMALL = (4000, 3000), (32, 32)
 
 
 class Race:
-    """Files, settings, and how fast either side prepares the ones by the others."""
+    """Files and settings, and how fast each side prepares the files with these settings."""
 
     def __init__(self, name: str, files: list[Path], images: int, model: Model, settings: dict[str, Any]) -> None:
         self.name, self.model, self.images = name, model, images
         self.files = [files[i % len(files)] for i in range(images)]
         self.job = {"files": [str(file) for file in files], "settings": settings}
-        self.share = {1: 4, os.cpu_count() or 1: 4}
-        """Images of the peer's turn, by its number of threads."""
-        self.speed: dict[Any, list[float]] = {"lensmith": [], "decoding": []} | {threads: [] for threads in self.share}
+        self.count = {1: 4, os.cpu_count() or 1: 4}
+        """The peer's number of threads -> images in its next turn."""
+        self.speed: dict[Any, list[float]] = {"lensmith": [], "decoding": []} | {threads: [] for threads in self.count}
 
     def ours(self, reader: _Reader) -> None:
+        """Lensmith's turn: reading and preparing, then decoding alone."""
         decode = [partial(decode_image, f, name=f.name, enough=self.model.enough) for f in self.files]
         clock = time.perf_counter()
         reader.read([(file.name, None, image) for file, image in zip(self.files, decode, strict=True)])
@@ -64,25 +65,28 @@ class Race:
             pass
         self.speed["decoding"].append(self.images / (time.perf_counter() - clock))
 
-    def theirs(self, peer: subprocess.Popen[str], place: int, seconds: float) -> None:
-        for threads, images in self.share.items():
+    def theirs(self, peer: subprocess.Popen[str], index: int, seconds: float) -> None:
+        """The peer's turns on its job of this index, about `seconds` for each number of threads."""
+        for threads, images in self.count.items():
             assert peer.stdin
             assert peer.stdout
-            peer.stdin.write(json.dumps({"job": place, "threads": threads, "images": images}) + "\n")
+            peer.stdin.write(json.dumps({"job": index, "threads": threads, "images": images}) + "\n")
             peer.stdin.flush()
             took = json.loads(peer.stdout.readline())["seconds"]
             self.speed[threads].append(images / took)
-            self.share[threads] = max(4, min(self.images, int(seconds * images / took)))
+            self.count[threads] = max(4, min(self.images, int(seconds * images / took)))
 
     def median(self, who: Any) -> float:
+        """Median images per second over the rounds."""
         return statistics.median(self.speed[who])
 
     @property
     def peer(self) -> float:
-        return max(self.median(threads) for threads in self.share)
+        """The peer's median images per second, with the faster number of threads."""
+        return max(self.median(threads) for threads in self.count)
 
     def apart(self) -> tuple[int, float]:
-        """The largest and the mean difference, in levels, that decoding at a smaller scale makes."""
+        """The largest and the mean difference, in levels, that decoding at a reduced scale makes."""
         most, means = 0, []
         for file in sorted(set(self.files)):
             shrunk, whole = (
@@ -105,7 +109,7 @@ def write(folder: Path, count: int, size: tuple[int, int], suffix: str) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one short round, to check that it runs")
     quick = parser.parse_args().quick
     rounds, seconds = (1, 0.5) if quick else (ROUNDS, 3.0)
     subprocess.run([PEERS / "setup.sh"], check=True)
@@ -133,10 +137,10 @@ def main() -> None:
         with _Reader(tiled) as first, _Reader(whole) as second:
             readers = {tiled: first, whole: second}
             for i in range(rounds + 1):
-                for place, race in enumerate(races):
+                for index, race in enumerate(races):
                     race.ours(readers[race.model])
-                    race.theirs(peer, place, seconds)
-                    if i == 0:  # the first round warms up
+                    race.theirs(peer, index, seconds)
+                    if i == 0:  # the first round is a warm-up
                         race.speed = {who: [] for who in race.speed}
         peer.kill()
         apart = {race.name: race.apart() for race in races}

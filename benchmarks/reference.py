@@ -1,9 +1,9 @@
-"""What Lensmith is held against on a GPU: the reference recipe's training, and the usual ways to score one image.
+"""What Lensmith is compared with on a GPU: training by the reference recipe, and the usual ways to score one image.
 
-The recipe is the public post's: the whole sequence of question, image and answer, the loss on all its tokens, four
-images at a time gathered four times, gradient checkpointing, LoRA r 16 on Llama's layer names (of which LFM2 has q, k
-and v, in the vision tower too). In TRL's SFTTrainer where that can be used, else the same computation as a plain loop.
-AdamW is torch's, where the post has the 8-bit one.
+The recipe is the public post's: full sequences of question, image and answer, the loss on all tokens, micro-batches of
+four images with four steps of gradient accumulation, gradient checkpointing, and LoRA r 16 on Llama's layer names (of
+which LFM2 has q, k and v, in the vision tower too). It runs in TRL's SFTTrainer if that can be used, else as a plain
+loop of the same computation. AdamW is torch's, where the post uses the 8-bit one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 
 def load(folder: Path, device: torch.device) -> Model:
-    """transformers' own model in bfloat16, with its own attention. Lensmith's class around it prepares images and words
-    and runs nothing."""
+    """transformers' own model in bfloat16, with its own attention. Lensmith's class around it only prepares images and
+    text."""
     from transformers import AutoTokenizer, Lfm2VlForConditionalGeneration
 
     from lensmith.models.families.lfm2_vl import Model as Lfm2Vl
@@ -44,7 +44,7 @@ def load(folder: Path, device: torch.device) -> Model:
 def inputs(
     model: Model, prompt: Prompt, images: Sequence[Image.Image], answers: Sequence[Sequence[int]]
 ) -> dict[str, Tensor]:
-    """What transformers' forward pass takes: images of one size, each with an answer, padded to the right."""
+    """Inputs of transformers' forward pass: images of one size, each with an answer, padded on the right."""
     views = torch.stack([model.prepare(image)[0] for image in images])
     n, _, height, width = views.shape
     p, rows, columns = model.patch, height // model.patch, width // model.patch
@@ -62,7 +62,7 @@ def inputs(
 
 
 class Plain:
-    """The recipe as a plain loop of PyTorch and PEFT, on the same images again and again."""
+    """The recipe as a plain loop of PyTorch and PEFT, repeated on the same images."""
 
     name = "plain PyTorch and PEFT, as TRL could not be used"
 
@@ -82,7 +82,7 @@ class Plain:
         self.optimizer = torch.optim.AdamW(self.weights, 2e-4, weight_decay=0.01, fused=True)
 
     def step(self) -> float:
-        """One step; gives its mean loss over tokens."""
+        """Take one step, and return its mean loss over tokens."""
         total = 0.0
         for batch in self.batches:
             learned = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -114,8 +114,8 @@ def by_trl(
     steps: int,
     warm: int,
 ) -> tuple[list[float], int]:
-    """Seconds of `steps` steps of the recipe in SFTTrainer, and its tokens a sequence. Raises ImportError, and whatever
-    TRL or transformers' image processor raise where they can't be used."""
+    """Seconds of `steps` steps of the recipe in SFTTrainer, and the tokens of a sequence. Raises ImportError, and
+    whatever TRL or transformers' image processor raise if they can't be used."""
     from datasets import Dataset, List
     from datasets import Image as Pictures
     from peft import LoraConfig
@@ -152,7 +152,7 @@ def by_trl(
 
 
 def one_by_one(model: Model, prompt: Prompt) -> Callable[[Image.Image], int]:
-    """The best label by a whole forward pass for each: the brute force."""
+    """The best label by one full forward pass for each label: brute force."""
     answers = [forms[0] for forms in prompt.answers]
 
     @torch.inference_mode()
@@ -160,7 +160,7 @@ def one_by_one(model: Model, prompt: Prompt) -> Callable[[Image.Image], int]:
         scores = []
         for answer in answers:
             given = inputs(model, prompt, [image], [answer])
-            given.pop("attention_mask")  # nothing is padded, and a mask would only cost time
+            given.pop("attention_mask")  # nothing is padded, so a mask would only cost time
             logits = model.network(**given, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1]
             said = torch.tensor(answer, device=model.device)[:, None]
             scores.append(logits.float().log_softmax(-1).gather(1, said).sum())
@@ -173,7 +173,7 @@ def by_outlines(
     folder: Path, model: Model, question: QuestionOptions, labels: Sequence[str]
 ) -> Callable[[Image.Image], int]:
     """A label by Outlines' constrained generation. Raises ImportError, and whatever Outlines or transformers' image
-    processor raise where they can't be used."""
+    processor raise if they can't be used."""
     import outlines  # type: ignore[import-not-found]
     from transformers import AutoProcessor
 
@@ -182,7 +182,7 @@ def by_outlines(
     longest = max(len(ids) for ids in processor.tokenizer(list(labels), add_special_tokens=False)["input_ids"])
 
     def run(image: Image.Image) -> int:
-        image.format = image.format or "PNG"  # which Outlines asks for
+        image.format = image.format or "PNG"  # Outlines requires one
         chat = outlines.inputs.Chat(messages(question, labels, None, image=outlines.inputs.Image(image)))
         answer = generate(chat, max_new_tokens=2 * longest + 1, do_sample=False)
         return list(labels).index(answer) if answer in labels else -1

@@ -1,18 +1,18 @@
-"""Claim: the exact best label costs a small part of what others take for it, and is the same.
+"""Claim: Lensmith finds the exact best label in a small fraction of the time that others take, and the same label.
 
-One model (nano), one question of about 600 tokens, the same photographs from the same PNG files, reading included,
-both sides in bfloat16, in which nano is stored; answers are held against brute force in float32 as well.
-Lensmith searches the label trie for the best label, end token included, on a past that all images share. Against it,
-in an environment of their own (benchmarks/peers/):
+All use one model (nano), one question of about 600 tokens, and the same photographs from the same PNG files. Times
+include reading the files. All compute in bfloat16, the format in which nano is stored; answers are also compared with
+brute force in float32. Lensmith searches the label trie for the best label, end token included, on a prefix that all
+images share. The peers run in their own environment (benchmarks/peers/):
 
-- `outlines`: constrained generation, one image at a time, as the post did that Lensmith began with;
-- `per_label`: transformers' forward pass for each label of each image, one at a time or padded in batches of labels
-  (the faster of the two counts): the brute force that the answers must equal;
+- `outlines`: constrained generation, one image at a time, as in the public post that Lensmith started from;
+- `per_label`: transformers' forward pass for each label of each image, one at a time or in padded batches of labels
+  (the faster of the two counts): brute force, whose answers Lensmith's must equal;
 - `decision`: transformers' own `pipeline("decision")` on the same single-token codes.
 
-They take turns, so that a noisy machine is noisy for all; a ratio is that of the medians over the rounds.
+They take turns, so that a noisy machine affects all alike. A ratio is that of the medians over the rounds.
 
-Run: python benchmarks/scoring.py [--quick]   (six minutes, the first time more; the last line is JSON)
+Run: python benchmarks/scoring.py [--quick]   (six minutes, longer the first time; the last line is JSON)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lensmith.data import decode_image, open_data
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.question import codes, make_prompt, make_question
 from lensmith.models.base import Model
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 PEERS = Path(__file__).parent / "peers"
 OURS, ROUNDS = 512, 5
@@ -70,8 +70,8 @@ class Race:
         self.versions = self._read()["versions"]
         self.speed: dict[str, list[float]] = {peer: [] for peer in ["lensmith", *self.peers]}
         self.answers: dict[str, dict[int, str]] = {peer: {} for peer in self.speed}
-        self.share = dict.fromkeys(self.peers, 2)
-        """Images of a peer's turn."""
+        self.count = dict.fromkeys(self.peers, 2)
+        """Peer -> images in its next turn."""
 
     def _read(self) -> Any:
         assert self.process.stdout
@@ -81,18 +81,18 @@ class Race:
         return json.loads(line)
 
     def turn(self, seconds: float, warm: bool) -> None:
-        """Everyone once; peers are given as many images as they do in so many seconds."""
+        """One turn of each side. A peer gets the number of images that it scored in `seconds` in its last turn."""
         for peer in self.peers:
             start = (len(self.answers[peer]) if warm else 0) % len(self.files)
-            places = [(start + i) % len(self.files) for i in range(self.share[peer])]
+            indices = [(start + i) % len(self.files) for i in range(self.count[peer])]
             assert self.process.stdin
-            self.process.stdin.write(json.dumps({"peer": peer, "images": places}) + "\n")
+            self.process.stdin.write(json.dumps({"peer": peer, "images": indices}) + "\n")
             self.process.stdin.flush()
-            found = self._read()
+            reply = self._read()
             if warm:
-                self.speed[peer].append(len(places) / found["seconds"])
-                self.answers[peer] |= dict(zip(places, found["answers"], strict=True))
-            self.share[peer] = max(2, min(len(self.files), int(seconds * len(places) / found["seconds"])))
+                self.speed[peer].append(len(indices) / reply["seconds"])
+                self.answers[peer] |= dict(zip(indices, reply["answers"], strict=True))
+            self.count[peer] = max(2, min(len(self.files), int(seconds * len(indices) / reply["seconds"])))
         items = ((str(i), None, partial(decode_image, file, name=file.name)) for i, file in enumerate(self.files))
         clock = time.perf_counter()
         done = list(predict(self.classifier, items))
@@ -101,21 +101,22 @@ class Race:
             self.answers["lensmith"] = {int(p.id): str(p.predicted) for p in done}
 
     def ratio(self, *peers: str) -> float:
-        """Lensmith's images a second over those of the fastest of the peers."""
+        """Lensmith's images per second divided by those of the fastest of these peers."""
         return round(self.median("lensmith") / max(self.median(peer) for peer in peers), 1)
 
     def median(self, who: str) -> float:
+        """Median images per second over the rounds."""
         return statistics.median(self.speed[who])
 
     def agree(self, peer: str) -> tuple[int, int]:
-        """Images that a peer gave Lensmith's answer to, and images it did."""
+        """How many images a peer answered as Lensmith did, and how many it answered."""
         theirs = self.answers[peer]
         return sum(self.answers["lensmith"][i] == label for i, label in theirs.items()), len(theirs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one short round, to check that it runs")
     rounds, seconds = (1, 1.0) if parser.parse_args().quick else (ROUNDS, 4.0)
     subprocess.run([PEERS / "setup.sh"], check=True)
     model, exact = models.load_base(ModelOptions(dtype="bfloat16")), models.load_base(ModelOptions(dtype="float32"))
@@ -130,7 +131,7 @@ def main() -> None:
         by_code = QuestionOptions(text=text, system=system, answers="codes")
         races = [
             Race("10 labels", model, by_name, ten, files),
-            # A hundred lines are most of the 600 tokens; the rules would be of clothes.
+            # A hundred names are long enough without the system message, which is about clothes.
             Race("100 labels", model, QuestionOptions(text=text), hundred, files),
             Race("10 codes", model, by_code, ten, files),
             Race("10 labels, float32", exact, by_name, ten, files),
@@ -138,7 +139,7 @@ def main() -> None:
         ]
         for i in range(rounds + 1):
             for race in races:
-                race.turn(seconds, warm=i > 0)  # the first round warms up
+                race.turn(seconds, warm=i > 0)  # the first round is a warm-up
         for race in races:
             race.process.kill()
     names, many, coded, *checks = races
@@ -149,7 +150,7 @@ def main() -> None:
         for peer in race.peers:
             same, n = race.agree(peer)
             print(f"{'':<29}{peer:<16}{race.median(peer):>9.2f}{race.ratio(peer):>12.1f} x  {same} of {n}")
-    # In bfloat16 two labels can come as close as its rounding, which differs between any two orders of adding up.
+    # In bfloat16 two labels can be closer than its rounding error, which depends on the order of summation.
     wrong = [r.name for r in checks for p in ("per_label", "per_label_batch") if r.agree(p)[0] < r.agree(p)[1]]
     print(
         json.dumps(

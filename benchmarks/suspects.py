@@ -1,10 +1,10 @@
-"""Claim: of labels that were flipped on purpose, at least 60 % are among as many suspects.
+"""Claim: of n labels that were flipped on purpose, at least 60 % are among the first n suspects.
 
-Flips 5 % of the labels of the demo's 3,000 training photographs, each to another class at random, writes all of them
-to folders, and looks for suspects with `lensmith suspects`; three draws. The rest of the suspects may be wrong too:
-Fashion-MNIST's own labels are not without error.
+Flips 5 % of the labels of the demo's 3,000 training photographs, each to a random other class, and writes all
+photographs to folders. `lensmith suspects` then searches for wrong labels. This is repeated with three random draws.
+The other suspects may be wrong too: Fashion-MNIST's own labels contain errors.
 
-Run: python benchmarks/suspects.py   (a minute or two; the last line is JSON)
+Run: python benchmarks/suspects.py   (one or two minutes; the last line is JSON)
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ import tempfile
 from pathlib import Path
 from statistics import fmean
 
-from lensmith.suspicion import suspects
-
+import lensmith
 from lensmith.config import load_recipe
 from lensmith.data import open_data
-from lensmith.progress import silent
 
-SHARE, DRAWS = 0.05, 3
+FLIPPED, DRAWS = 0.05, 3
 
 
 def one(folder: Path, seed: int) -> tuple[float, float, int, int]:
-    """The share of the flipped among as many suspects, and among all; how many were flipped, and how many suspects."""
+    """Flip labels, and search for suspects.
+
+    Returns:
+        The fraction of the n flipped labels that are among the first n suspects, and among all suspects; n; and the
+        number of suspects.
+    """
     dataset = open_data(load_recipe("demo-fashion", ["data.validation=0"]).data)
-    split, chance = dataset.train, random.Random(seed)
-    flipped = set(chance.sample(range(len(split)), round(SHARE * len(split))))
+    split, rng = dataset.train, random.Random(seed)
+    flipped = set(rng.sample(range(len(split)), round(FLIPPED * len(split))))
     for i, label in enumerate(split.labels):
-        given = chance.choice([other for other in dataset.labels if other != label]) if i in flipped else label
-        place = folder / "images" / given
-        place.mkdir(parents=True, exist_ok=True)
-        split.image(i).save(place / f"{i}.png")
+        given = rng.choice([other for other in dataset.labels if other != label]) if i in flipped else label
+        target = folder / "images" / given
+        target.mkdir(parents=True, exist_ok=True)
+        split.image(i).save(target / f"{i}.png")
     recipe = load_recipe(None, [f"data.uri={folder / 'images'}", "data.test=0"])
-    record = suspects(recipe, folder / "run", silent)
+    record = lensmith.suspects(recipe, folder / "run")
     with Path(record["table"]).open(newline="") as file:
-        found = [int(Path(row["file"]).stem) for row in csv.DictReader(file)]
-    first = flipped & set(found[: len(flipped)])
-    return len(first) / len(flipped), len(flipped & set(found)) / len(flipped), len(flipped), len(found)
+        suspects = [int(Path(row["file"]).stem) for row in csv.DictReader(file)]
+    first = flipped & set(suspects[: len(flipped)])
+    return len(first) / len(flipped), len(flipped & set(suspects)) / len(flipped), len(flipped), len(suspects)
 
 
 def main() -> None:
@@ -48,9 +51,9 @@ def main() -> None:
     for seed in range(DRAWS):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(one(Path(folder), seed))
-        first, whole, flipped, found = rows[-1]
+        first, among_all, flipped, suspects = rows[-1]
         print(
-            f"{flipped} flipped: {first:.1%} among the first {flipped} suspects, {whole:.1%} among all {found}",
+            f"{flipped} flipped: {first:.1%} among the first {flipped} suspects, {among_all:.1%} among all {suspects}",
             flush=True,
         )
     print(json.dumps({"found": round(fmean(r[0] for r in rows), 3), "least": round(min(r[0] for r in rows), 3)}))

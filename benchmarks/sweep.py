@@ -1,11 +1,10 @@
-"""Claim: a sweep of 20 trials costs at most 8 full trainings; two workers share the trials; and one that is killed and
-gone on with loses at most what a trial had done since its last checkpoint.
+"""Claim: a sweep of 20 trials costs at most 8 full trainings; two workers share the trials; and when one is killed and
+the sweep is resumed, at most the work since the trial's last checkpoint is lost.
 
-Sweeps learning rate, rank and mixing over 1,000 of the demo's photographs. Two workers begin; one is killed in the
-middle and a third takes its place. The cost is in shares of trainings, counted in steps; what the killed worker had
-done is known from its log.
+Sweeps learning rate, rank and mixing on 1,000 of the demo's photographs. Two workers start. One is killed midway, and a
+third takes over. The cost is in full trainings, counted in steps; the log of the killed worker's trial shows its steps.
 
-Run: python benchmarks/sweep.py   (a quarter of an hour on two cores; the last line is JSON)
+Run: python benchmarks/sweep.py   (15 minutes on two cores; the last line is JSON)
 """
 
 from __future__ import annotations
@@ -33,14 +32,13 @@ OPTIONS = [
 
 
 def start(*words: str) -> subprocess.Popen[bytes]:
+    """Start a worker: `lensmith` with these arguments."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # two workers on two cores
-    return subprocess.Popen(
-        [sys.executable, "-m", "lensmith", "sweep", *words], env=environment, stdout=subprocess.DEVNULL
-    )
+    return subprocess.Popen([sys.executable, "-m", "lensmith", *words], env=environment, stdout=subprocess.DEVNULL)
 
 
 def steps(run: Path) -> int:
-    """Training steps that the logs of all trials hold."""
+    """The number of training steps in the logs of all trials."""
     logs = [log.read_text() for log in (run / "trials").glob("*/metrics.jsonl")]
     return sum('"loss"' in line for text in logs for line in text.splitlines())
 
@@ -49,17 +47,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         clock = time.perf_counter()
-        first = start(*OPTIONS, "--run", str(run))
+        first = start("sweep", *OPTIONS, "--run", str(run))
         while not (run / "trials").exists():
             time.sleep(1)
-        second = start("--resume", str(run))
+        second = start("resume", str(run))
         while len(list((run / "trials").glob("*"))) < 6:
             time.sleep(1)
         time.sleep(10)
         before = steps(run)
         first.send_signal(signal.SIGKILL)
         first.wait()
-        third = start("--resume", str(run))
+        third = start("resume", str(run))
         time.sleep(20)
         codes = [second.wait(), third.wait()]
         seconds = time.perf_counter() - clock

@@ -1,10 +1,11 @@
-"""Claim: a model of LFM2-VL's true size trains and is scored on a plain two-core machine, by the code that runs nano.
+"""Claim: a model of LFM2-VL's true size can be trained and scored on an ordinary two-core machine, by the code that
+runs nano.
 
-Writes LFM2-VL-450M at its published shape with random weights (bfloat16) to a temporary folder, loads it as any other
-model, and times scoring and steps of LoRA on the decoder, after a question of about 620 tokens with 100 classes, on
-photographs of 32 and of 512 pixels. Seconds and memory don't depend on what weights say, but for scoring: random ones
-are sure of nothing, so that nearly all 100 answers are run for each image, which is the worst case. nano's tokenizer is
-used, whose answers have more tokens than LFM2's own.
+Writes LFM2-VL-450M at its published shape with random bfloat16 weights to a temporary folder, and loads it like any
+other model. Times scoring, and steps of LoRA on the decoder, with a question of about 620 tokens and 100 classes, on
+photographs of 32 and 512 pixels. Time and memory don't depend on the values of weights, with one exception: random
+weights give no confident answer, so scoring runs nearly all 100 answers for each image. That is the worst case. The
+tokenizer is nano's, whose answers have more tokens than with LFM2's.
 
 Run: python benchmarks/true_size.py [--size 450m|1.6b|3b|tiny]   (four minutes at 450m; the last line is JSON)
 """
@@ -37,10 +38,10 @@ from lensmith.engine.step import Step
 from lensmith.learn.loop import average
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
-from lensmith.models.tuning import attach, trainable, weight_groups
+from lensmith.models.tuning import attach, coverage, trainable, weight_groups
 from lensmith.models.views import Views
 from lensmith.records import Prediction
-from lensmith.runs.folder import provenance
+from lensmith.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from tests.models.published import Published
@@ -52,7 +53,7 @@ RULES = "Look at it twice."
 
 def shape(size: str) -> Published:
     """The published shape, or a tiny one of the same parts."""
-    sys.path.append(str(Path(__file__).parents[1]))  # this script runs from anywhere, and the tests are no package
+    sys.path.append(str(Path(__file__).parents[1]))  # the tests aren't installed, and this may be run anywhere
     from tests.models.published import PUBLISHED, Published
 
     if size != "tiny":
@@ -66,7 +67,7 @@ def shape(size: str) -> Published:
 
 @torch.no_grad()
 def write(size: str, folder: Path) -> None:
-    """A checkpoint of random weights, as its maker's folder looks, with nano's tokenizer and chat template."""
+    """Write a checkpoint of random weights, laid out as published, with nano's tokenizer and chat template."""
     from transformers import PreTrainedTokenizerFast
 
     published = shape(size)
@@ -94,7 +95,7 @@ def write(size: str, folder: Path) -> None:
 
 
 def write_apart(size: str, folder: Path) -> None:
-    """The same in a process of its own, whose memory does not count here."""
+    """The same in a separate process, so that its memory is not counted here."""
     subprocess.run([sys.executable, __file__, "--size", size, "--write", str(folder)], check=True)
 
 
@@ -104,7 +105,7 @@ def labels() -> list[str]:
 
 
 def ask(model: Model) -> tuple[QuestionOptions, Prompt]:
-    """A question of about `TOKENS` tokens before the image, 100 names among them."""
+    """A question of about `TOKENS` tokens before the image, including the 100 class names."""
     question = QuestionOptions(system="Sort pictures.")
     while len((prompt := make_prompt(model, question, labels())).before) < TOKENS - 10:
         question.system = f"{question.system} {RULES}"
@@ -112,7 +113,7 @@ def ask(model: Model) -> tuple[QuestionOptions, Prompt]:
 
 
 def photographs(count: int, side: int) -> list[Image.Image]:
-    """Pictures of (side, side) pixels: coarse shades and noise."""
+    """Images of (side, side) pixels: a coarse pattern and noise."""
     random = np.random.default_rng(side)
     coarse = random.integers(0, 200, (count, 4, 4, 3), dtype=np.uint8)
     large = [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR)) for one in coarse]
@@ -120,19 +121,19 @@ def photographs(count: int, side: int) -> list[Image.Image]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Training:
-    """Lensmith's training on the same images again and again: gradients, their mean, clipping and AdamW, as
-    `training.train` has them, without reading, validation and log.
+    """Lensmith's training, repeated on the same images: gradients, their mean, clipping and AdamW, as in
+    `learn.loop.train`, without reading images, validation and log.
 
     Args:
-        model: with something that learns.
+        model: with weights that learn (`tuning.attach`).
         side: of the photographs, in pixels.
-        kept: whether the frozen tower has seen the images before, as in every epoch but the first (`features`).
+        kept: whether the frozen tower's features are cached, as in every epoch but the first (`learn.feature_store`).
     """
 
     def __init__(self, model: Model, side: int, batch: int, kept: bool = False) -> None:
@@ -156,7 +157,7 @@ class Training:
         model.network.train()
 
     def step(self) -> float:
-        """One step; gives its mean loss."""
+        """Take one step, and return its mean loss."""
         losses = self.step_.gradients(self.images, self.parts, self.noise, 0)
         loss = average(self.weights, losses, self.parts, Processes())
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
@@ -166,7 +167,7 @@ class Training:
 
 
 def timed(step: Callable[[], float], device: torch.device, steps: int, warm: int) -> tuple[list[float], list[float]]:
-    """Seconds and losses of `steps` steps after `warm` others."""
+    """Seconds and losses of `steps` steps, after `warm` steps that are not measured."""
     seconds, losses = [], []
     for i in range(warm + steps):
         synchronize(device)
@@ -180,7 +181,7 @@ def timed(step: Callable[[], float], device: torch.device, steps: int, warm: int
 
 
 def scored(classifier: Classifier, images: Sequence[Image.Image]) -> tuple[float, list[Prediction]]:
-    """Seconds, and the best label of each image, prepared and scored."""
+    """Prepare and score images; the seconds it took, and the best label of each."""
     synchronize(classifier.model.device)
     start = time.perf_counter()
     found = list(predict(classifier, ((str(i), None, one.copy) for i, one in enumerate(images))))
@@ -189,7 +190,7 @@ def scored(classifier: Classifier, images: Sequence[Image.Image]) -> tuple[float
 
 
 def resident_peak() -> float:
-    """Most GB that this process has held at once so far."""
+    """Peak resident memory of this process so far, in GB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
 
 
@@ -219,12 +220,12 @@ def main() -> None:
             print(f"scored {side} px: {len(predictions)} in {taken:.1f} s", flush=True)
         found["scoring_peak_gb"] = resident_peak()
         del classifier
-        rows = attach(model, load_recipe(None, []).tune, labels())
-        found["learn"] = sum(row.parameters for row in rows)
+        attach(model, load_recipe(None, []).tune, labels())
+        found["learn"] = sum(row.parameters for row in coverage(model))
         for side in SIDES:
             for kept in (False, True):
                 training = Training(model, side, args.batch, kept)
-                timed(training.step, model.device, 1, 0)  # the first one at a size asks the system for memory
+                timed(training.step, model.device, 1, 0)  # the first step at a size allocates memory
                 seconds, losses = timed(training.step, model.device, STEPS, 0)
                 middle, what = statistics.median(seconds), f"{side}_px{'_kept' if kept else ''}"
                 row = {"step_s": round(middle, 2), "samples_per_s": round(args.batch / middle, 2)}

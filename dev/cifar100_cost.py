@@ -1,5 +1,5 @@
-"""Prints the table of docs/cifar100.md: what the recipe cifar100-lfm should take on a rented L40S, from each published
-shape. An estimate and no measurement: operations over 40 % of the card's listed rate.
+"""Prints the table of docs/cifar100.md: what the recipe cifar100-lfm should take on a rented L40S, for each published
+shape. This is an estimate, not a measurement: operations divided by 40 % of the card's listed rate.
 
 Run: python dev/cifar100_cost.py   (from the repository's root; takes a minute, needs no weights)
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lensmith.places.prices import PRICES
 from tests.models.published import PUBLISHED
 from tests.models.test_published import built
 
@@ -19,28 +18,29 @@ from lensmith.config import load_recipe
 from lensmith.measure.calibration import ENOUGH
 from lensmith.models.base import Model
 from lensmith.models.cost import operations
+from lensmith.places.modal.prices import PRICES
 
 RATE = 0.4 * 362e12
-"""40 % of the L40S's dense bfloat16 rate by NVIDIA's data sheet, in operations a second: the share aimed at."""
+"""40 % of the L40S's dense bfloat16 rate by NVIDIA's data sheet, in operations per second: the fraction aimed at."""
 QUESTION, TEXT, ANSWER = 620, 8, 3
-"""Tokens: the question with 100 classes, its end, an answer with its end."""
+"""Tokens: the question with 100 classes, its end after the image, an answer with its end token."""
 TRAIN, VALIDATION, TEST, CLASSES = 45_000, 5_000, 10_000, 100
-# The post's own figures, measured by others in another way (200 test images, carrickcheah/finetune-liquild-vlm).
+# The post's figures, measured by others in another way (200 test images, carrickcheah/finetune-liquild-vlm).
 POST = {"LFM2-VL-3B": ("54 %", "62 %", "86 %")}
 
 
 def hours(model: Model, images: int) -> float:
-    """Of evaluating (no images) or training on some, validation after each epoch and the test included."""
+    """Hours of evaluating (no images), or of training on some, with a validation after each epoch and the test."""
     recipe = load_recipe("cifar100-lfm")
     shape = tuple((3, *view) for view in model.sizes(32, 32))
     image = operations(model, shape, QUESTION, TEXT + ANSWER)
     look = image.vision_tower + image.projector
-    # An untrained model runs nearly all answers, a trained one a few.
+    # With an untrained model nearly all answers are run, with a trained one only a few.
     said = operations(model, (), QUESTION, ANSWER).language_model * (3 if images else CLASSES)
     total = (TEST + min(VALIDATION, ENOUGH)) * (look + image.language_model + said)
     if images:
         steps = recipe.train.epochs * images / recipe.train.batch_size
-        # Gradients go back through frozen weights, and are not taken of them: as much again as forwards.
+        # Gradients flow back through frozen weights but are not computed for them: as much again as the forward pass.
         step = operations(model, (), 0, QUESTION).language_model + recipe.train.batch_size * image.language_model
         total += images * look + steps * 2 * step
         total += recipe.train.epochs * VALIDATION * (look + image.language_model + said)

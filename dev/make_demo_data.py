@@ -1,6 +1,6 @@
 """Cut the demo of Fashion-MNIST that ships with Lensmith: 300 training and 200 test photographs of each class.
 
-A class is cut to the photographs with the smallest content hash, so a second run makes the same files.
+Of each class, the photographs with the smallest content hashes are kept, so a second run makes the same files.
 
     python dev/make_demo_data.py [/usr/share/datasets/fashion-mnist]
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -22,7 +23,8 @@ def main() -> None:
     NANO.mkdir(exist_ok=True)
     for name in FILES:
         shutil.copyfile(source / name, NANO / name)
-    save_processor(NANO, AutoTokenizer.from_pretrained(source))
+    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    save_processor(NANO, tokenizer)
     size = sum(path.stat().st_size for path in NANO.iterdir())
     print(f"{NANO}: {size:,} bytes")
 

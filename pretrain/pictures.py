@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
+import resvg_py  # type: ignore[import-not-found]
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_closing, binary_fill_holes
+from scipy.ndimage import binary_closing, binary_fill_holes  # type: ignore[import-untyped]
 
 SIZE = 64
 MIN_SETS = 3  # a name is kept if at least this many sets draw it ...

@@ -5,7 +5,8 @@ learns the language prior instead. So the tower learns first to tell the names a
 its mean feature, while the augmentation grows from mild to strong; then the whole model learns to answer questions,
 the tower at a fifth of the learning rate. Each stage runs for a number of minutes and lowers its learning rate to zero.
 
-In the second stage a prompt is shared by a group of pictures, and runs once for all of them (`lensmith.branches`).
+In the second stage a group of pictures shares a prompt, which runs once for all of them
+(`lensmith.engine.branches`).
 
 Run: python pretrain/train.py WORK_DIR --tower 45 --whole 30     (minutes, on two CPU cores)
      python pretrain/train.py WORK_DIR --whole 30 --from-tower   (the second stage alone)
@@ -206,7 +207,7 @@ def main() -> None:
     corpus = [n for c in concepts for n in ALSO.get(c, [c])] * 3
     corpus += [c.capitalize() for c in concepts] + [f" {c}" for c in concepts] + (WITH_LIST + WITHOUT_LIST) * 20
     tokenizer = make_tokenizer(corpus)
-    config = make_config(tokenizer)
+    config: Any = make_config(tokenizer)
     config.dtype = None
     model: Any = Lfm2VlForConditionalGeneration(config).float()
     # On a CPU the fused attention is slow at 16 tokens: its backward took half of each step (470, not 950 samples/s).

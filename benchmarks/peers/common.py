@@ -1,6 +1,6 @@
-"""What the peers share: torchvision beside a CPU torch, the question as chat messages, and the tokens it must become.
+"""What the peers share: torchvision with a CPU torch, the question as chat messages, and the tokens expected for it.
 
-To be imported before transformers.
+Import this module before transformers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-# PyPI's torchvision is built for CUDA: beside a CPU torch its operators don't load, and its import fails on these two.
+# PyPI's torchvision is built for CUDA: with a CPU torch its operators don't load, and its import fails at these two.
 operators = torch.library.Library("torchvision", "DEF")
 operators.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
 operators.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
@@ -26,7 +26,7 @@ def messages(job: Job, answer: str | None = None, **image: Any) -> list[dict[str
 
 
 def expanded(job: Job, processor: Any, inputs: Any, answer: str | None = None) -> list[int]:
-    """What the model should be fed: the chat template's text with the image's tokens written out, in tokens."""
+    """The expected input ids: the chat template's text, with the image's placeholder tokens written out."""
     text = processor.tokenizer.apply_chat_template(
         messages(job, answer), tokenize=False, add_generation_prompt=answer is None
     )

@@ -1,13 +1,14 @@
-"""What transformers' own processors (torchvision's kernels) make of pictures: the reference of ../parity.py.
+"""How transformers' own processors (torchvision's kernels) prepare pictures: the reference of ../parity.py.
 
-Run by ../parity.py as: parity.py FOLDER. FOLDER has a checkpoint's tokenizer and preprocessor_config.json in a folder
-named after each of `pictures.SETTINGS`. Jobs are lines of JSON on standard input, each answered by a line:
+Run by ../parity.py as: parity.py FOLDER. For each of `pictures.SETTINGS`, FOLDER has a folder of that name with a
+checkpoint's tokenizer and preprocessor_config.json. Jobs are lines of JSON on standard input; each is answered by a
+line:
 
-- {"setting", "case": [width, height, seed]}: {"words", "ids", "shapes", "lengths"}, which are the image's place in the
-  prompt written out, its tokens, rows and columns of each tile's patches, and the unmasked patches of each; and
-  FOLDER/values.npy, (tiles, patches, values).
-- {"setting", "sizes": [[height, width], ...]}: a list, for each the sizes of its views, which are the grid of tiles, if
-  it is cut, and the whole; null for one that is refused.
+- {"setting", "case": [width, height, seed]}: {"words", "ids", "shapes", "lengths"}, which are the image's placeholder
+  in the prompt written out, its tokens, the rows and columns of each tile's patches, and the number of unmasked patches
+  of each tile; and FOLDER/values.npy, (tiles, patches, values).
+- {"setting", "sizes": [[height, width], ...]}: a list with the sizes of the views of each: the grid of tiles if the
+  image is split, and the complete image; null for an image that is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def lfm2_vl(tokenizer: Any, settings: dict[str, Any], image: Any) -> Made:
 def lfm3_vl(tokenizer: Any, settings: dict[str, Any], image: Any) -> Made:
     processor = Qwen2VLImageProcessor(**settings)
     made = processor(image, return_tensors="pt")
-    # The whole processor would want a video processor too.
+    # The complete processor would require a video processor too.
     this: Any = SimpleNamespace(image_processor=processor, image_token="<|image_pad|>")
     words = Lfm3VlProcessor.replace_image_token(this, made, 0)
     rows, columns = made["image_grid_thw"][0, 1:].tolist()

@@ -1,8 +1,8 @@
-"""Images a second of Pillow and transformers' own LFM2-VL image processor: the peer of ../preparing.py.
+"""Images per second of Pillow and transformers' own LFM2-VL image processor: the peer of ../preparing.py.
 
-Run by ../preparing.py as: preparing.py JOB.json, a list of {"files", "settings"}. Each line of standard input is
-{"job": its index, "threads", "images": how many}; each is answered by a line {"seconds"}. Several threads prepare one
-image each; one thread leaves the cores to PyTorch.
+Run by ../preparing.py as: preparing.py JOBS.json, a list of {"files", "settings"}. Each line of standard input is
+{"job": index in the list, "threads", "images": number}; each is answered by a line {"seconds"}. Several threads prepare
+one image each; a single thread leaves the cores to PyTorch.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""Other ways to choose one of a few labels for an image with a small vision-language model, for a race with Lensmith.
+"""Other ways to choose one of a few labels for an image with a small vision-language model, to compare with Lensmith.
 
-The same weights, words and images, in an environment of their own (see README.md). The process loads everything, then
-runs one peer at a time on request, so that both sides of a race can take turns in one run:
+They use the same weights, text and images, in a separate environment (see README.md). The process loads everything,
+then runs one peer at a time on request, so that both sides can take turns in one run:
 
     benchmarks/peers/.venv/bin/python benchmarks/peers/scoring.py JOB.json
 
 JOB.json: {"model": folder, "system": text or null, "text": user text with the labels filled in, "labels": [...],
            "images": [PNG paths], "threads": n, "dtype": "float32" or "bfloat16",
-           "rows": labels of one batch for `per_label_batch` (default 8; on two cores 32 and more were much slower),
-           "codes": [one single-token code for each label, for `decision` only],
-           "peers": [those to prepare; default: all that the job allows]}
+           "rows": labels in a batch of `per_label_batch` (default 8; on two cores 32 and more were much slower),
+           "codes": [a single-token code for each label, for `decision` only],
+           "peers": [peers to load; default: all that the job allows]}
 stdout:   {"ready": true, "versions": {...}, "prompt": [token ids of the question with the first image]}
 stdin:    {"peer": name, "images": [indices]}, one line for each turn
 stdout:   {"seconds": s, "answers": [label or null, ...], "scores": [[one for each label], ...] or null}
 
-Seconds include reading the images and exclude loading. Scores are log-probabilities of whole answers (`per_label...`)
-or probabilities of codes (`decision`).
+Seconds include reading the images, and exclude loading the model. Scores are log-probabilities of complete answers
+(`per_label...`) or probabilities of codes (`decision`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.decision import DecisionConfig
 
 Peer = Callable[[str], tuple[str | None, list[float] | None]]
-"""The path of an image -> its label (None: no label came out), and a score for every label."""
+"""The path of an image -> its label (None if no label was generated), and a score for every label."""
 
 
 def read(path: str) -> Image.Image:
     with Image.open(path) as image:
         picture = image.convert("RGB")
-        picture.format = image.format  # Outlines insists on one
+        picture.format = image.format  # Outlines requires one
     return picture
 
 
@@ -54,7 +54,7 @@ def check(job: Job, processor: Any, inputs: Any, peer: str) -> None:
 
 
 def constrained(job: Job, model: Any, processor: Any) -> Peer:
-    """Outlines: greedy generation that can only write a label, one image at a time."""
+    """Outlines: greedy generation constrained to the labels, one image at a time."""
     wrapped = outlines.from_transformers(model, processor)
     generate = outlines.Generator(wrapped, Literal[tuple(job["labels"])])
     longest = max(len(ids) for ids in processor.tokenizer(job["labels"], add_special_tokens=False)["input_ids"])
@@ -63,7 +63,7 @@ def constrained(job: Job, model: Any, processor: Any) -> Peer:
         return outlines.inputs.Chat(messages(job, image=outlines.inputs.Image(read(path))))
 
     def run(path: str) -> tuple[str | None, None]:
-        # Alternative spellings of a label in tokens can be longer than the usual one.
+        # A label can be tokenised in other ways than the usual one, and these can be longer.
         answer = generate(chat(path), max_new_tokens=2 * longest + 1, do_sample=False)
         return (answer if answer in job["labels"] else None), None
 
@@ -72,7 +72,7 @@ def constrained(job: Job, model: Any, processor: Any) -> Peer:
 
 
 def per_label(job: Job, model: Any, processor: Any, rows: int = 1) -> Peer:
-    """The whole question and an answer through the plain forward pass, `rows` answers at a time in a padded batch."""
+    """A plain forward pass over the full question and an answer, `rows` answers at a time in a padded batch."""
     tokenizer = processor.tokenizer
     prompt = tokenizer.apply_chat_template(messages(job), tokenize=False, add_generation_prompt=True)
     spelled = tokenizer(job["labels"], add_special_tokens=False)["input_ids"]
@@ -85,7 +85,7 @@ def per_label(job: Job, model: Any, processor: Any, rows: int = 1) -> Peer:
         longest = max(map(len, group))
         tail = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in group])
         inside = torch.arange(longest) < torch.tensor([len(ids) for ids in group])[:, None]
-        # No mask: padding stands to the right, where causal layers don't see it, and a mask would only cost time.
+        # No mask: padding is on the right, where causal layers don't see it, and a mask would only cost time.
         logits = model(
             input_ids=torch.cat([seen["input_ids"].expand(len(group), -1), tail], 1),
             **{
@@ -110,8 +110,8 @@ def per_label(job: Job, model: Any, processor: Any, rows: int = 1) -> Peer:
     return run
 
 
-# The model's own chat template, with the variables of a decision request. The image's place in the state's text comes
-# as a list of parts.
+# The model's own chat template, with the variables of a decision request. The state comes as a list of parts, text and
+# image.
 DECISION_TEMPLATE = """
 {{- bos_token -}}
 {%- if question.instructions -%}
@@ -126,8 +126,8 @@ DECISION_TEMPLATE = """
 def decision(job: Job, model: Any, processor: Any) -> Peer:
     """transformers' decision pipeline: the next-token logits of the labels' codes after one forward pass.
 
-    What has to differ from the question: each line of the class list begins with the label's code, because options
-    must be single tokens ("A. coat" for "coat"), and the answer is that code, with no end token.
+    Two things differ from the question: each line of the class list begins with the label's code ("A. coat" for
+    "coat"), because options must be single tokens; and the answer is that code, without an end token.
     """
     coded = [f"{code}. {label}" for code, label in zip(job["codes"], job["labels"], strict=True)]
     text = job["text"].replace("\n".join(job["labels"]), "\n".join(coded))
@@ -167,7 +167,7 @@ def main() -> None:
     torch.set_num_threads(job["threads"])
     model = AutoModelForImageTextToText.from_pretrained(job["model"], dtype=job["dtype"], local_files_only=True).eval()
 
-    def processor() -> Any:  # one for each peer: some of them change theirs
+    def processor() -> Any:  # one for each peer, because some peers modify theirs
         return AutoProcessor.from_pretrained(job["model"], local_files_only=True)
 
     names = job.get("peers") or [name for name in PEERS if name != "decision" or job.get("codes")]

@@ -1,4 +1,4 @@
-"""The memory that a piece of work takes in tensors, as PyTorch's allocator tells it: what a GPU would be asked for."""
+"""The peak memory of tensors in a piece of work, as PyTorch's allocator reports it: what a GPU would need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def tensor_peak(work: Callable[[], Any]) -> int:
-    """Bytes of tensors alive at once, at most, above those alive when the work begins."""
+    """Peak bytes of tensors alive at once, above those alive when `work` begins."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         work()
     now = most = 0

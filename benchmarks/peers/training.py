@@ -1,22 +1,23 @@
-"""The reference recipe of fine-tuning a vision-language model on labels, in TRL's SFTTrainer, to race Lensmith against.
+"""The reference recipe of fine-tuning a vision-language model on labels, in TRL's SFTTrainer, to compare with Lensmith.
 
-As the public post's script has it: the loss covers the full prompt, the bare label is the answer, LoRA hits Llama's
-names wherever they end a module's name (q, k and v here, in decoder and vision tower; LFM2's other layers have other
-names), gradient checkpointing, batches of 4 gathered 4 times. In an environment of its own (see README.md):
+As in the public post's script: the loss covers the full prompt; the bare label is the answer; LoRA is on modules whose
+names end in Llama's layer names (q, k and v here, in decoder and vision tower; LFM2's other layers have other names);
+gradient checkpointing; micro-batches of 4 with 4 steps of gradient accumulation. It runs in a separate environment (see
+README.md):
 
     benchmarks/peers/.venv/bin/python benchmarks/peers/training.py JOB.json
 
 JOB.json: {"model": folder, "labels": [...], "system": text or null, "text": user text with the labels filled in,
            "train": [[PNG path, label], ...], "epochs": n, "max_steps": n or null, "seed": n, "threads": n,
            "dtype": "float32" or "bfloat16" (autocast; weights are float32 either way), "out": folder for the adapter,
-           "tensors": true to count the memory of tensors as well, which is slow,
-           "answer_only": true for a loss over the answer alone, as the recipe does not have it}
+           "tensors": true to measure the memory of tensors too, which is slow,
+           "answer_only": true for a loss over the answer alone, unlike the recipe}
 stdout:   {"versions": {...}, "trainable": n, "tokens": of the question with the image, "rss_before": bytes}
           {"step": n, "seconds": since training started, "loss": mean over tokens}, after each optimizer step
           {"done": true, "seconds": s, "samples": seen, "rss_peak": bytes, "tensor_peak": bytes or null, "out": folder}
 
-Seconds include reading the images and exclude loading. It refuses to start if a batch has other tokens than the chat
-template's with the image written out, or if the loss covers others than it should.
+Seconds include reading the images, and exclude loading the model. The script refuses to start if a batch has other
+tokens than the chat template's with the image written out, or if the loss covers other tokens than it should.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 from trl import SFTConfig, SFTTrainer
 
 BATCH = 16
-"""Samples of an optimizer step: 4 at a time, gathered 4 times. An epoch's last step has what is left."""
+"""Samples per optimizer step: micro-batches of 4, accumulated over 4. An epoch's last step has the remainder."""
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -66,12 +67,12 @@ def options(job: Job) -> SFTConfig:
         per_device_train_batch_size=4,
         gradient_accumulation_steps=BATCH // 4,
         learning_rate=2e-4,
-        warmup_steps=0.1,  # a share; the schedule is the default, linear to zero
+        warmup_steps=0.1,  # a fraction; the schedule is the default, linear to zero
         weight_decay=0.01,
-        optim="adamw_torch",  # adamw_8bit of the post needs CUDA
+        optim="adamw_torch",  # the post's adamw_8bit needs CUDA
         gradient_checkpointing=True,
         bf16=job["dtype"] == "bfloat16",
-        max_length=None,  # otherwise questions of more than 1,024 tokens are cut
+        max_length=None,  # otherwise questions of more than 1,024 tokens are truncated
         use_cpu=True,
         seed=job["seed"],
         logging_steps=1,
@@ -82,7 +83,7 @@ def options(job: Job) -> SFTConfig:
 
 
 def examples(job: Job) -> Dataset:
-    """Messages, and images that are read when a batch is made."""
+    """Messages, and images that are read when a batch is built."""
     rows: dict[str, list[Any]] = {"images": [[path] for path, _ in job["train"]]}
     if job["answer_only"]:
         rows["prompt"] = [messages(job) for _ in job["train"]]
@@ -93,7 +94,7 @@ def examples(job: Job) -> Dataset:
 
 
 def check(job: Job, processor: Any, batch: Any) -> None:
-    """The first batch: the chat template's tokens, all of them in the loss."""
+    """Check the first batch: it has the chat template's tokens, and the loss covers those it should."""
     expected = [expanded(job, processor, batch, label) for label in job["labels"]]
     for ids, mask, targets in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         if ids[mask == 1].tolist() not in expected:
