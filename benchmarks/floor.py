@@ -66,7 +66,7 @@ def operations(
         n * (2 * weights["vision_tower"] + 4 * vision.num_hidden_layers * vision.hidden_size * own)
         for n, own in model.patches(shape)
     )
-    merged = sum(h * w // model.step**2 for _, h, w in shape)
+    merged = sum(h * w // model.token_side**2 for _, h, w in shape)
     return {
         "question": before * each + looks * before * before / 2,
         "image": batch * (image * each + looks * image * (before + image / 2)),
