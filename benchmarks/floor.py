@@ -65,7 +65,7 @@ def operations(
         n * (2 * weights["vision_tower"] + 4 * vision.num_hidden_layers * vision.hidden_size * attended)
         for n, attended in model.patches(shape)
     )
-    merged = sum(h * w // model.step**2 for _, h, w in shape)
+    merged = sum(h * w // model.token_side**2 for _, h, w in shape)
     return {
         "question": before * linear + attention * before * before / 2,
         "image": batch * (image * linear + attention * image * (before + image / 2)),

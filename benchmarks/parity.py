@@ -100,9 +100,8 @@ def same_sizes(model: Model, original: Original, setting: str) -> tuple[int, int
     the budget or refuses the image."""
     rng = np.random.default_rng(0)
     anything = np.exp2(rng.uniform(0, 14, (SIZES // 2, 2))).astype(int)
-    near = rng.integers(1, 80, (SIZES // 2, 2)) * model.step // 2 + rng.integers(
-        -1, 2, (SIZES // 2, 2)
-    )  # where rounding matters
+    side = model.token_side
+    near = rng.integers(1, 80, (SIZES // 2, 2)) * side // 2 + rng.integers(-1, 2, (SIZES // 2, 2))  # roundings
     sizes = [(int(high), int(wide)) for high, wide in np.concatenate([anything, near])]
     equal = unequal = beyond = 0
     for size, views in zip(sizes, original.views(setting, sizes), strict=True):
@@ -119,7 +118,7 @@ def same_sizes(model: Model, original: Original, setting: str) -> tuple[int, int
 def most(model: Model) -> int:
     """The budget of an image that is not split, in pixels."""
     assert isinstance(model, lfm2_vl.Model | lfm3_vl.Model)
-    return model.most
+    return model.max_pixels
 
 
 def recorded(model: Model, case: pictures.Case, found: dict[str, Any], values: torch.Tensor) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def recorded(model: Model, case: pictures.Case, found: dict[str, Any], values: t
     tiles = []
     for k, (tile, length) in enumerate(zip(values, found["lengths"], strict=True)):
         levels = fed.levels(model, tile[:length])
-        some = levels[pictures.places(k, POINTS, len(levels))]
+        some = levels[pictures.sample_indices(k, POINTS, len(levels))]
         assert (some - some.round()).abs().max() < 0.01
         tiles.append([round(float(levels.double().mean()), 3), some.round().int().tolist()])
     return {"case": case, "shapes": found["shapes"], "words": pictures.runs(found["words"]), "tiles": tiles}

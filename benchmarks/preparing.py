@@ -56,7 +56,7 @@ class Race:
 
     def ours(self, reader: _Reader) -> None:
         """Lensmith's turn: reading and preparing, then decoding alone."""
-        decode = [partial(decode_image, f, name=f.name, enough=self.model.enough) for f in self.files]
+        decode = [partial(decode_image, f, name=f.name, enough=self.model.sufficient_size) for f in self.files]
         clock = time.perf_counter()
         reader.read([(file.name, None, image) for file, image in zip(self.files, decode, strict=True)])
         self.speed["lensmith"].append(self.images / (time.perf_counter() - clock))
@@ -91,7 +91,7 @@ class Race:
         for file in sorted(set(self.files)):
             shrunk, whole = (
                 self.model.prepare(decode_image(file, name=file.name, enough=enough))
-                for enough in (self.model.enough, None)
+                for enough in (self.model.sufficient_size, None)
             )
             for mine, theirs in zip(shrunk, whole, strict=True):
                 differences = (mine.int() - theirs.int()).abs()

@@ -47,7 +47,7 @@ def inputs(
     """Inputs of transformers' forward pass: images of one size, each with an answer, padded on the right."""
     views = torch.stack([model.prepare(image)[0] for image in images])
     n, _, height, width = views.shape
-    p, rows, columns = model.patch, height // model.patch, width // model.patch
+    p, rows, columns = model.patch_side, height // model.patch_side, width // model.patch_side
     patches = (views.float() / 255 - 0.5) / 0.5
     patches = patches.view(n, 3, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, -1)
     count = model.tokens(((3, height, width),))

@@ -227,7 +227,7 @@ def main() -> None:
 
         def tower_loss(batch: Any) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16):
-                logits = head(see(model, batch[0]).float().mean(1))
+                logits = head(encode_images(model, batch[0]).float().mean(1))
             return F.cross_entropy(logits.float(), batch[1], label_smoothing=0.05)
 
         @torch.no_grad()
@@ -241,7 +241,7 @@ def main() -> None:
             for kind, pool in (("thing", thing), ("digit", np.array(pictures.digits))):
                 labels = rng.choice(pool, 512)
                 with torch.autocast("cpu", torch.bfloat16):
-                    found = head(see(model, pictures.draw(labels, rng)).float().mean(1)).argmax(1)
+                    found = head(encode_images(model, pictures.draw(labels, rng)).float().mean(1)).argmax(1)
                 out[f"held_out_{kind}"] = (found == torch.from_numpy(labels)).float().mean().item()
             torch.set_rng_state(state)
             return out
@@ -261,7 +261,7 @@ def main() -> None:
     def whole_loss(batch: Any) -> Tensor:
         patches, groups = batch
         with torch.autocast("cpu", torch.bfloat16):
-            features = see(model, patches)
+            features = encode_images(model, patches)
             images = core.multi_modal_projector(features.view(-1, 4, 4, features.shape[-1])).flatten(1, 2)
             hidden, targets = [], []
             for image, (ids, answers) in zip(images.split(GROUP), groups, strict=True):

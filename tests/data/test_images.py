@@ -239,7 +239,7 @@ def test_a_model_is_shown_almost_the_same_from_a_shrunk_image(
     # be divisible: otherwise the last row is less than a pixel, but counts as one.
     soft = Image.fromarray(np.random.default_rng(2).integers(64, 192, (6, 4, 3), dtype=np.uint8))
     data = encoded(soft.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90, exif=exif)
-    shrunk = decode_image(data, name="photo", enough=photo_model.enough)
+    shrunk = decode_image(data, name="photo", enough=photo_model.sufficient_size)
     assert shrunk.size[0] < decoded(data).size[0], "otherwise there is nothing to compare"
     from_shrunk, from_full = photo_model.prepare(shrunk), photo_model.prepare(decoded(data))
     assert shape_of(from_shrunk) == shape_of(from_full)

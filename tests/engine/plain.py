@@ -1,4 +1,4 @@
-"""The plain forward pass, by transformers' own code and attention, one sequence at a time: what all else must equal."""
+"""The plain forward pass: transformers' own code and attention, one sequence at a time. The reference for all else."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PATCH = 16
 
 
 def log_probability(model: Model, prompt: Prompt, image: Tensor, answer: Sequence[int], smooth: float = 0.0) -> Tensor:
-    """Log-probability of an answer to the question about a (3, H, W) image, with gradients; or, with smoothing over the
-    vocabulary, what training makes of it."""
+    """Log-probability of an answer to the question about a (3, H, W) image, with gradients. With `smooth`, minus the
+    training loss with label smoothing over the vocabulary."""
     network: Any = model.network
     text = network.model.language_model
     text.set_attn_implementation("eager")

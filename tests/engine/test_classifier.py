@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lensmith.config import QuestionOptions
-from lensmith.engine.classifier import MOST, TOLERANCE, Classifier, Item, predict, windows
+from lensmith.engine.classifier import MAX_BATCH, TOLERANCE, Classifier, Item, predict, windows
 from lensmith.engine.labels import Scores
 from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
@@ -19,7 +19,7 @@ from lensmith.records import Calibration
 LABELS = ["circle", "square", "red square"]
 
 
-def picture(width: int, height: int, shade: int) -> Callable[[], Image.Image]:
+def reader(width: int, height: int, shade: int) -> Callable[[], Image.Image]:
     return lambda: Image.new("RGB", (width, height), (shade, 255 - shade, shade // 2))
 
 
@@ -29,27 +29,29 @@ def broken() -> Image.Image:
 
 def test_predictions_keep_the_order_whatever_the_sizes(tiny: Model) -> None:
     sizes = [(40, 40), (200, 100), (100, 200), (40, 40), (64, 64), (200, 100)] * 3
-    items: list[Item] = [(str(i), None, picture(*size, shade=i * 14)) for i, size in enumerate(sizes)]
+    items: list[Item] = [(str(i), None, reader(*size, shade=i * 14)) for i, size in enumerate(sizes)]
     items.insert(5, ("cut", "circle", broken))
     classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=4)
     together = list(predict(classifier, items))
     assert [p.id for p in together] == [name for name, _, _ in items]
     assert together[5].error == "cut.jpg is truncated."
     assert together[5].predicted is None
-    for item, found in zip(items, together, strict=True):
+    for item, prediction in zip(items, together, strict=True):
         (alone,) = predict(classifier, [item])
-        assert alone.predicted == found.predicted
-        assert alone.scores == pytest.approx(found.scores, abs=1e-3)
-    shares = [sum(torch.tensor(p.scores).softmax(0)) for p in together if p.scores]
-    assert shares == pytest.approx([1.0] * len(shares), abs=1e-4)
+        assert alone.predicted == prediction.predicted
+        assert alone.scores == pytest.approx(prediction.scores, abs=1e-3)
+    sums = [sum(torch.tensor(p.scores).softmax(0)) for p in together if p.scores]
+    assert sums == pytest.approx([1.0] * len(sums), abs=1e-4)
 
 
 def test_progress_reaches_the_number_of_images(tiny: Model) -> None:
-    seen: list[int] = []
-    items: list[Item] = [(str(i), None, picture(40, 40, i)) for i in range(9)]
+    reported: list[int] = []
+    items: list[Item] = [(str(i), None, reader(40, 40, i)) for i in range(9)]
     items.insert(2, ("cut", None, broken))
-    list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=1), items, seen.append))
-    assert seen == [4, 8, 10]
+    list(
+        predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=1), items, reported.append)
+    )
+    assert reported == [4, 8, 10]
 
 
 def test_the_image_changes_the_scores_and_so_does_the_question(tiny: Model) -> None:
@@ -62,9 +64,9 @@ def test_the_image_changes_the_scores_and_so_does_the_question(tiny: Model) -> N
     assert (scores - other).abs().max() > 0.01
 
 
-def test_ranks_and_shares_follow_from_the_scores(tiny: Model) -> None:
+def test_ranks_and_probabilities_follow_from_the_scores(tiny: Model) -> None:
     labels = [f"thing {i}" for i in range(12)]
-    items: list[Item] = [(str(i), labels[i % 12], picture(40, 40, i * 9)) for i in range(24)]
+    items: list[Item] = [(str(i), labels[i % 12], reader(40, 40, i * 9)) for i in range(24)]
     for p in predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels)), items):
         scores = torch.tensor(p.scores)
         assert p.predicted == labels[int(scores.argmax())]
@@ -72,12 +74,12 @@ def test_ranks_and_shares_follow_from_the_scores(tiny: Model) -> None:
         assert p.rank == 1 + int((scores > scores[labels.index(str(p.label))]).sum())
 
 
-def test_a_search_for_the_best_few_agrees_with_scoring_all(tiny: Model) -> None:
+def test_scoring_only_the_top_labels_agrees_with_scoring_all(tiny: Model) -> None:
     labels = [f"thing {i} {j}" for i in range(10) for j in "xyz"]
-    items: list[Item] = [(str(i), labels[i % 30], picture(40, 40, i * 9)) for i in range(24)]
-    whole = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels)), items))
+    items: list[Item] = [(str(i), labels[i % 30], reader(40, 40, i * 9)) for i in range(24)]
+    complete = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels)), items))
     searched = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), labels), top=5), items))
-    for a, b in zip(whole, searched, strict=True):
+    for a, b in zip(complete, searched, strict=True):
         assert a.predicted == b.predicted
         assert b.rank == (a.rank if a.rank is not None and a.rank <= 5 else None)
         assert b.probability_low is not None
@@ -86,33 +88,33 @@ def test_a_search_for_the_best_few_agrees_with_scoring_all(tiny: Model) -> None:
         assert b.probability_high - b.probability_low <= 2 * TOLERANCE + 1e-5
 
 
-def test_a_calibration_that_turns_the_answer_is_used(tiny: Model) -> None:
-    items: list[Item] = [("1", "circle", picture(40, 40, 9))]
+def test_a_calibration_that_changes_the_answer_is_used(tiny: Model) -> None:
+    items: list[Item] = [("1", "circle", reader(40, 40, 9))]
     (plain,) = predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items)
     worst = LABELS[plain.scores.index(min(plain.scores))]
     offsets = tuple(-100.0 if label == worst else 0.0 for label in LABELS)
-    (turned,) = predict(
+    (calibrated,) = predict(
         Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), None, Calibration("empty", offsets, 2.0)),
         items,
     )
-    assert turned.predicted == worst
-    assert turned.scores == plain.scores, "the file keeps the scores as the model gave them"
+    assert calibrated.predicted == worst
+    assert calibrated.scores == plain.scores, "predictions keep the model's uncalibrated scores"
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    items: list[Item] = [(str(i), None, picture(40, 40, i * 9)) for i in range(11)]
+    items: list[Item] = [(str(i), None, reader(40, 40, i * 9)) for i in range(11)]
     expected = [p.predicted for p in predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items)]
     score, tried = Classifier.score, []
 
-    def tight(self: Classifier, views: tuple[torch.Tensor, ...]) -> Scores:
+    def limited(self: Classifier, views: tuple[torch.Tensor, ...]) -> Scores:
         tried.append(len(views[0]))
         if len(views[0]) > 3:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return score(self, views)
 
-    monkeypatch.setattr(Classifier, "score", tight)
-    found = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=8), items))
-    assert [p.predicted for p in found] == expected
+    monkeypatch.setattr(Classifier, "score", limited)
+    predictions = list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=8), items))
+    assert [p.predicted for p in predictions] == expected
     assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
 
     def none_left(self: Classifier, pixels: torch.Tensor) -> Scores:
@@ -123,7 +125,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, m
         list(predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items))
 
 
-def test_batches_fit_into_the_memory_that_is_free(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_fit_into_the_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     for free in (1 << 20, 1 << 26, 1 << 28, 1 << 40):
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, free=free: free)
@@ -131,7 +133,7 @@ def test_batches_fit_into_the_memory_that_is_free(tiny: Model, monkeypatch: pyte
         sizes.append((classifier.fits(((3, 64, 64),)), classifier.fits(((3, 512, 512),))))
     assert sizes == sorted(sizes)
     assert sizes[0][0] == 1
-    assert sizes[-1] == (MOST, MOST)
+    assert sizes[-1] == (MAX_BATCH, MAX_BATCH)
     assert all(large <= small for small, large in sizes)
 
 
@@ -165,15 +167,15 @@ def test_images_are_resized_within_the_token_budget(
 def test_a_very_long_image_stays_within_the_budget(tiny: Model) -> None:
     (pixels,) = tiny.prepare(Image.new("RGB", (5000, 4)))
     assert pixels.shape[1] * pixels.shape[2] <= 8 * 32 * 32
-    (found,) = predict(
-        Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), [("long", None, picture(5000, 4, 9))]
+    (prediction,) = predict(
+        Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), [("long", None, reader(5000, 4, 9))]
     )
-    assert found.predicted in LABELS
+    assert prediction.predicted in LABELS
 
 
 def test_windows_of_large_images_are_short(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    items: list[Item] = [(str(i), None, picture(40, 40, i)) for i in range(9)]
+    items: list[Item] = [(str(i), None, reader(40, 40, i)) for i in range(9)]
     classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), batch_size=4)
     assert [len(window) for window in windows(classifier, items)] == [9]
-    monkeypatch.setattr("lensmith.engine.classifier.WINDOW", 3 * tiny.bytes())
+    monkeypatch.setattr("lensmith.engine.classifier.WINDOW", 3 * tiny.photo_bytes())
     assert [len(window) for window in windows(classifier, items)] == [3, 3, 3]

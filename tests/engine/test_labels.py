@@ -22,7 +22,7 @@ END = 4
 PROMPTS = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]
 
 Answers = list[list[list[int]]]
-"""For each label, the token sequences that say it."""
+"""The token sequences of each label."""
 
 
 @torch.no_grad()
@@ -33,12 +33,12 @@ def brute(model: Model, prompt: list[int], sequence: list[int]) -> float:
     text.set_attn_implementation("eager")
     logits = model.network.lm_head(text(inputs_embeds=model.embed(ids)).last_hidden_state)
     text.set_attn_implementation("lensmith")
-    known = torch.log_softmax(logits[0].float(), -1)
-    return sum(known[len(prompt) - 1 + i, token].item() for i, token in enumerate(sequence))
+    logs = torch.log_softmax(logits[0].float(), -1)
+    return sum(logs[len(prompt) - 1 + i, token].item() for i, token in enumerate(sequence))
 
 
 def brute_scores(model: Model, answers: Answers) -> torch.Tensor:
-    """(prompts, labels); the probabilities of a label's answers add up."""
+    """(prompts, labels) log-probabilities; those of a label's synonyms add up."""
     rows = [[[brute(model, p, s) for s in forms] for forms in answers] for p in PROMPTS]
     return torch.tensor([[torch.tensor(forms).logsumexp(0) for forms in row] for row in rows])
 
@@ -57,7 +57,7 @@ bodies = st.lists(
 
 @st.composite
 def label_sets(draw: st.DrawFn) -> Answers:
-    """Answers that begin alike, some the beginning of others, dealt out to labels: one each, or synonyms."""
+    """Answers that share prefixes, assigned to labels: one each, or several synonyms."""
     sequences = [[*body, END] for body in draw(bodies)]
     count = draw(st.integers(1, len(sequences)))
     out: Answers = [[] for _ in range(count)]
@@ -66,7 +66,7 @@ def label_sets(draw: st.DrawFn) -> Answers:
     return out
 
 
-# The model is only read, so one is enough for all examples.
+# The tests don't change the model, so one is enough for all examples.
 on_one_model = settings(
     max_examples=25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -76,12 +76,12 @@ on_one_model = settings(
 @on_one_model
 @given(label_sets())
 def test_full_scores_equal_brute_force(tiny: Model, answers: Answers) -> None:
-    found = by_search(tiny, answers)
-    assert found.complete
+    scores = by_search(tiny, answers)
+    assert scores.complete
     expected = brute_scores(tiny, answers)
-    torch.testing.assert_close(found.bound, expected, rtol=0, atol=2e-4)
-    torch.testing.assert_close(found.low, expected.logsumexp(1), rtol=0, atol=2e-4)
-    low, high = found.probabilities()
+    torch.testing.assert_close(scores.bound, expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(scores.low, expected.logsumexp(1), rtol=0, atol=2e-4)
+    low, high = scores.probabilities()
     torch.testing.assert_close(low, expected.softmax(1), rtol=0, atol=1e-4)
     torch.testing.assert_close(low, high, rtol=0, atol=1e-5)
 
@@ -89,28 +89,28 @@ def test_full_scores_equal_brute_force(tiny: Model, answers: Answers) -> None:
 @on_one_model
 @given(label_sets(), st.integers(1, 5))
 def test_the_best_labels_are_exact_and_bounds_hold(tiny: Model, answers: Answers, top: int) -> None:
-    found, expected = by_search(tiny, answers, top), brute_scores(tiny, answers)
+    scores, expected = by_search(tiny, answers, top), brute_scores(tiny, answers)
     k = min(top, len(answers))
-    best = found.bound.topk(k, 1)
-    assert found.exact.gather(1, best.indices).all()
+    best = scores.bound.topk(k, 1)
+    assert scores.exact.gather(1, best.indices).all()
     torch.testing.assert_close(best.values, expected.topk(k, 1).values, rtol=0, atol=2e-4)
-    assert (found.bound >= expected - 2e-4).all()
-    low, high = found.probabilities()
-    shares = expected.softmax(1)
-    assert (low <= shares + 1e-4).all()
-    assert (high >= shares - 1e-4).all()
+    assert (scores.bound >= expected - 2e-4).all()
+    low, high = scores.probabilities()
+    probabilities = expected.softmax(1)
+    assert (low <= probabilities + 1e-4).all()
+    assert (high >= probabilities - 1e-4).all()
 
 
 @on_one_model
 @given(label_sets(), st.sampled_from([0.2, 0.05, 0.0]))
-def test_the_best_share_is_known_as_closely_as_asked(tiny: Model, answers: Answers, tolerance: float) -> None:
-    found = by_search(tiny, answers, 1, tolerance)
-    best = found.bound.argmax(1, keepdim=True)
-    low, high = (p.gather(1, best) for p in found.probabilities())
+def test_the_best_probability_is_within_the_tolerance(tiny: Model, answers: Answers, tolerance: float) -> None:
+    scores = by_search(tiny, answers, 1, tolerance)
+    best = scores.bound.argmax(1, keepdim=True)
+    low, high = (p.gather(1, best) for p in scores.probabilities())
     assert (high - low <= 2 * tolerance + 1e-5).all()
 
 
-def test_a_sure_model_runs_few_of_many_labels(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_few_of_many_labels_are_run(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{colour} {thing} {i}" for i in range(10) for colour in ("red", "blue") for thing in "abcde" * 10]
     names = list(dict.fromkeys(f"{name}{i}" for i, name in enumerate(names)))
     assert len(names) == 1000
@@ -124,47 +124,48 @@ def test_a_sure_model_runs_few_of_many_labels(tiny: Model, monkeypatch: pytest.M
 
     monkeypatch.setattr(labels_module, "grow", counted)
     best, few = by_search(tiny, answers, 1), rows
-    whole, rows = by_search(tiny, answers), 0
-    assert best.bound.argmax(1).tolist() == whole.bound.argmax(1).tolist()
+    complete, rows = by_search(tiny, answers), 0
+    assert best.bound.argmax(1).tolist() == complete.bound.argmax(1).tolist()
     assert not best.complete
     assert few < 0.5 * 3 * len(names)
-    for place in (0, 500, 999):
-        assert whole.bound[1, place].item() == pytest.approx(brute(tiny, PROMPTS[1], answers[place][0]), abs=5e-4)
+    for index in (0, 500, 999):
+        expected = brute(tiny, PROMPTS[1], answers[index][0])
+        assert complete.bound[1, index].item() == pytest.approx(expected, abs=5e-4)
 
 
-def test_labels_that_begin_alike_differ_by_the_end_token(tiny: Model) -> None:
+def test_the_end_token_distinguishes_labels_with_a_common_prefix(tiny: Model) -> None:
     labels = ["can", "can opener", "canary", "übergröße", "日本", "can opener, red"]
     answers = [[[*tiny.tokenizer.encode(label, add_special_tokens=False), END]] for label in labels]
-    found = by_search(tiny, answers)
-    torch.testing.assert_close(found.bound, brute_scores(tiny, answers), rtol=0, atol=2e-4)
-    assert (found.bound.exp().sum(1) <= 1).all()
+    scores = by_search(tiny, answers)
+    torch.testing.assert_close(scores.bound, brute_scores(tiny, answers), rtol=0, atol=2e-4)
+    assert (scores.bound.exp().sum(1) <= 1).all()
 
 
-def test_every_sequence_sums_to_one(tiny: Model) -> None:
-    # All one-token answers of the vocabulary: their probabilities are the whole distribution.
+def test_the_probabilities_of_all_tokens_sum_to_one(tiny: Model) -> None:
+    # One-token answers for every token of the vocabulary.
     size = tiny.network.config.text_config.vocab_size
-    found = by_search(tiny, [[[i]] for i in range(size)])
-    assert found.bound.exp().sum(1).tolist() == pytest.approx([1] * 3, abs=1e-4)
+    scores = by_search(tiny, [[[i]] for i in range(size)])
+    assert scores.bound.exp().sum(1).tolist() == pytest.approx([1] * 3, abs=1e-4)
 
 
 def test_small_decoder_calls_score_the_same(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"class {i}" for i in range(60)]
     pixels = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), names))
-    whole = classifier.score((pixels,))
+    expected = classifier.score((pixels,))
     monkeypatch.setattr(labels_module, "MAX_ROWS", 3)
-    torch.testing.assert_close(classifier.score((pixels,)).bound, whole.bound, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(classifier.score((pixels,)).bound, expected.bound, rtol=1e-4, atol=1e-4)
 
 
-def test_hopeless_labels_neither_overflow_nor_win(tiny: Model) -> None:
+def test_very_improbable_labels_neither_underflow_to_nan_nor_win(tiny: Model) -> None:
     long = [[30, 31, 32] * 60 + [END]]
-    found = by_search(tiny, [[[10, END]], long, [[11, END]]])
-    assert found.bound.isfinite().all()
-    assert (found.bound.argmax(1) != 1).all()
-    assert found.probabilities()[0][:, 1].max() < 1e-6
+    scores = by_search(tiny, [[[10, END]], long, [[11, END]]])
+    assert scores.bound.isfinite().all()
+    assert (scores.bound.argmax(1) != 1).all()
+    assert scores.probabilities()[0][:, 1].max() < 1e-6
 
 
-def test_label_sets_that_cannot_be_told_apart_are_refused() -> None:
+def test_label_sets_that_cannot_be_distinguished_are_refused() -> None:
     with pytest.raises(UserError, match="'a' and 'b' are the same"):
         LabelTrie(["a", "b"], [[[5, END]], [[6, END], [5, END]]])
     with pytest.raises(UserError, match="no labels"):
@@ -173,20 +174,20 @@ def test_label_sets_that_cannot_be_told_apart_are_refused() -> None:
         LabelTrie(["a", "b"], [[[5, END]], [[]]])
     with pytest.raises(UserError, match="'a' is the beginning of the one for 'b'"):
         LabelTrie(["a", "b"], [[[5]], [[5, 6]]])
-    assert math.isfinite(LabelTrie(["a"], [[[5, END], [5, END]]]).length.sum().item())  # one answer, given twice
+    assert math.isfinite(LabelTrie(["a"], [[[5, END], [5, END]]]).lengths.sum().item())  # one answer, given twice
 
 
-def test_a_model_that_gives_no_numbers_is_one_sentence(tiny: Model) -> None:
+def test_nan_scores_are_reported_in_one_sentence(tiny: Model) -> None:
     tiny.network.lm_head.weight.data = tiny.network.lm_head.weight.data * math.nan
     for top in (1, None):
-        with pytest.raises(UserError, match="are not numbers"):
+        with pytest.raises(UserError, match="scores are NaN"):
             by_search(tiny, [[[10, END]], [[11, END]]], top)
 
 
 def test_equal_bounds_end_the_search(tiny: Model) -> None:
-    # With no weights at all every token is as probable as any other.
+    # With all weights zero, every token is equally probable.
     tiny.network.lm_head.weight.data = torch.zeros_like(tiny.network.lm_head.weight.data)
     answers = [[[i, END]] for i in range(10, 30)] + [[[40, 41, END]]]
-    found = by_search(tiny, answers, 1)
-    assert (found.bound.argmax(1) != 20).all()
-    assert found.exact.gather(1, found.bound.argmax(1, keepdim=True)).all()
+    scores = by_search(tiny, answers, 1)
+    assert (scores.bound.argmax(1) != 20).all()
+    assert scores.exact.gather(1, scores.bound.argmax(1, keepdim=True)).all()

@@ -1,4 +1,4 @@
-"""Losses of labels with shares equal what brute force makes of the plain forward pass, gradients included."""
+"""Losses and gradients of soft labels equal those computed by brute force from plain forward passes."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def tuned(tiny: Model) -> Model:
 
 
 def step_losses(
-    model: Model, images: Sequence[Tensor], parts: Sequence[SoftLabels], *options: str, head: Head | None = None
+    model: Model, images: Sequence[Tensor], targets: Sequence[SoftLabels], *options: str, head: Head | None = None
 ) -> Tensor:
-    """The losses of one step; gradients of their sum are left on the weights."""
+    """The losses of one step. Leaves the gradients of their sum on the weights."""
     recipe = load_recipe(None, list(options))
     step = Step(model, make_prompt(model, QUESTION, LABELS), recipe, model.embed_images, print, head=head)
-    return step.gradients([(image,) for image in images], parts, torch.rand(len(images), len(LABELS)), seed=0)
+    return step.gradients([(image,) for image in images], targets, torch.rand(len(images), len(LABELS)), seed=0)
 
 
 def brute_scores(model: Model, images: Sequence[Tensor]) -> Tensor:
-    """(images, labels) log-probabilities, those of synonyms added up."""
+    """(images, labels) log-probabilities; those of synonyms add up."""
     prompt = make_prompt(model, QUESTION, LABELS)
 
     def score(image: Tensor, forms: Sequence[Sequence[int]]) -> Tensor:
@@ -61,83 +61,86 @@ def brute_scores(model: Model, images: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.stack([score(image, forms) for forms in prompt.answers]) for image in images])
 
 
-def brute_tokens(model: Model, images: Sequence[Tensor], parts: Sequence[SoftLabels], smooth: float = 0.0) -> Tensor:
-    """(images,) the cross-entropies of their labels' answers, by their shares."""
+def brute_tokens(model: Model, images: Sequence[Tensor], targets: Sequence[SoftLabels], smooth: float = 0.0) -> Tensor:
+    """(images,) the weighted cross-entropies of their labels' answers."""
     prompt = make_prompt(model, QUESTION, LABELS)
 
     def loss(image: Tensor, labels: SoftLabels) -> Tensor:
-        answers = [(log_probability(model, prompt, image, prompt.answers[c][0], smooth), share) for c, share in labels]
-        return -torch.stack([found * share for found, share in answers]).sum()
+        answers = [
+            (log_probability(model, prompt, image, prompt.answers[c][0], smooth), weight) for c, weight in labels
+        ]
+        return -torch.stack([log * weight for log, weight in answers]).sum()
 
-    return torch.stack([loss(image, labels) for image, labels in zip(images, parts, strict=True)])
+    return torch.stack([loss(image, labels) for image, labels in zip(images, targets, strict=True)])
 
 
-def shares(parts: Sequence[SoftLabels]) -> Tensor:
-    target = torch.zeros(len(parts), len(LABELS))
-    for row, labels in enumerate(parts):
-        for label, share in labels:
-            target[row, label] += share
-    return target
+def as_matrix(targets: Sequence[SoftLabels]) -> Tensor:
+    """(images, labels) weights."""
+    matrix = torch.zeros(len(targets), len(LABELS))
+    for row, labels in enumerate(targets):
+        for label, weight in labels:
+            matrix[row, label] += weight
+    return matrix
 
 
 def gradients(model: Model) -> Tensor:
-    found = torch.cat([w.grad.flatten() for w in trainable(model).values() if w.grad is not None])
+    flat = torch.cat([w.grad.flatten() for w in trainable(model).values() if w.grad is not None])
     model.network.zero_grad()
-    return found
+    return flat
 
 
-def assert_same(model: Model, found: Tensor, expected: Tensor) -> None:
-    """Losses and the gradients of their sums."""
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
-    got = gradients(model)
+def assert_same(model: Model, losses: Tensor, expected: Tensor) -> None:
+    """Compares losses, and the gradients of their sums."""
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-5, atol=1e-6)
+    actual = gradients(model)
     expected.sum().backward()
-    want = gradients(model)
-    assert (got - want).norm() <= 1e-5 * want.norm()
+    plain = gradients(model)
+    assert (actual - plain).norm() <= 1e-5 * plain.norm()
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
-@pytest.mark.parametrize("parts", [ALONE, MIXED], ids=["alone", "mixed"])
-def test_by_tokens_a_mixed_image_costs_its_answers_by_their_shares(
-    tuned: Model, images: list[Tensor], parts: list[SoftLabels], smooth: float
+@pytest.mark.parametrize("targets", [ALONE, MIXED], ids=["alone", "mixed"])
+def test_by_tokens_the_loss_of_a_mixed_image_weights_its_answers(
+    tuned: Model, images: list[Tensor], targets: list[SoftLabels], smooth: float
 ) -> None:
-    found = step_losses(tuned, images, parts, f"train.label_smoothing={smooth}")
-    assert_same(tuned, found, brute_tokens(tuned, images, parts, smooth))
+    losses = step_losses(tuned, images, targets, f"train.label_smoothing={smooth}")
+    assert_same(tuned, losses, brute_tokens(tuned, images, targets, smooth))
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.2])
-@pytest.mark.parametrize("parts", [ALONE, MIXED], ids=["alone", "mixed"])
-def test_by_labels_the_loss_is_that_of_the_share_that_a_prediction_reports(
-    tuned: Model, images: list[Tensor], parts: list[SoftLabels], smooth: float
+@pytest.mark.parametrize("targets", [ALONE, MIXED], ids=["alone", "mixed"])
+def test_by_labels_the_loss_is_that_of_the_probability_that_a_prediction_reports(
+    tuned: Model, images: list[Tensor], targets: list[SoftLabels], smooth: float
 ) -> None:
-    found = step_losses(tuned, images, parts, "train.objective=labels", f"train.label_smoothing={smooth}")
-    target = shares(parts)
+    losses = step_losses(tuned, images, targets, "train.objective=labels", f"train.label_smoothing={smooth}")
+    target = as_matrix(targets)
     target = (1 - smooth) * target + smooth * target.sum(1, keepdim=True) / len(LABELS)
     expected = -(target * brute_scores(tuned, images).log_softmax(1)).sum(1)
-    assert_same(tuned, found, expected)
+    assert_same(tuned, losses, expected)
     if not smooth:
         tuned.network.eval()
         same = torch.stack([images[0], images[2]])
         scores = Classifier(tuned, make_question(tuned, QUESTION, LABELS)).score((same,)).bound.log_softmax(1)
-        mine = -(shares(parts)[[0, 2]] * scores).sum(1)
-        torch.testing.assert_close(found[[0, 2]], mine, rtol=1e-5, atol=1e-5)
+        from_scores = -(as_matrix(targets)[[0, 2]] * scores).sum(1)
+        torch.testing.assert_close(losses[[0, 2]], from_scores, rtol=1e-5, atol=1e-5)
 
 
-def test_negatives_are_some_of_the_wrong_labels_and_the_right_one_is_always_there(
+def test_negatives_are_some_of_the_wrong_labels_and_the_true_one_is_always_compared(
     tuned: Model, images: list[Tensor]
 ) -> None:
     scores = brute_scores(tuned, images).detach()
     for _ in range(5):
-        found = step_losses(tuned, images, ALONE, "train.objective=labels", "train.negatives=2")
-        for row, ((label, share),) in enumerate(ALONE):
+        losses = step_losses(tuned, images, ALONE, "train.objective=labels", "train.negatives=2")
+        for row, ((label, weight),) in enumerate(ALONE):
             others = [c for c in range(len(LABELS)) if c != label]
             possible = []
             for left_out in others:
                 inside = [c for c in range(len(LABELS)) if c != left_out]
-                possible.append(-share * (scores[row, label] - scores[row, inside].logsumexp(0)).item())
-            assert any(found[row].item() == pytest.approx(loss, rel=1e-4) for loss in possible)
+                possible.append(-weight * (scores[row, label] - scores[row, inside].logsumexp(0)).item())
+            assert any(losses[row].item() == pytest.approx(loss, rel=1e-4) for loss in possible)
 
 
-def test_probable_beginnings_are_drawn_more_often(tuned: Model, images: list[Tensor]) -> None:
+def test_labels_with_a_probable_first_token_are_drawn_more_often(tuned: Model, images: list[Tensor]) -> None:
     from lensmith.engine.objective import Objective
 
     prompt = make_prompt(tuned, QUESTION, LABELS)
@@ -146,28 +149,28 @@ def test_probable_beginnings_are_drawn_more_often(tuned: Model, images: list[Ten
     torch.manual_seed(0)
     last = torch.randn(1, 32)
     begin = [forms[0][0] for forms in prompt.answers]
-    chance = tuned.logits(last).log_softmax(1)[0, begin].exp()[[1, 2, 3]]
+    probability = tuned.logits(last).log_softmax(1)[0, begin].exp()[[1, 2, 3]]
     draws = [objective._compared(last, [[(0, 1.0)]], torch.rand(1, 4))[0] for _ in range(2000)]
     counts = torch.tensor([sum(c in drawn for drawn in draws) for c in (1, 2, 3)]) / 2000
-    torch.testing.assert_close(counts, (chance / chance.sum()).detach(), atol=0.05, rtol=0)
+    torch.testing.assert_close(counts, (probability / probability.sum()).detach(), atol=0.05, rtol=0)
 
 
 def test_a_head_starts_undecided_learns_and_answers_for_its_own_classes_only(tiny: Model, images: list[Tensor]) -> None:
     head = attach(tiny, TuneOptions(method="head"), LABELS).head
     assert set(trainable(tiny, head)) == {"head.weight", "head.bias"}
     losses = step_losses(tiny, images, ALONE, head=head)
-    weights = torch.tensor([share for ((_, share),) in ALONE])
+    weights = torch.tensor([weight for ((_, weight),) in ALONE])
     torch.testing.assert_close(losses, weights * torch.tensor(4.0).log())
     optimizer = torch.optim.Adam(trainable(tiny, head).values(), lr=0.1)
     for _ in range(60):
         optimizer.zero_grad()
         losses = step_losses(tiny, images, ALONE, head=head)
         optimizer.step()
-    found = (
+    predicted = (
         Classifier(tiny, make_question(tiny, QUESTION, LABELS), head)
         .score((torch.stack([images[0], images[2]]),))
         .bound.argmax(1)
     )
-    assert found.tolist() == [0, 3]
+    assert predicted.tolist() == [0, 3]
     with pytest.raises(UserError, match="class head"):
         Classifier(tiny, make_question(tiny, QUESTION, ["can", "bottle"]), head)

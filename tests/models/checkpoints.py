@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights of every family, as their makers' folders look: for the tests of families."""
+"""Tiny checkpoints with random weights of every family, in folders like the published ones: for tests of families."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from transformers import (
 from lensmith import models
 
 FAMILIES = ["lfm2_vl", "smolvlm"]
-if hasattr(transformers, "Lfm3VlForConditionalGeneration"):  # since 5.23; earlier ones are for the others
+if hasattr(transformers, "Lfm3VlForConditionalGeneration"):  # since transformers 5.23
     FAMILIES.append("lfm3_vl")
 GRID = [f"<|img_row_{r}_col_{c}|>" for r in range(1, 11) for c in range(1, 11)] + ["<|img_thumbnail|>"]
 SMOL_GRID = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
 
 
 def make(family: str, folder: Path, **settings: Any) -> Path:
-    """Write a tiny checkpoint; `settings` are those of its images, where not as its makers have them."""
+    """Write a tiny checkpoint. `settings` override the published image settings."""
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     return {"lfm2_vl": _lfm2_vl, "lfm3_vl": _lfm3_vl, "smolvlm": _smolvlm}[family](folder, settings)
 
 
 def _tokenizer(folder: Path, extra: list[str], template: str) -> Any:
-    """nano's, with further special tokens."""
+    """nano's tokenizer with more special tokens."""
     tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(models.NANO)
     tokenizer.add_special_tokens({"additional_special_tokens": extra}, replace_extra_special_tokens=False)
     tokenizer.chat_template = template
@@ -44,7 +44,7 @@ def _tokenizer(folder: Path, extra: list[str], template: str) -> Any:
 def _finish(network: Any, folder: Path, settings: dict[str, Any]) -> Path:
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            # Large enough that the image and every token matter.
+            # Large enough that the image and every token affect the scores.
             if weight.ndim > 1 and "norm" not in name:
                 weight.normal_(std=0.5 if "embed_tokens" in name else 0.15)
     network.float().save_pretrained(folder)
@@ -66,13 +66,13 @@ def _lfm2_vl(folder: Path, settings: dict[str, Any]) -> Path:
     )  # fmt: skip
     image = tokenizer.convert_tokens_to_ids("<image>")
     config = Lfm2VlConfig(text_config=text, vision_config=vision, image_token_id=image, projector_hidden_size=32)
-    usual = {
+    defaults = {
         "image_processor_type": "Lfm2VlImageProcessorFast", "do_image_splitting": True, "min_image_tokens": 64,
         "max_image_tokens": 256, "min_tiles": 2, "max_tiles": 10, "tile_size": 512, "use_thumbnail": True,
         "encoder_patch_size": 16, "downsample_factor": 2, "max_pixels_tolerance": 2.0, "resample": 2,
         "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     }  # fmt: skip
-    return _finish(Lfm2VlForConditionalGeneration(config), folder, usual | settings)
+    return _finish(Lfm2VlForConditionalGeneration(config), folder, defaults | settings)
 
 
 def _lfm3_vl(folder: Path, settings: dict[str, Any]) -> Path:
@@ -95,13 +95,13 @@ def _lfm3_vl(folder: Path, settings: dict[str, Any]) -> Path:
         text_config=text, vision_config=vision, image_token_id=image, video_token_id=video,
         vision_start_token_id=start, vision_end_token_id=end, projector_hidden_size=32,
     )  # fmt: skip
-    usual = {
+    defaults = {
         "image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2, "temporal_patch_size": 2,
         "size": {"shortest_edge": 16 * 1024, "longest_edge": 128 * 1024}, "resample": 3,
         "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     }  # fmt: skip
     assert (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size) == (16, 2, 2)
-    return _finish(Lfm3VlForConditionalGeneration(config), folder, usual | settings)
+    return _finish(Lfm3VlForConditionalGeneration(config), folder, defaults | settings)
 
 
 def _smolvlm(folder: Path, settings: dict[str, Any]) -> Path:
@@ -126,9 +126,9 @@ def _smolvlm(folder: Path, settings: dict[str, Any]) -> Path:
         text_config=text, vision_config=vision, image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=4,
     )  # fmt: skip
-    usual = {
+    defaults = {
         "image_processor_type": "SmolVLMImageProcessor", "do_image_splitting": True, "resample": 1,
         "size": {"longest_edge": 256}, "max_image_size": {"longest_edge": 64}, "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }  # fmt: skip
-    return _finish(SmolVLMForConditionalGeneration(config), folder, usual | settings)
+    return _finish(SmolVLMForConditionalGeneration(config), folder, defaults | settings)

@@ -1,7 +1,8 @@
-"""Pictures drawn from a number, for comparing how they are prepared with how transformers' original prepares them.
+"""Pictures generated from a seed, to compare how Lensmith and transformers' original prepare them.
 
-numpy and Pillow alone, because the original runs in an environment of its own (benchmarks/peers) and must be shown the
-same pictures; of numpy only the raw bits of a generator, which numpy promises to keep, and whole numbers from there on.
+This module only uses numpy and Pillow, because the original runs in a separate environment (benchmarks/peers) and must
+get the same pictures. From numpy it uses only the raw bits of a generator, which numpy guarantees to keep, and integer
+arithmetic.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from PIL import Image
 Case = tuple[int, int, int]
 """Width, height and seed of a picture."""
 
-# Around the size from which on LFM2-VL cuts an image into tiles, each pair on both sides of it.
+# Around the size above which LFM2-VL splits an image into tiles: each pair lies on both sides of it.
 THRESHOLD = [(720, 720), (721, 721), (721, 720), (725, 724), (512, 1008), (512, 1041), (1600, 336), (1600, 337)]
 SIZES = [
     *((1, 1), (16, 16), (28, 28), (32, 32), (33, 47), (224, 224), (256, 256), (511, 513), (512, 512), (640, 480)),
@@ -32,17 +33,17 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "no splitting": ("lfm2_vl", {"do_image_splitting": False}),
     "lfm3": ("lfm3_vl", {}),
 }
-"""Name -> family, and in what its images' settings differ from those of `checkpoints.make`."""
+"""Name -> family, and the image settings that override those of `checkpoints.make`."""
 
 
 def bits(seed: int, count: int) -> NDArray[np.uint8]:
-    """(count,) bytes that follow from a number."""
+    """(count,) pseudo-random bytes."""
     return np.random.PCG64(seed).random_raw(count // 8 + 1).view(np.uint8)[:count]
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
-    """A picture with structures of every size, hard edges and grain, as a photograph has: about 3 MB as a JPEG of
-    12 megapixels and quality 90."""
+    """A picture with structures of every size, hard edges and grain, like a photograph. At 12 megapixels it is about
+    3 MB as a JPEG of quality 90."""
     total = np.full((height, width, 3), 128 * 16, np.int16)
     for cells, weight in ((3, 12), (12, 6), (60, 4), (300, 3), (1500, 2)):
         rows, columns = max(1, cells * height // max(width, height)), max(1, cells * width // max(width, height))
@@ -61,29 +62,29 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
 
 
 def cases(count: int) -> list[Case]:
-    """`SIZES`, and then pictures of sides from 8 to 2,047, with no side 200 times as long as the other.
+    """`SIZES`, and then pictures with sides from 8 to 2,047 and an aspect ratio below 200.
 
-    Longer ones are left out: Lensmith squeezes them into the budget, where LFM2-VL's original goes beyond it and
+    More elongated ones are left out: Lensmith squeezes them into the budget, while LFM2-VL's original exceeds it and
     LFM3-VL's refuses them.
     """
-    found = [(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
+    cases = [(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
     numbers = np.random.PCG64(7).random_raw(8 * count).tolist()
-    while len(found) < count:
+    while len(cases) < count:
         sides = []
         for _ in range(2):
-            least = 8 << numbers.pop() % 8
-            sides.append(least + numbers.pop() % least)
+            lowest = 8 << numbers.pop() % 8
+            sides.append(lowest + numbers.pop() % lowest)
         width, height = sides
         if max(width, height) < 200 * min(width, height):
-            found.append((width, height, len(found)))
-    return found
+            cases.append((width, height, len(cases)))
+    return cases
 
 
-def places(seed: int, count: int, below: int) -> list[int]:
-    """`count` pseudo-random numbers below another."""
+def sample_indices(seed: int, count: int, below: int) -> list[int]:
+    """`count` pseudo-random integers in 0..below - 1."""
     return [int(number % below) for number in np.random.PCG64(seed).random_raw(count).tolist()]
 
 
 def runs(words: str) -> list[list[Any]]:
-    """Special tokens and how often each stands in a row."""
+    """Runs of equal special tokens: [token, length] each."""
     return [[token, len(list(same))] for token, same in groupby(findall("<[^>]+>", words))]

@@ -1,10 +1,10 @@
-"""Every family scores and learns as transformers' own code does, on images of one view and of many."""
+"""Every family has the scores and gradients of transformers' own code, on images with one view and with several."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -39,8 +39,6 @@ from tests.models import checkpoints
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
 SIZES = {"small": (40, 30), "long": (700, 90), "large": (1100, 900)}
 
-Made = Callable[..., Model]
-
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -64,7 +62,7 @@ def model(family: str, folders: dict[str, Path]) -> Model:
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Something with large and small structures."""
+    """An image with large and small structures."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -74,24 +72,24 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def original_lfm2_vl(model: Model, image: Image.Image) -> tuple[str, dict[str, Tensor]]:
-    """By transformers' processor for words, and by hand for pixels: its image processor needs torchvision, and is
-    what test_preparation.py's vectors were recorded from."""
+    """The text by transformers' processor, the pixels by hand: its image processor needs torchvision.
+    (test_preparation.py's vectors were recorded from it.)"""
     views = model.prepare(image)
-    grid = views[0].shape[1] // model.tile, views[0].shape[2] // model.tile
+    grid = views[0].shape[1] // model.tile_side, views[0].shape[2] // model.tile_side
     pieces = list(views)
     if len(views) > 1:
         tiles = [
             views[0][:, r * 96 : r * 96 + 96, c * 96 : c * 96 + 96] for r in range(grid[0]) for c in range(grid[1])
         ]
         pieces = [*tiles, views[1]]
-    most = max(p.shape[1] * p.shape[2] // 256 for p in pieces)
+    longest = max(p.shape[1] * p.shape[2] // 256 for p in pieces)
     patches, masks, shapes = [], [], []
     for piece in pieces:
         rows, columns = piece.shape[1] // 16, piece.shape[2] // 16
         flat = (piece.float() / 255 - 0.5) / 0.5
         flat = flat.view(3, rows, 16, columns, 16).permute(1, 3, 2, 4, 0).reshape(rows * columns, -1)
-        patches.append(torch.nn.functional.pad(flat, (0, 0, 0, most - len(flat))))
-        masks.append((torch.arange(most) < len(flat)).long())
+        patches.append(torch.nn.functional.pad(flat, (0, 0, 0, longest - len(flat))))
+        masks.append((torch.arange(longest) < len(flat)).long())
         shapes.append([rows, columns])
     processor: Any = SimpleNamespace(
         image_token="<image>",
@@ -115,51 +113,52 @@ def original_lfm2_vl(model: Model, image: Image.Image) -> tuple[str, dict[str, T
 
 
 def original_lfm3_vl(model: Model, image: Image.Image) -> tuple[str, dict[str, Tensor]]:
-    """Its filter is Pillow's here, which rounds otherwise than torchvision's: it gets what is scaled already."""
+    """It gets the image already scaled, because it uses Pillow's filter here, which rounds differently from
+    torchvision's."""
     original = Qwen2VLImageProcessorPil(**model.settings)
     (view,) = model.prepare(image)
-    made = original(Image.fromarray(view.permute(1, 2, 0).numpy()), return_tensors="pt")
+    inputs = original(Image.fromarray(view.permute(1, 2, 0).numpy()), return_tensors="pt")
     scaled_by_it = original(image, return_tensors="pt")
-    assert torch.equal(scaled_by_it["image_grid_thw"], made["image_grid_thw"])
-    assert (scaled_by_it["pixel_values"] - made["pixel_values"]).abs().max() < 2.01 / 127.5
-    count = int(made["image_grid_thw"].prod()) // 4
-    return "<|image_pad|>" * count, dict(made)
+    assert torch.equal(scaled_by_it["image_grid_thw"], inputs["image_grid_thw"])
+    assert (scaled_by_it["pixel_values"] - inputs["pixel_values"]).abs().max() < 2.01 / 127.5
+    count = int(inputs["image_grid_thw"].prod()) // 4
+    return "<|image_pad|>" * count, dict(inputs)
 
 
 def original_smolvlm(model: Model, image: Image.Image) -> tuple[str, dict[str, Tensor]]:
     original: Any = SmolVLMImageProcessorPil(**model.settings)
-    made = original(image, return_row_col_info=True, return_tensors="pt")
+    inputs = original(image, return_row_col_info=True, return_tensors="pt")
     words = get_image_prompt_string(
-        made.pop("rows")[0][0], made.pop("cols")[0][0], 4, "<fake_token_around_image>", "<image>", "<global-img>"
+        inputs.pop("rows")[0][0], inputs.pop("cols")[0][0], 4, "<fake_token_around_image>", "<image>", "<global-img>"
     )
-    return words, dict(made)
+    return words, dict(inputs)
 
 
 ORIGINAL = {"lfm2_vl": original_lfm2_vl, "lfm3_vl": original_lfm3_vl, "smolvlm": original_smolvlm}
 
 
 def plain_log_probability(model: Model, family: str, image: Image.Image, label: str) -> Tensor:
-    """By transformers' own forward pass on what its processor makes of the chat."""
+    """From transformers' own forward pass on the inputs of its processor."""
     words, pixels = ORIGINAL[family](model, image)
-    talk = messages(QuestionOptions(), LABELS)
-    text = model.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    chat = messages(QuestionOptions(), LABELS)
+    text = model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     answer = {"role": "assistant", "content": [{"type": "text", "text": label}]}
-    whole = model.tokenizer.apply_chat_template([*talk, answer], tokenize=False).rstrip("\n")
+    conversation = model.tokenizer.apply_chat_template([*chat, answer], tokenize=False).rstrip("\n")
     token = model.image_token
-    ids = torch.tensor([model.tokenizer.encode(whole.replace(token, words), add_special_tokens=False)])
+    ids = torch.tensor([model.tokenizer.encode(conversation.replace(token, words), add_special_tokens=False)])
     before = len(model.tokenizer.encode(text.replace(token, words), add_special_tokens=False))
     decoder: Any = model.decoder
     decoder.set_attn_implementation("eager")
     logits = model.network(input_ids=ids, **pixels).logits[0]
     decoder.set_attn_implementation(ATTENTION)
-    found: Tensor = logits.log_softmax(-1)[torch.arange(before - 1, ids.shape[1] - 1), ids[0, before:]].sum()
-    return found
+    log: Tensor = logits.log_softmax(-1)[torch.arange(before - 1, ids.shape[1] - 1), ids[0, before:]].sum()
+    return log
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_scores_are_those_of_the_plain_forward_pass(model: Model, family: str, size: tuple[int, int]) -> None:
     pictures = [photograph(*size, seed) for seed in (1, 2)]
-    found = (
+    scores = (
         Classifier(model, make_question(model, QuestionOptions(), LABELS))
         .score(stack([model.prepare(p) for p in pictures]))
         .bound
@@ -167,8 +166,8 @@ def test_scores_are_those_of_the_plain_forward_pass(model: Model, family: str, s
     expected = torch.stack(
         [torch.stack([plain_log_probability(model, family, p, label) for label in LABELS]) for p in pictures]
     )
-    torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
-    assert (found[0] - found[1]).abs().max() > 0.01, "the image must matter"
+    torch.testing.assert_close(scores, expected, rtol=2e-4, atol=2e-3)
+    assert (scores[0] - scores[1]).abs().max() > 0.01, "the image must matter"
 
 
 @pytest.mark.parametrize("options", [["train.objective=tokens"], ["train.objective=labels"]], ids=str)
@@ -183,92 +182,94 @@ def test_gradients_are_those_of_the_plain_forward_pass(model: Model, family: str
         model, make_prompt(model, QuestionOptions(), LABELS), load_recipe(None, options), model.embed_images, print
     )
     losses = step.gradients([model.prepare(p) for p in pictures], [[(1, 1.0)], [(2, 1.0)]], torch.rand(2, 4), 0)
-    mine = taken(model)
+    actual = gradients(model)
 
     expected = []
     for picture, label in zip(pictures, (1, 2), strict=True):
-        logs = [plain_log_probability(model, family, picture, said) for said in LABELS]
+        logs = [plain_log_probability(model, family, picture, name) for name in LABELS]
         loss = -logs[label] if "tokens" in options[0] else -torch.stack(logs).log_softmax(0)[label]
         loss.backward()
         expected.append(loss.detach())
     torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-3, atol=2e-3)
-    plain = taken(model)
-    assert (mine - plain).norm() < 5e-3 * plain.norm()
+    plain = gradients(model)
+    assert (actual - plain).norm() < 5e-3 * plain.norm()
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_features_kept_on_disk_are_what_is_seen(model: Model, tmp_path: Path, projected: bool) -> None:
+def test_features_cached_on_disk_give_the_same_embeddings(model: Model, tmp_path: Path, projected: bool) -> None:
     images = {name: model.prepare(photograph(*size)) for name, size in SIZES.items()}
     with torch.no_grad():
         expected = {name: model.embed_images(stack([views])) for name, views in images.items()}
-        seen = {name: model.encode_images(stack([views])) for name, views in images.items()}
-        kept = {name: unstack(model.project(views) if projected else views)[0] for name, views in seen.items()}
+        encoded = {name: model.encode_images(stack([views])) for name, views in images.items()}
+        cached = {name: unstack(model.project(views) if projected else views)[0] for name, views in encoded.items()}
     store = Store(tmp_path)
-    store.add(kept)
+    store.add(cached)
     store.reopen()
     for name in images:
-        found = store.get(name)
-        assert found is not None
-        again = stack([found]) if projected else model.project(stack([found]))
-        assert torch.equal(model.assemble(again), expected[name])
+        features = store.get(name)
+        assert features is not None
+        embeddings = stack([features]) if projected else model.project(stack([features]))
+        assert torch.equal(model.assemble(embeddings), expected[name])
 
 
-def taken(model: Model) -> Tensor:
-    """The gradients, all in one row; none are left."""
-    found = torch.cat([weight.grad.flatten() for weight in trainable(model).values() if weight.grad is not None])
+def gradients(model: Model) -> Tensor:
+    """The gradients as one vector. They are reset afterwards."""
+    flat = torch.cat([weight.grad.flatten() for weight in trainable(model).values() if weight.grad is not None])
     model.network.zero_grad()
-    return found
+    return flat
 
 
-def test_lora_hits_every_linear_layer_of_a_component(model: Model) -> None:
+def test_lora_matches_every_linear_layer_of_a_component(model: Model) -> None:
     expected = dict.fromkeys(model.components, 0)
     for name, module in model.network.named_modules():
         component = next((c for c, prefix in model.components.items() if name.startswith(prefix + ".")), None)
         if component and isinstance(module, torch.nn.Linear):
             expected[component] += 1
     attach(model, TuneOptions(rank=2, projector=True, vision_tower=True), LABELS)
-    found = {c: sum(row.count for row in coverage(model) if row.component == c) for c in model.components}
-    assert found == expected
-    assert all(found.values())
+    counts = {c: sum(row.count for row in coverage(model) if row.component == c) for c in model.components}
+    assert counts == expected
+    assert all(counts.values())
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_the_words_around_an_image_are_those_of_the_processor(model: Model, family: str, size: tuple[int, int]) -> None:
+def test_the_text_around_an_image_is_that_of_the_processor(model: Model, family: str, size: tuple[int, int]) -> None:
     picture = photograph(*size)
     views = model.prepare(picture)
-    maps = tuple(torch.empty(1, view.shape[1] // model.step, view.shape[2] // model.step, 0) for view in views)
+    maps = tuple(
+        torch.empty(1, view.shape[1] // model.token_side, view.shape[2] // model.token_side, 0) for view in views
+    )
     opening, closing = model.image_frame
-    parts = [part if isinstance(part, str) else model.image_token * part.shape[1] for part in model.sequence(maps)]
+    items = [item if isinstance(item, str) else model.image_token * item.shape[1] for item in model.sequence(maps)]
     words, _ = ORIGINAL[family](model, picture)
-    assert "".join([opening, *parts, closing]) == words
-    assert model.tokens(shape_of(views)) == len(model.tokenizer.encode("".join(parts), add_special_tokens=False))
+    assert "".join([opening, *items, closing]) == words
+    assert model.tokens(shape_of(views)) == len(model.tokenizer.encode("".join(items), add_special_tokens=False))
 
 
-def test_an_image_can_be_prepared_as_pixels_and_many_at_once(model: Model) -> None:
+def test_images_can_be_prepared_from_pixels_and_in_batches(model: Model) -> None:
     pictures = [photograph(300, 200, seed) for seed in (1, 2)]
     one_by_one = stack([model.prepare(picture) for picture in pictures])
     together = model.prepare(torch.stack([models.views.to_pixels(picture) for picture in pictures]))
     assert all(torch.equal(a, b) for a, b in zip(one_by_one, together, strict=True))
 
 
-def test_fewer_image_tokens_are_never_more_than_asked_for(family: str, folders: dict[str, Path]) -> None:
+def test_the_number_of_image_tokens_never_exceeds_the_budget(family: str, folders: dict[str, Path]) -> None:
     budget = {"lfm2_vl": 6, "lfm3_vl": 6, "smolvlm": 4}[family]
     options = ModelOptions(base=str(folders[family]), dtype="float32", device="cpu", image_tokens=budget)
     model = models.load_base(options)
-    words = {"smolvlm": 1}.get(family, 0)  # its tag for the whole image
+    words = {"smolvlm": 1}.get(family, 0)  # its tag for the full image
     for size in [(1, 1), (30, 40), (2000, 1500), (20_000, 10)]:
         views = model.prepare(photograph(*size))
         assert len(views) == 1
         assert 1 <= model.tokens(shape_of(views)) - words <= budget, size
 
 
-def test_a_budget_below_a_tile_is_refused_where_a_model_has_no_smaller(folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="in 4 tokens at least"):
+def test_a_budget_below_a_tile_is_refused_if_the_model_has_no_smaller_view(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="needs at least 4 tokens for an image"):
         models.load_base(ModelOptions(base=str(folders["smolvlm"]), device="cpu", image_tokens=3))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000), (3, 900)])
-def test_images_of_odd_sizes_are_answered(model: Model, size: tuple[int, int]) -> None:
+def test_images_of_unusual_sizes_are_scored(model: Model, size: tuple[int, int]) -> None:
     picture = photograph(*size)
     scores = Classifier(model, make_question(model, QuestionOptions(), LABELS)).score(stack([model.prepare(picture)]))
     assert scores.bound.isfinite().all()
@@ -308,22 +309,22 @@ def test_a_checkpoint_of_the_first_release_loads(folders: dict[str, Path], tmp_p
         models.load_base(ModelOptions(base=str(f), dtype="float32", device="cpu")) for f in (folder, folders["lfm2_vl"])
     )
     views = stack([new.prepare(photograph(50, 50))])
-    found, expected = (
+    scores, expected = (
         Classifier(m, make_question(m, QuestionOptions(), LABELS)).score(views).bound for m in (old, new)
     )
-    assert torch.equal(found, expected)
+    assert torch.equal(scores, expected)
 
 
-def test_settings_inside_the_processors_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_image_settings_in_processor_config_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(folders["lfm2_vl"], tmp_path)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"no preprocessor_config\.json"):
         models.load_base(ModelOptions(base=str(folder), device="cpu"))
-    for processor in ({"image_processor": settings}, settings):  # as of transformers 5, and as of the first release
+    for processor in ({"image_processor": settings}, settings):  # transformers 5, and the first release
         (folder / "processor_config.json").write_text(json.dumps({"processor_class": "Lfm2VlProcessor"} | processor))
         model = models.load_base(ModelOptions(base=str(folder), device="cpu"))
-        assert model.tile == 96
+        assert model.tile_side == 96
 
 
 @pytest.mark.parametrize(
@@ -336,17 +337,19 @@ def test_settings_inside_the_processors_are_read(folders: dict[str, Path], tmp_p
     ],
     ids=str,
 )
-def test_image_settings_that_cannot_be_used_are_a_sentence(
+def test_unusable_image_settings_are_reported(
     folders: dict[str, Path], tmp_path: Path, name: str, change: dict[str, Any]
 ) -> None:
     folder = copied(folders[name], tmp_path)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | change))
-    with pytest.raises(UserError, match=r"image settings of .* can't be used|grids no larger than a whole image"):
+    with pytest.raises(
+        UserError, match=r"image settings of .* can't be used|grids of tiles no larger than an image without tiles"
+    ):
         models.load_base(ModelOptions(base=str(folder), device="cpu"))
 
 
-def test_an_adapter_brings_the_image_budget_it_was_trained_with(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_restores_the_image_budget_of_its_training(folders: dict[str, Path], tmp_path: Path) -> None:
     options = ModelOptions(base=str(folders["lfm2_vl"]), device="cpu", dtype="float32", image_tokens=6)
     model = models.load_base(options)
     tuned = attach(model, TuneOptions(rank=2), LABELS)
@@ -357,10 +360,12 @@ def test_an_adapter_brings_the_image_budget_it_was_trained_with(folders: dict[st
     again = models.load(replace(options, image_tokens=None, adapter=str(tmp_path))).model
     assert again.sizes(900, 1100) == model.sizes(900, 1100)
     wider = models.load(replace(options, image_tokens=12, adapter=str(tmp_path))).model
-    assert wider.sizes(900, 1100) != model.sizes(900, 1100), "what is asked for wins"
+    assert wider.sizes(900, 1100) != model.sizes(900, 1100), "the recipe takes precedence"
 
 
-def test_too_little_memory_is_said_before_loading(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_before_loading(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lensmith.models.loading.available_memory", lambda: 1000)
     with pytest.raises(
         UserError, match=r"needs 0\.\d GB of memory for its weights in float32; 0\.0 GB are free \(cpu\)"
@@ -395,21 +400,21 @@ def answers_of(model: Model, labels: Sequence[str]) -> list[str]:
 
 
 def test_answers_begin_and_end_as_the_chat_template_writes_them(model: Model, family: str) -> None:
-    said = {"smolvlm": " can<end_of_utterance>"}.get(family, "can<|im_end|>")
-    assert answers_of(model, LABELS)[0] == said
+    expected = {"smolvlm": " can<end_of_utterance>"}.get(family, "can<|im_end|>")
+    assert answers_of(model, LABELS)[0] == expected
 
 
-def test_vectors_are_of_the_whole_image_and_of_every_depth(model: Model) -> None:
+def test_features_are_of_the_full_image_and_of_every_depth(model: Model) -> None:
     views = stack([model.prepare(photograph(*SIZES["large"], seed)) for seed in (0, 1)])
-    asked, wanted = Classifier(model, make_question(model, QuestionOptions(), LABELS)), feature_names(model)
-    found = asked.features(views, wanted)
-    assert set(found) == set(wanted)
-    whole = model.encode_images(views)[-1]
-    torch.testing.assert_close(found["tower mean"], whole.mean((1, 2)))
-    assert found["tower grid"].shape == (2, 4 * whole.shape[-1])
-    for kind, vector in found.items():
-        assert vector.isfinite().all()
-        # Another image, another vector; but where a conv layer ends that sees only the words around it.
-        assert kind == "decoder 1 end" or not torch.allclose(vector[0], vector[1]), kind
-    ends = [vector for kind, vector in found.items() if kind.endswith("end")]
+    classifier, wanted = Classifier(model, make_question(model, QuestionOptions(), LABELS)), feature_names(model)
+    features = classifier.features(views, wanted)
+    assert set(features) == set(wanted)
+    last_view = model.encode_images(views)[-1]
+    torch.testing.assert_close(features["tower mean"], last_view.mean((1, 2)))
+    assert features["tower grid"].shape == (2, 4 * last_view.shape[-1])
+    for name, values in features.items():
+        assert values.isfinite().all()
+        # Different images have different features, except after a conv layer that only covers the text at the end.
+        assert name == "decoder 1 end" or not torch.allclose(values[0], values[1]), name
+    ends = [values for name, values in features.items() if name.endswith("end")]
     assert not any(torch.allclose(a, b) for a, b in pairwise(ends))

@@ -1,4 +1,4 @@
-"""Heads score as they did when they were saved, and nearest neighbours vote as by hand."""
+"""Loaded heads score as before they were saved, and nearest neighbours vote as computed by hand."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lensmith.models.heads import ANSWER, ClassHead, Head, Neighbours, load_head
 
 
 def neighbours(k: int) -> Neighbours:
-    vectors = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 2.0], [1.0, 0.0]])  # around (1, 1)
-    centre, spread = vectors.mean(0), vectors.std(0)
-    keys = Neighbours.direction(vectors, centre, spread).half()
+    features = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 2.0], [1.0, 0.0]])  # around (1, 1)
+    centre, spread = features.mean(0), features.std(0)
+    keys = Neighbours.direction(features, centre, spread).half()
     return Neighbours(centre, spread, keys, torch.tensor([0, 1, 1, 0]), k, ["east", "west and north"], "tower mean")
 
 
@@ -24,27 +24,28 @@ def test_a_saved_head_scores_as_before(head: Head, tmp_path: Path) -> None:
     for weight in head.parameters():
         torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
     head.save(tmp_path / "head.safetensors")
-    again = load_head(tmp_path / "head.safetensors")
-    vectors = torch.randn(5, 2)
-    assert (again.labels, again.feature) == (head.labels, head.feature)
-    assert torch.equal(again(vectors), head(vectors))
-    assert not any(weight.requires_grad for weight in again.parameters())
+    loaded = load_head(tmp_path / "head.safetensors")
+    features = torch.randn(5, 2)
+    assert (loaded.labels, loaded.feature) == (head.labels, head.feature)
+    assert torch.equal(loaded(features), head(features))
+    assert not any(weight.requires_grad for weight in loaded.parameters())
 
 
-def test_neighbours_vote_by_how_alike_they_are() -> None:
+def test_neighbours_vote_by_their_cosine_similarity() -> None:
     head = neighbours(2)
     direction = Neighbours.direction(torch.tensor([[1.9, 1.3]]), head.centre, head.spread)
     pairs = zip(head.keys, head.owners, strict=True)
-    alike = sorted(((direction @ key.float()).item(), int(owner)) for key, owner in pairs)[::-1]
-    weights = [math.exp((cosine - alike[0][0]) / 0.07) for cosine, _ in alike[:2]]
+    similarities = sorted(((direction @ key.float()).item(), int(owner)) for key, owner in pairs)[::-1]
+    largest, _ = similarities[0]
+    weights = [math.exp((cosine - largest) / 0.07) for cosine, _ in similarities[:2]]
     votes = [0.5, 0.5]
-    for weight, (_, owner) in zip(weights, alike, strict=False):
+    for weight, (_, owner) in zip(weights, similarities, strict=False):
         votes[owner] += weight
     torch.testing.assert_close(head(torch.tensor([[1.9, 1.3]])), torch.tensor([votes]).log(), atol=1e-3, rtol=1e-3)
     assert math.isfinite(neighbours(1)(torch.tensor([[5.0, 1.0]]))[0, 1].item())  # no class is impossible
 
 
-def test_heads_of_before_there_were_kinds_can_be_loaded(tmp_path: Path) -> None:
+def test_heads_saved_without_a_feature_name_can_be_loaded(tmp_path: Path) -> None:
     state = {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
     save_file(state, tmp_path / "head.safetensors", {"labels": '["a", "b"]'})
     head = load_head(tmp_path / "head.safetensors")

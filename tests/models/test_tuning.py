@@ -1,4 +1,4 @@
-"""What a recipe tunes is what learns, and nothing else; it is saved, reloaded, and refused where it makes no sense."""
+"""Only the weights that a recipe tunes are trained. They can be saved and loaded, and invalid recipes are refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def attached(tiny_folder: Path, *options: str) -> tuple[Model, Recipe]:
     ],
     ids=str,
 )
-def test_what_was_chosen_learns_is_counted_and_comes_back(
+def test_tuned_weights_are_trainable_counted_saved_and_loaded(
     tiny_folder: Path, tmp_path: Path, options: list[str], components: str
 ) -> None:
     torch.manual_seed(0)
@@ -83,9 +83,9 @@ def test_what_was_chosen_learns_is_counted_and_comes_back(
     other = models.load_base(model.options)
     bare = Classifier(other, make_question(other, question, LABELS)).score(pixels).bound
     loaded = load_tuned(other, tmp_path)
-    found = Classifier(other, make_question(other, question, LABELS), loaded).score(pixels).bound
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert (bare - expected).abs().max() > 0.01, "nothing changed, so its loading proves nothing"
+    reloaded = Classifier(other, make_question(other, question, LABELS), loaded).score(pixels).bound
+    torch.testing.assert_close(reloaded, expected, rtol=1e-4, atol=1e-4)
+    assert (bare - expected).abs().max() > 0.01, "the weights change nothing, so loading them proves nothing"
     assert not trainable(other)
 
 
@@ -99,42 +99,48 @@ def test_every_method_learns_and_predicts_from_its_run_folder(
     options += ["train.epochs=12", "train.batch_size=8", f"train.learning_rate={rate}", "data.validation=0.2"]
     recipe = load_recipe(None, [*options, "tune.rank=4"])
     record = lensmith.train(recipe, tmp_path / "run")
-    if method != "projector":  # by itself it can't bring a decoder of random weights to say a name
+    if method != "projector":  # the projector alone can't make a decoder of random weights answer with a name
         assert record["accuracy"]["accuracy"] >= 0.9
     losses = [row["loss"] for row in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     again = lensmith.evaluate(recipe_for(str(tmp_path / "run"), []), tmp_path / "again")
     assert again["accuracy"] == record["accuracy"]
-    found = lensmith.predict([str(folder / "square")], tmp_path / "run")
-    assert len(found) == 30
+    predictions = lensmith.predict([str(folder / "square")], tmp_path / "run")
+    assert len(predictions) == 30
     assert json.loads((tmp_path / "run" / "adapter" / "lensmith.json").read_text())["labels"] == LABELS
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        (["tune.targets=[o_proj]"], r"'o_proj' hits no linear layer.*self_attn\.out_proj.*vision.*|self_attn\.q_proj"),
-        (["tune.targets=[q_proj]"], r"'q_proj' also hits 3 layers of the vision_tower.*'language_model\.\*\.q_proj'"),
-        (["tune.targets=[conv.conv]"], "hits no linear layer"),
+        (
+            ["tune.targets=[o_proj]"],
+            r"'o_proj' matches no linear layer.*self_attn\.out_proj.*vision.*|self_attn\.q_proj",
+        ),
+        (
+            ["tune.targets=[q_proj]"],
+            r"'q_proj' also matches 3 layers of the vision_tower.*'language_model\.\*\.q_proj'",
+        ),
+        (["tune.targets=[conv.conv]"], "matches no linear layer"),
         (["tune.language_model=false"], "Nothing is tuned"),
         (["tune.rates={vision_tower: 1e-4}"], "rate for vision_tower, which is not tuned"),
         (["tune.rates={head: 1e-4}"], "rate for head, which is not tuned"),
     ],
     ids=str,
 )
-def test_targets_and_rates_that_make_no_sense_are_refused(tiny_folder: Path, options: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_invalid_targets_and_rates_are_refused(tiny_folder: Path, options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         attached(tiny_folder, *options)
 
 
-def test_a_target_names_the_real_layers_when_it_hits_nothing(tiny_folder: Path) -> None:
+def test_the_error_for_a_target_that_matches_nothing_lists_the_layers(tiny_folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         attached(tiny_folder, "tune.targets=[gate_proj]")
     for name in ("feed_forward.w1", "conv.in_proj", "self_attn.out_proj", "mlp.fc1", "linear_1"):
         assert name in str(caught.value)
 
 
-def test_targets_hit_what_they_name(tiny_folder: Path) -> None:
+def test_targets_match_the_layers_they_name(tiny_folder: Path) -> None:
     model, _ = attached(tiny_folder, "tune.targets=[language_model.*.q_proj, 'feed_forward.w*']")
     rows = {(row.component, row.layer): row.count for row in coverage(model)}
     assert rows == {("language_model", "self_attn.q_proj"): 2} | {
@@ -144,7 +150,7 @@ def test_targets_hit_what_they_name(tiny_folder: Path) -> None:
     assert {(row.component, row.count) for row in coverage(both)} == {("language_model", 2), ("vision_tower", 3)}
 
 
-def test_rates_are_each_components_own_and_loras_second_matrix_is_faster(tiny_folder: Path) -> None:
+def test_components_have_separate_learning_rates_and_loras_second_matrix_a_higher_one(tiny_folder: Path) -> None:
     options = ["tune.vision_tower=true", "tune.head=true", "tune.lora_plus=4", "train.learning_rate=0.01"]
     model, recipe = attached(
         tiny_folder, *options, "tune.rates={vision_tower: 0.001, head: 0.5}", "train.weight_decay=0.1"
@@ -169,22 +175,22 @@ def test_rank_stabilised_lora_scales_by_the_root_of_the_rank(tiny_folder: Path) 
     assert scale("tune.rslora=true") == 8
 
 
-def test_full_training_learns_in_float32_whatever_the_products_run_in(tiny_folder: Path) -> None:
+def test_full_training_keeps_weights_in_float32_whatever_the_compute_dtype(tiny_folder: Path) -> None:
     model, _ = attached(tiny_folder, "tune.method=full", "model.dtype=bfloat16")
     assert {w.dtype for w in trainable(model).values()} == {torch.float32}
 
 
-def test_four_bits_need_a_gpu_and_learn_by_lora_only(tiny_folder: Path) -> None:
+def test_four_bits_need_a_gpu_and_are_tuned_by_lora_only(tiny_folder: Path) -> None:
     with pytest.raises(UserError, match="needs a CUDA GPU; the device is cpu"):
         attached(tiny_folder, "model.quantize=4bit")
     recipe = load_recipe(None, [f"model.base={tiny_folder}", "tune.method=full"])
     model = models.load_base(recipe.model)
     model.options.quantize = "4bit"
-    with pytest.raises(UserError, match="Four-bit weights can't learn"):
+    with pytest.raises(UserError, match="Four-bit weights can't be trained"):
         attach(model, recipe.tune, LABELS)
 
 
-def test_four_bits_are_for_the_decoder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_decoder_is_stored_in_four_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     components = {"language_model": "model.text", "projector": "model.bridge", "vision_tower": "model.eye"}
     options = load_recipe(None, ["model.quantize=4bit"]).model
     with pytest.raises(UserError, match=r"pip install 'lensmith\[quantized\]'"):

@@ -1,7 +1,7 @@
-"""The only inference loop: images in, the best label and its probability out.
+"""The only inference loop: from images to the best label and its probability.
 
-The prompt up to the image runs once per `Classifier`; each batch forks it. Images are read and resized a window at a
-time, so that memory does not depend on how many there are. A batch holds images of one shape, so that no row is padded.
+The prompt up to the image runs once per `Classifier`, and each batch forks it. Images are read and resized one window
+at a time, so memory doesn't depend on their number. A batch holds images of one shape, so no row is padded.
 """
 
 from __future__ import annotations
@@ -29,28 +29,31 @@ from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Shape, Views, shape_of, stack
 from lensmith.records import Calibration, Prediction
 
-MOST = 256
-"""The largest batch that is chosen by itself: on two CPU cores, more were no faster."""
+MAX_BATCH = 256
+"""The largest batch chosen automatically: on two CPU cores, larger ones were no faster."""
 WINDOW = 1 << 30
-"""Bytes that the prepared images of a window may take, were they all large; with a GPU there are two windows."""
+"""Bytes for the prepared images of a window if all of them are large. With a GPU there are two windows."""
 TOLERANCE = 0.01
-"""How closely the best label's probability is known, by default, where not all labels are scored."""
+"""Default tolerance of the best label's probability if not all labels are scored."""
 
 Item = tuple[str, str | None, Callable[[], Image.Image]]
-"""A sample's id, its label if known, and how to get its image (may raise ImageError)."""
-Ready = tuple[Item, Views | ImageError]
-"""An item with its image's views, or why there are none."""
+"""A sample's id, its label if known, and a function that reads its image (which may raise ImageError)."""
+Prepared = tuple[Item, Views | ImageError]
+"""An item with its image's views, or the error that prevented them."""
 
 
 class Classifier:
     """A model and a question, ready to score images.
 
     Args:
-        head: what answers in the decoder's place, on one of the model's features; None for the decoder itself.
-        calibration: what is done to the scores before they become probabilities.
-        top: search only for so many best labels; None scores all.
-        tolerance: how closely the best label's probability must be known then; 1 asks for the label alone.
-        batch_size: images scored at once; None chooses by the memory that is free.
+        head: class head that answers instead of the decoder, from one of the model's features.
+        calibration: applied to the scores before they become probabilities.
+        top: score only the top k labels exactly; None scores all.
+        tolerance: with `top`, the best label's probability must be known to within this; 1 requests only the label.
+        batch_size: images scored at once; None chooses it from the free memory.
+
+    Raises:
+        UserError: the head was trained on other classes.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Classifier:
     ) -> None:
         self.model, self.question, self.head = model, question, head
         self.labels, self.prompt = question.labels, question.prompt
-        self._place = {label: i for i, label in enumerate(self.labels)}
+        self._label_index = {label: i for i, label in enumerate(self.labels)}
         self.calibration = calibration or Calibration()
         self.top = top if top and top < len(self.labels) else None
         self.tolerance = tolerance
@@ -73,53 +76,57 @@ class Classifier:
         if head is not None:
             if head.labels != self.labels:
                 raise UserError(
-                    "The model answers by a class head, which knows the classes it was taught and no others.",
+                    "The model answers by a class head, which only knows the classes it was trained on.",
                     f"They are: {', '.join(head.labels)}.",
                 )
-            self.top = None  # it scores all of them at once
+            self.top = None  # a head scores all labels at once
         with torch.inference_mode(), model.autocast():
-            self._before = grow(model.decoder, model.embed(self._ids(self.prompt.before)))[1]
-            self._after = model.embed(self._ids(self.prompt.after))
-        self._room = model.free_memory() // 4
+            _, self._before = grow(model.decoder, model.embed(self._batch_of_ids(self.prompt.before)))
+            self._after = model.embed(self._batch_of_ids(self.prompt.after))
+        self._memory = model.free_memory() // 4
 
-    def _ids(self, ids: Sequence[int]) -> Tensor:
+    def _batch_of_ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([ids], device=self.model.device)
 
     def fits(self, shape: Shape) -> int:
-        """How many images of a shape are scored at once."""
+        """The number of images of this shape that are scored at once."""
         if self.batch_size:
             return self.batch_size
-        most = self._room // self.model.memory(shape, len(self.prompt.before))
-        return 1 << (max(1, min(MOST, most)).bit_length() - 1)  # a power of two, so that little changes change nothing
+        limit = self._memory // self.model.memory(shape, len(self.prompt.before))
+        # A power of two, so that small changes of the free memory rarely change the batch size.
+        return 1 << (max(1, min(MAX_BATCH, limit)).bit_length() - 1)
 
     @torch.inference_mode()
     def score(self, views: Views) -> Scores:
-        """Search the labels of a batch of images; see `labels.search`.
+        """Score the labels of a batch of images; see `labels.search`.
 
         Args:
             views: (n, 3, H, W) bytes each, of images of one shape.
+
+        Raises:
+            UserError: the model's scores are NaN.
         """
         model = self.model
         with model.autocast():
             if self.head is not None:
-                extracted = extract(model, self._before, self._after, views, [self.head.feature])
-                return Scores.of_all(self.head(extracted[self.head.feature]).log_softmax(1))
+                features = extract(model, self._before, self._after, views, [self.head.feature])
+                return Scores.of_all(self.head(features[self.head.feature]).log_softmax(1))
             image = model.embed_images(views)
             segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))
             return search(model, self.question.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
     @torch.inference_mode()
-    def features(self, views: Views, kinds: Sequence[str]) -> dict[str, Tensor]:
-        """The images' vectors of these kinds, given the question; see `engine.features`."""
+    def features(self, views: Views, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named features of a batch of images, given the question; see `engine.features`."""
         with self.model.autocast():
-            return extract(self.model, self._before, self._after, views, kinds)
+            return extract(self.model, self._before, self._after, views, names)
 
     def score_all(self, views: Views) -> Iterator[Scores]:
-        """The same in batches that fit into memory; when one doesn't, from then on only half as many are tried at once.
+        """As `score`, in batches that fit into memory. A batch that doesn't fit halves the size of all later ones.
 
         Raises:
-            UserError: there is not enough memory for one image.
+            UserError: there is not enough memory for one image, or as `score` does.
         """
         start, n, shape = 0, len(views[0]), tuple(tuple(view.shape[1:]) for view in views)
         while start < n:
@@ -130,7 +137,7 @@ class Classifier:
                 if not out_of_memory(error):
                     raise
                 scores = None
-            # Here, and not in the handler, where the failed batch is still held by the traceback.
+            # Outside the handler, because there the traceback still keeps the failed batch in memory.
             if scores is None:
                 if size == 1:
                     raise UserError("There is not enough memory to score one image.", "Use a smaller model.")
@@ -141,7 +148,7 @@ class Classifier:
             start += size
 
     def predictions(self, samples: Sequence[tuple[str, str | None]], scores: Scores) -> list[Prediction]:
-        """The answers to a batch of samples, given as (id, label)."""
+        """The predictions for a batch of samples, given as (id, label)."""
         if scores.complete:
             bound = self.calibration.apply(scores.bound)
             low = high = bound.softmax(1)
@@ -150,26 +157,26 @@ class Classifier:
         best = bound.argmax(1)
         raw = scores.bound.masked_fill(~scores.exact, float("nan"))
         low, high = (p.gather(1, best[:, None])[:, 0] for p in (low, high))
-        places = torch.tensor([self._place.get(str(label), -1) for _, label in samples], device=bound.device)
-        true = places.clamp(min=0)[:, None]
+        indices = torch.tensor([self._label_index.get(str(label), -1) for _, label in samples], device=bound.device)
+        true = indices.clamp(min=0)[:, None]
         score, before = bound.gather(1, true), torch.arange(bound.shape[1], device=bound.device) < true
-        # Of equal scores the first counts as better, as it does for the answer itself.
+        # Ties are broken as argmax does: the first label counts as better.
         ranks = 1 + ((bound > score) | ((bound == score) & before)).sum(1)
-        ranked = (places >= 0) & scores.exact.gather(1, true)[:, 0] & (ranks <= (self.top or bound.shape[1]))
+        ranked = (indices >= 0) & scores.exact.gather(1, true)[:, 0] & (ranks <= (self.top or bound.shape[1]))
         columns = (best, low, high, ranks, ranked, raw)
         return [
             Prediction(
                 name,
                 label,
                 self.labels[i],
-                (least + most) / 2,
+                (lower + upper) / 2,
                 rank if known else None,
                 None,
-                least,
-                most,
+                lower,
+                upper,
                 tuple(values),
             )
-            for (name, label), i, least, most, rank, known, values in zip(
+            for (name, label), i, lower, upper, rank, known, values in zip(
                 samples, *(column.tolist() for column in columns), strict=True
             )
         ]
@@ -180,30 +187,30 @@ def windows(
 ) -> Generator[list[Prediction], None, None]:
     """Predictions of the items in their order, in lists of `size`.
 
-    An image that can't be read gives a prediction with its `error` and no answer: never dropped.
+    An image that can't be read is never dropped: its prediction has an `error` and no label.
 
     Args:
-        size: items of a window; None takes four batches of the first image's size, but no more than fit into `WINDOW`.
+        size: items in a window; None takes four batches of the first image's shape, but no more than fit into `WINDOW`.
     """
     rest = iter(items)
     with _Reader(classifier.model) as reader:
         first = reader.read(list(islice(rest, 1)))
         if not first:
             return
-        views = first[0][1]
-        batch = MOST if isinstance(views, ImageError) else classifier.fits(shape_of(views))
-        size = size or max(1, min(4 * batch, WINDOW // classifier.model.bytes()))
+        ((_, views),) = first
+        batch = MAX_BATCH if isinstance(views, ImageError) else classifier.fits(shape_of(views))
+        size = size or max(1, min(4 * batch, WINDOW // classifier.model.photo_bytes()))
         window = first + reader.read(list(islice(rest, size - 1)))
         while window:
-            following = reader.begin(list(islice(rest, size)))
+            next_window = reader.start(list(islice(rest, size)))
             yield _score_window(classifier, window)
-            window = following()
+            window = next_window()
 
 
 def predict(
     classifier: Classifier, items: Iterable[Item], progress: Callable[[int], Any] | None = None
 ) -> Iterator[Prediction]:
-    """The same one by one; `progress` is called with the number of images done."""
+    """As `windows`, one prediction at a time. `progress` is called with the number of images done."""
     done = 0
     for window in windows(classifier, items):
         done += len(window)
@@ -213,72 +220,74 @@ def predict(
 
 
 def require_readable(predictions: Iterable[Prediction], unreadable: str) -> None:
-    """Where the recipe's `data.unreadable` is "stop", an image that could not be read ends the work.
+    """Stop at an image that could not be read, if the recipe's `data.unreadable` is "stop".
 
     Raises:
-        ImageError: naming the first such image.
+        ImageError: for the first such image.
     """
     error = next((p.error for p in predictions if p.error), None)
     if error and unreadable == "stop":
-        raise ImageError(error, "Or set data.unreadable=skip to list such images and go on.")
+        raise ImageError(error, "Or set data.unreadable=skip to list such images and continue.")
 
 
 class _Reader:
     """Reads and prepares the images of a window.
 
-    With a GPU, one window is read while the one before is scored. On a CPU the model has the cores, and the two would
-    only be in each other's way. Several threads read where an image takes milliseconds; small ones are read faster by
-    one, because threads hand the interpreter lock to and fro (28-pixel PNGs: 170 us an image by one, 340 by two).
+    With a GPU, one window is read while the previous one is scored. On a CPU, reading would only compete with the model
+    for the cores. Several threads read if an image takes milliseconds. Small images are read faster by one thread,
+    because threads pass the interpreter lock back and forth (28-pixel PNGs: 170 us per image with one thread, 340 with
+    two).
     """
 
     SLOW, TRIED = 0.002, 4
-    """Seconds for an image, from which on threads pay; and how many images tell how long one takes."""
+    """Seconds per image above which several threads are faster, and the number of images timed to find out."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lensmith-read")
-        self.ahead = ThreadPoolExecutor(1, "lensmith-ahead") if model.device.type != "cpu" else None
+        self.background = ThreadPoolExecutor(1, "lensmith-ahead") if model.device.type != "cpu" else None
 
     def __enter__(self) -> _Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in filter(None, (self.ahead, self.pool)):
+        for pool in filter(None, (self.background, self.pool)):
             pool.shutdown(cancel_futures=True)
 
-    def begin(self, items: list[Item]) -> Callable[[], list[Ready]]:
-        """Start reading if that can go on beside the model; the result, when called, gives the window."""
-        return self.ahead.submit(self.read, items).result if self.ahead else partial(self.read, items)
+    def start(self, items: list[Item]) -> Callable[[], list[Prepared]]:
+        """Start reading in the background if there is a GPU. The returned function gives the window."""
+        return self.background.submit(self.read, items).result if self.background else partial(self.read, items)
 
-    def read(self, items: list[Item]) -> list[Ready]:
-        """Each item with its views, or why there are none."""
-        start, found = time.perf_counter(), list[Ready]()
-        # No more of them than tell that they are slow: meanwhile the other threads are idle.
-        while len(found) < min(self.TRIED, len(items)) and time.perf_counter() - start <= self.SLOW * self.TRIED:
-            found.append(self._one(items[len(found)]))
-        slow = time.perf_counter() - start > self.SLOW * len(found)
-        return found + list((self.pool.map if slow else map)(self._one, items[len(found) :]))
+    def read(self, items: list[Item]) -> list[Prepared]:
+        """Each item with its views, or with the error that prevented them."""
+        start, prepared = time.perf_counter(), list[Prepared]()
+        # Time only as many images as needed to decide: the other threads are idle meanwhile.
+        while len(prepared) < min(self.TRIED, len(items)) and time.perf_counter() - start <= self.SLOW * self.TRIED:
+            prepared.append(self._prepare(items[len(prepared)]))
+        slow = time.perf_counter() - start > self.SLOW * len(prepared)
+        return prepared + list((self.pool.map if slow else map)(self._prepare, items[len(prepared) :]))
 
-    def _one(self, item: Item) -> Ready:
+    def _prepare(self, item: Item) -> Prepared:
+        _, _, read_image = item
         try:
-            return item, self.model.prepare(item[2]())
+            return item, self.model.prepare(read_image())
         except ImageError as error:
             return item, error
 
 
-def _score_window(classifier: Classifier, window: Sequence[Ready]) -> list[Prediction]:
-    found: dict[int, Prediction] = {}
-    read: dict[int, Views] = {}
-    for place, ((name, label, _), views) in enumerate(window):
+def _score_window(classifier: Classifier, window: Sequence[Prepared]) -> list[Prediction]:
+    predictions: dict[int, Prediction] = {}
+    readable: dict[int, Views] = {}
+    for i, ((name, label, _), views) in enumerate(window):
         if isinstance(views, ImageError):
-            found[place] = Prediction(name, label, error=str(views))
+            predictions[i] = Prediction(name, label, error=str(views))
         else:
-            read[place] = views
-    places = list(read)
-    for group in grouped(map(shape_of, read.values())):
-        rest = iter([places[k] for k in group])
-        for scores in classifier.score_all(stack([read[places[k]] for k in group])):
+            readable[i] = views
+    indices = list(readable)
+    for group in grouped(map(shape_of, readable.values())):
+        rest = iter([indices[k] for k in group])
+        for scores in classifier.score_all(stack([readable[indices[k]] for k in group])):
             batch = list(islice(rest, len(scores.low)))
-            samples = [window[place][0][:2] for place in batch]
-            found |= zip(batch, classifier.predictions(samples, scores), strict=True)
-    return [found[place] for place in range(len(window))]
+            samples = [(name, label) for (name, label, _), _ in (window[i] for i in batch)]
+            predictions |= zip(batch, classifier.predictions(samples, scores), strict=True)
+    return [predictions[i] for i in range(len(window))]

@@ -1,7 +1,7 @@
-"""The question put to the model: one wording for baseline, training and tuned model.
+"""The question put to the model, with the same wording for the baseline, training and the tuned model.
 
-The class list comes before the image, so that everything up to the image is the same for every sample and runs once.
-Prompts are written by the checkpoint's own chat template and cut at the image: what stands before, what stands after.
+The class list comes before the image, so everything up to the image is the same for every sample and runs once. The
+checkpoint's own chat template writes the prompt, which is then split at the image into the text before and after it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The question in tokens, and the answers to it."""
+    """The question in tokens, and the possible answers."""
 
     text: str
-    """As a person would read it."""
+    """In readable form."""
     before: tuple[int, ...]
-    """Token ids up to the image's embeddings, with its opening token."""
+    """Token ids up to the image's embeddings, the image's opening tokens included."""
     after: tuple[int, ...]
     """Token ids after the image, up to the answer."""
     answers: tuple[tuple[tuple[int, ...], ...], ...]
-    """For each label the token ids that say it, the end token included where the answer is a name. The first is what
-    training teaches; the others are synonyms."""
+    """The token ids of each label's answers, with the end token if the answer is a name. Training teaches the first;
+    the others are synonyms."""
 
 
 @dataclass(frozen=True)
@@ -47,51 +47,51 @@ class Question:
 
 
 def make_question(model: Model, options: QuestionOptions, labels: Sequence[str]) -> Question:
-    """The question that a model is asked. Raises UserError as `make_prompt` and `LabelTrie` do."""
+    """The question for a model and its labels. Raises UserError as `make_prompt` and `LabelTrie` do."""
     prompt = make_prompt(model, options, labels)
     return Question(tuple(labels), prompt, LabelTrie(labels, prompt.answers))
 
 
 def names_of(question: QuestionOptions, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """What each label is called, and its synonyms.
+    """The name of each label, followed by its synonyms.
 
     Raises:
-        UserError: `question.names` names a class that there isn't, or says nothing for one.
+        UserError: `question.names` contains an unknown class, or a class has an empty name or none.
     """
     for label in question.names:
         if label not in labels:
             raise UserError(f"question.names names {label!r}, which is not a class.", nearest(label, labels))
-    names = []
+    all_names = []
     for label in labels:
-        own = question.names.get(label, label.replace("_", " ") if question.underscores else label)
-        own = [own] if isinstance(own, str) else own
-        if not own or not all(name.strip() for name in own):
-            raise UserError(f"The class {label!r} is called nothing.", "Give it a name in question.names.")
-        names.append(tuple(own))
-    return names
+        names = question.names.get(label, label.replace("_", " ") if question.underscores else label)
+        names = [names] if isinstance(names, str) else names
+        if not names or not all(name.strip() for name in names):
+            raise UserError(f"The class {label!r} has an empty name.", "Give it a name in question.names.")
+        all_names.append(tuple(names))
+    return all_names
 
 
 def codes(tokenizer: Any, count: int) -> list[str]:
-    """Codes that are single tokens: A to Z first, as transformers' `pipeline("decision")` has them.
+    """Codes that are single tokens: A to Z first, as in transformers' `pipeline("decision")`.
 
     Raises:
-        UserError: the tokenizer has too few.
+        UserError: the tokenizer has fewer than `count`.
     """
-    found: list[str] = []
+    chosen: list[str] = []
     ids: set[int] = set()
     for code in _candidates():
-        if len(found) == count:
+        if len(chosen) == count:
             break
         tokens = tokenizer.encode(code, add_special_tokens=False)
         if len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id and tokens[0] not in ids:
-            found.append(code)
+            chosen.append(code)
             ids.add(tokens[0])
-    if len(found) < count:
+    if len(chosen) < count:
         raise UserError(
-            f"The model has {len(found)} single-token codes, too few for {count} classes.",
+            f"The model has {len(chosen)} single-token codes, too few for {count} classes.",
             "Use question.answers=names.",
         )
-    return found
+    return chosen
 
 
 def _candidates() -> Iterator[str]:
@@ -103,41 +103,39 @@ def _candidates() -> Iterator[str]:
 
 
 def messages(question: QuestionOptions, lines: Sequence[str]) -> list[dict[str, Any]]:
-    """The conversation as chat messages, in the form that `apply_chat_template` takes; `lines` are the class list."""
+    """The conversation as chat messages for `apply_chat_template`. `lines` is the class list."""
     classes = "\n".join(lines)
-    talk: list[dict[str, Any]] = []
+    chat: list[dict[str, Any]] = []
     if question.system:
-        talk.append({"role": "system", "content": question.system.replace("{labels}", classes)})
+        chat.append({"role": "system", "content": question.system.replace("{labels}", classes)})
     text = question.text.replace("{labels}", classes)
-    talk.append({"role": "user", "content": [{"type": "text", "text": text}, {"type": "image"}]})
-    return talk
+    chat.append({"role": "user", "content": [{"type": "text", "text": text}, {"type": "image"}]})
+    return chat
 
 
 def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) -> Prompt:
     """The question in tokens.
 
     Raises:
-        UserError: the question or a label contains one of the model's special tokens, or tokens that it doesn't have;
-            or see `names_of` and `codes`.
+        UserError: the question or a label contains a special token of the model or text that it has no tokens for, the
+            chat template doesn't write one image, or as `names_of` and `codes` do.
     """
     tokenizer = model.tokenizer
-    forms = names_of(question, labels)
+    names = names_of(question, labels)
     if question.answers == "codes":
-        short = codes(tokenizer, len(labels))
-        lines = [f"{code}. {names[0]}" for code, names in zip(short, forms, strict=True)]
-        said: list[tuple[str, ...]] = [(code,) for code in short]
+        single_tokens = codes(tokenizer, len(labels))
+        lines = [f"{code}. {name}" for code, (name, *_) in zip(single_tokens, names, strict=True)]
+        answer_texts: list[tuple[str, ...]] = [(code,) for code in single_tokens]
         end: tuple[int, ...] | None = ()
     else:
-        said, lines, end = forms, [names[0] for names in forms], None
+        answer_texts, lines, end = names, [name for name, *_ in names], None
     for token in map(str, tokenizer.all_special_tokens):
-        for words in [question.text, question.system or "", *labels, *(form for names in forms for form in names)]:
-            if token in words:
-                raise UserError(
-                    f"{words!r} contains {token!r}, which the model reads as a control token.", "Rename it."
-                )
-    talk = messages(question, lines)
-    text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    before, image, after = text.partition(model.image_token)
+        for text in [question.text, question.system or "", *labels, *(name for group in names for name in group)]:
+            if token in text:
+                raise UserError(f"{text!r} contains {token!r}, which the model reads as a control token.", "Rename it.")
+    chat = messages(question, lines)
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    before, image, after = prompt.partition(model.image_token)
     if not image or model.image_token in after:
         raise UserError(
             f"The chat template of {model.options.base} does not write exactly one image into the question.",
@@ -145,36 +143,37 @@ def make_prompt(model: Model, question: QuestionOptions, labels: Sequence[str]) 
         )
     opening, closing = model.image_frame
 
-    def ids(part: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(part, add_special_tokens=False))
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    lead, closed = _around_answer(tokenizer, talk, text)
-    end = ids(closed)[:1] or (tokenizer.eos_token_id,) if end is None else end
+    before_answer, after_answer = _around_answer(tokenizer, chat, prompt)
+    end = ids(after_answer)[:1] or (tokenizer.eos_token_id,) if end is None else end
 
-    def answer(form: str) -> tuple[int, ...]:
-        tokens = ids(lead + form)
+    def answer_ids(text: str) -> tuple[int, ...]:
+        tokens = ids(before_answer + text)
         if not tokens or tokenizer.unk_token_id in tokens:
             raise UserError(
-                f"The model has no tokens for the answer {form!r}.", "Rename the class or give a form of it."
+                f"The model has no tokens for the answer {text!r}.",
+                "Rename the class, or give it another name in question.names.",
             )
         return tokens + end
 
     readable = "\n\n".join(
-        m["content"] if isinstance(m["content"], str) else m["content"][0]["text"] + "\n[the image]" for m in talk
+        m["content"] if isinstance(m["content"], str) else m["content"][0]["text"] + "\n[the image]" for m in chat
     )
-    answers = tuple(tuple(answer(form) for form in names) for names in said)
+    answers = tuple(tuple(answer_ids(text) for text in texts) for texts in answer_texts)
     return Prompt(readable, ids(before + opening), ids(closing + after), answers)
 
 
-def _around_answer(tokenizer: Any, talk: list[dict[str, Any]], prompt: str) -> tuple[str, str]:
-    """What the chat template writes between a prompt and the assistant's answer to it, and what after the answer.
+def _around_answer(tokenizer: Any, chat: list[dict[str, Any]], prompt: str) -> tuple[str, str]:
+    """What the chat template writes between a prompt and the assistant's answer, and after the answer.
 
-    Not every model's answer begins right after the prompt, or ends with the tokenizer's end of text.
+    Some templates write text between the two, and some end an answer with a token other than the end of text.
     """
     answer = {"role": "assistant", "content": [{"type": "text", "text": "answer"}]}
     try:
-        whole = str(tokenizer.apply_chat_template([*talk, answer], tokenize=False))
-    except (TemplateError, TypeError):  # it takes no answers in parts
+        conversation = str(tokenizer.apply_chat_template([*chat, answer], tokenize=False))
+    except (TemplateError, TypeError):  # the template doesn't accept an answer as a list of content items
         return "", ""
-    lead, said, closed = whole.removeprefix(prompt).partition("answer")
-    return (lead, closed) if whole.startswith(prompt) and said else ("", "")
+    before, separator, after = conversation.removeprefix(prompt).partition("answer")
+    return (before, after) if conversation.startswith(prompt) and separator else ("", "")

@@ -74,7 +74,7 @@ class Samples:
         if i in self._kept or i in self.errors:
             return self._kept.get(i)
         try:
-            views = self.model.prepare(self.split.image(i, self.max_pixels, self.model.enough))
+            views = self.model.prepare(self.split.image(i, self.max_pixels, self.model.sufficient_size))
         except ImageError as error:
             self.errors[i] = str(error)
             return None

@@ -178,7 +178,7 @@ def fill(
         made = {ids[i]: features for i, features in made_of(images, window, model, make)}
         sizes = [sum(view.nbytes for view in views) for views in made.values()]
         needed = sum(sizes) * (len(share) - first) / len(window) * processes.count
-        largest = max(largest, model.bytes(), *sizes)
+        largest = max(largest, model.photo_bytes(), *sizes)
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             if needed > shutil.disk_usage(store.folder).free - SPARE:

@@ -220,7 +220,7 @@ def accuracy_on(
     network.eval()
     size = recipe.evaluate.batch_size
     classifier = Classifier(tuned.model, question, tuned.head, top=1, tolerance=1, batch_size=size)
-    items = split.items(recipe.data.max_pixels, tuned.model.enough)
+    items = split.items(recipe.data.max_pixels, tuned.model.sufficient_size)
     predictions = list(predict(classifier, islice(items, processes.rank, None, processes.count)))
     network.train(training)
     require_readable(predictions, recipe.data.unreadable)

@@ -98,7 +98,7 @@ def predict_split(run: Run, classifier: Classifier, split: Split, path: Path, ta
     options, progress = run.recipe.data, counter(task, len(split), run.tell)
     about = {"images": split.order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
     unfinished = Unfinished(path, classifier.labels, about)
-    items = islice(split.items(options.max_pixels, classifier.model.enough), unfinished.done, None)
+    items = islice(split.items(options.max_pixels, classifier.model.sufficient_size), unfinished.done, None)
     clock = time.perf_counter()
     scored = windows(classifier, items, unfinished.window)
     try:
@@ -168,7 +168,7 @@ def fit_calibration(
     if len(validation) < LEAST:
         return uncalibrated(f"that needs {LEAST} validation images, and there are {len(validation)}")
     index = {label: i for i, label in enumerate(classifier.labels)}
-    items = validation.items(recipe.data.max_pixels, classifier.model.enough)
+    items = validation.items(recipe.data.max_pixels, classifier.model.sufficient_size)
     predictions = [p for p in predict(classifier, items, progress) if not p.error]
     if not predictions:
         return uncalibrated("no validation image can be read")

@@ -1,6 +1,7 @@
-"""Models: `load` finds the one file of a model family by the checkpoint's own `model_type`.
+"""Models: `load` picks the module of a model family by the checkpoint's `model_type`.
 
-A new family is one file here, named after its `model_type`, with a class `Model` that derives from `family.Model`.
+A new family is one module in `families/`, named after its `model_type`, with a class `Model` that derives from
+`base.Model`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 NANO = Path(__file__).parent / "nano"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""What of a model on the hub is needed to load it; no pickle among it."""
+"""The files needed to load a model from the hub. Pickle files are excluded."""
 
 
 def known_families() -> list[str]:
@@ -31,10 +32,10 @@ def known_families() -> list[str]:
 
 
 def load(options: ModelOptions) -> Tuned:
-    """Load the base model and put its adapter on, if the options name one.
+    """Load the base model, and its adapter if the options name one.
 
     Raises:
-        UserError: no such folder or name, not a model, or a family that Lensmith doesn't know.
+        UserError: the folder or name doesn't exist, isn't a model, is damaged, or is of an unknown family.
     """
     from lensmith.models.tuning import Tuned, load_tuned
 
@@ -43,7 +44,7 @@ def load(options: ModelOptions) -> Tuned:
 
 
 def load_base(options: ModelOptions) -> Model:
-    """Load the base model alone, whatever adapter the options name. Raises as `load`."""
+    """Load the base model alone, even if the options name an adapter. Raises UserError as `load` does."""
     from lensmith.models.memory import out_of_memory
 
     folder = find(options.base)
@@ -79,7 +80,7 @@ def find(base: str) -> Path:
     """The folder of a base model: `nano`, a folder, or a snapshot of a model on the hub.
 
     Raises:
-        UserError: no such folder, or the hub doesn't give the model (`hub_errors` says why).
+        UserError: the folder doesn't exist, or the hub doesn't provide the model (see `hub.errors`).
     """
     if base == "nano":
         return NANO
@@ -96,30 +97,34 @@ def find(base: str) -> Path:
 
     try:
         return Path(snapshot_download(base, allow_patterns=FILES))
-    # The client lets errors of its HTTP library through, and of what it is written in.
+    # The client also raises errors of its HTTP library and of its Rust extension.
     except Exception as error:
         raise explain(error, base) from error
 
 
 def on_hub(base: str) -> bool:
-    """Whether a base model's name is one of the hub's, and not of a folder."""
+    """Whether a base model's name is a name on the hub, not a folder."""
     return not (Path(base).exists() or base.startswith((".", "/", "~")) or base.count("/") != 1)
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """config.json of a model folder.
+    """Read config.json of a model folder.
 
     Raises:
-        UserError: the folder has none, or it can't be read.
+        UserError: it doesn't exist or can't be read.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         adapter = (folder / "adapter_config.json").exists() or (folder / "adapter").is_dir()
-        hint = "It holds an adapter: name it as model.adapter." if adapter else "Give a folder saved by transformers."
+        hint = (
+            "It holds an adapter. Set model.adapter to it instead."
+            if adapter
+            else "Give a folder saved by transformers."
+        )
         raise UserError(f"{name} isn't a model: it has no config.json.", hint) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"The model {name} has a config.json that can't be read: {error}.") from None
+        raise UserError(f"The config.json of the model {name} can't be read: {error}.") from None
     if not isinstance(config, dict):
-        raise UserError(f"The model {name} has a config.json that holds no settings.")
+        raise UserError(f"The config.json of the model {name} holds no settings.")
     return config

@@ -1,9 +1,10 @@
 """What every verb needs of a vision-language model, and nothing more.
 
-A family turns an image into pixels of sizes it likes (`prepare`), pixels into embeddings (`look`), token ids into
-embeddings (`embed`), and hidden states into logits (`logits`). Everything else (prompts, branches, scoring, training)
-is the same for all families. Sizes, token ids and templates are read from the checkpoint, never written down here.
-How a checkpoint is read is in `loading.py`.
+A family resizes an image to views (`prepare`), runs the vision tower (`encode_images`) and the projector (`project`) on
+them, and arranges the embeddings with the text between them (`sequence`, `assemble`). `embed_images` does all but the
+first. `embed` turns token ids into embeddings and `logits` hidden states into logits. Everything else (prompts,
+branches, scoring, training) is the same for all families. Sizes, token ids and templates are read from the checkpoint,
+never written down here. `loading.py` reads checkpoints.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from lensmith.models.views import Shape, Views, resize, to_pixels
 
 
 class Model(ABC):
-    """A loaded model: `network` is transformers', `peft` wraps it once LoRA is on."""
+    """A loaded model. `network` is transformers' module; `peft` wraps it once LoRA is attached."""
 
-    # Component -> prefix of its modules' names; the keys are the switches of TuneOptions.
+    # Component -> prefix of its modules' names. The keys are the switches of TuneOptions.
     components: ClassVar[dict[str, str]]
 
-    patch: int
-    """Side of the squares that the vision tower cuts a view into, in pixels."""
-    step: int
-    """Side of what becomes one embedding, in pixels."""
-    tile: int
+    patch_side: int
+    """Side of the squares into which the vision tower splits a view, in pixels."""
+    token_side: int
+    """Side of the square that becomes one embedding, in pixels."""
+    tile_side: int
     """Side of a tile of a large image, in pixels."""
     resample: int
     """How images are scaled: 2 bilinear, 3 bicubic."""
@@ -53,7 +54,7 @@ class Model(ABC):
     @classmethod
     @abstractmethod
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
-        """Load a checkpoint (`loading.load`). Raises UserError if it can't be."""
+        """Load a checkpoint. Raises UserError as `loading.load` does."""
 
     @property
     def decoder(self) -> nn.Module:
@@ -62,27 +63,28 @@ class Model(ABC):
 
     @property
     def image_token(self) -> str:
-        """What the chat template writes where an image stands."""
+        """The token that the chat template writes in the position of an image."""
         return str(self.tokenizer.convert_ids_to_tokens(self.network.config.image_token_id))
 
     @abstractmethod
-    def limit(self, image_tokens: int) -> None:
-        """Show images in at most so many embeddings, as a whole. Raises UserError if the model can't."""
+    def limit_image_tokens(self, image_tokens: int) -> None:
+        """Show each image as one view of at most n embeddings. Raises UserError if the model can't."""
 
     @property
     @abstractmethod
     def image_frame(self) -> tuple[str, str]:
-        """What is written before and after an image's embeddings, whatever its views."""
+        """The text before and after an image's embeddings, whatever its views."""
 
     @abstractmethod
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(height, width) in pixels of each view of an image; of more than one, the first is a grid of tiles."""
+        """(height, width) in pixels of each view of an image. If there are several views, the first is a grid of
+        tiles."""
 
     def prepare(self, image: Image.Image | Tensor) -> Views:
-        """An image -> its views, (3, H, W) bytes each, resized as the model was trained.
+        """Resize an image to its views, (3, H, W) bytes each, as the model was trained.
 
         Args:
-            image: or (..., 3, H, W) bytes, images of one size on any device.
+            image: an image, or (..., 3, H, W) bytes: images of one size on any device.
         """
         pixels = image if isinstance(image, Tensor) else to_pixels(image)
         full = tuple(pixels.shape[-2:]) if isinstance(image, Tensor) else full_size(image)
@@ -90,82 +92,88 @@ class Model(ABC):
 
     @abstractmethod
     def encode_images(self, views: Views) -> Views:
-        """(n, 3, H, W) values in 0..255 of each view -> (n, rows, columns, size) what the vision tower makes of it."""
+        """Run the vision tower: (n, 3, H, W) values in 0..255 of each view -> (n, rows, columns, size) states."""
 
     @abstractmethod
-    def project(self, seen: Views) -> Views:
-        """What `see` gives -> (n, rows, columns, hidden) embeddings of each view."""
+    def project(self, encoded: Views) -> Views:
+        """Run the projector: the result of `encode_images` -> (n, rows, columns, hidden) embeddings of each view."""
 
     @abstractmethod
     def sequence(self, projected: Views) -> list[Tensor | str]:
-        """What `project` gives, as it stands in the prompt between `image_frame`: (n, tokens, hidden) embeddings, and
-        words between them."""
+        """The result of `project` in prompt order, for the position inside `image_frame`: (n, tokens, hidden)
+        embeddings, and the text between them."""
 
     def assemble(self, projected: Views) -> Tensor:
-        """What `project` gives -> (n, tokens, hidden): the views' embeddings and the words between them."""
-        n, parts = len(projected[0]), self.sequence(projected)
-        said = (self.embed(self._ids(p)).expand(n, -1, -1) if isinstance(p, str) else p for p in parts)
-        return torch.cat([part.to(projected[0].dtype) for part in said], 1)
+        """The result of `project` -> (n, tokens, hidden) embeddings of the views and the text between them."""
+        n, items = len(projected[0]), self.sequence(projected)
+        embeddings = (self.embed(self._ids(i)).expand(n, -1, -1) if isinstance(i, str) else i for i in items)
+        return torch.cat([item.to(projected[0].dtype) for item in embeddings], 1)
 
-    def _ids(self, words: str) -> Tensor:
-        return torch.tensor([self.tokenizer.encode(words, add_special_tokens=False)], device=self.device)
+    def _ids(self, text: str) -> Tensor:
+        return torch.tensor([self.tokenizer.encode(text, add_special_tokens=False)], device=self.device)
 
     def embed_images(self, views: Views) -> Tensor:
         """(n, 3, H, W) values in 0..255 of each view -> (n, tokens, hidden) embeddings."""
         return self.assemble(self.project(self.encode_images(views)))
 
-    def enough(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) at which an image holds all that its views show: a decoder need not go beyond."""
+    def sufficient_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which an image has all the detail that its views show. Decoding can stop there."""
         sizes = self.sizes(height, width)
         return max(h for h, _ in sizes), max(w for _, w in sizes)
 
-    def bytes(self) -> int:
-        """That a large photograph, of 12 megapixels, takes when it is prepared."""
+    def photo_bytes(self) -> int:
+        """Size of the views of a large photograph (12 megapixels), in bytes."""
         return sum(3 * height * width for height, width in self.sizes(3000, 4000))
 
     def tokens(self, shape: Shape) -> int:
-        """Embeddings that an image of these views becomes, the words between them included."""
-        maps = tuple(torch.empty(1, h // self.step, w // self.step, 0) for _, h, w in shape)
-        words = (part if isinstance(part, Tensor) else self._ids(part) for part in self.sequence(maps))
-        return sum(part.shape[1] for part in words)
+        """Number of embeddings of an image with these views, the text between them included."""
+        maps = tuple(torch.empty(1, h // self.token_side, w // self.token_side, 0) for _, h, w in shape)
+        items = (item if isinstance(item, Tensor) else self._ids(item) for item in self.sequence(maps))
+        return sum(item.shape[1] for item in items)
 
     def patches(self, shape: Shape) -> list[tuple[int, int]]:
-        """Of each view, the patches that the tower looks at, and how many of them each one sees: those of its tile."""
-        return [(h * w // self.patch**2, min(h * w, self.tile**2) // self.patch**2) for _, h, w in shape]
+        """For each view, the number of patches that enter the tower, and how many each one attends to: those of its
+        tile."""
+        area = self.patch_side**2
+        return [(h * w // area, min(h * w, self.tile_side**2) // area) for _, h, w in shape]
 
     def memory(self, shape: Shape, past: int) -> int:
-        """Bytes that scoring an image of these views after `past` tokens takes at its peak: a high estimate."""
+        """Peak memory of scoring an image with these views after `past` tokens, in bytes: a high estimate."""
         vision, text = self.network.config.vision_config, self.network.config.text_config
-        tokens = self.tokens(shape) + 64  # the question's end, and what of the answers is in play
-        # Float32 copies of a layer's widest activations, and of its attention scores; tiles see only themselves.
+        tokens = self.tokens(shape) + 64  # the end of the question, and the answers being scored
+        # Float32 copies of a layer's widest activations and of its attention scores. A tile attends only to itself.
         tower = sum(
-            n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * own) for n, own in self.patches(shape)
+            n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * attended)
+            for n, attended in self.patches(shape)
         )
         decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))
         return int(4 * max(tower, decoder) + 4 * text.vocab_size)
 
     def training_memory(self, tokens: int) -> int:
-        """Bytes that a training step keeps for the backward pass of a segment of so many tokens: an estimate.
-        (LFM2-VL-450M: 1.7 MB a token by it, some 1.4 by what its memory grew in benchmarks/true_size.py.)"""
+        """Memory that a training step keeps for the backward pass of a segment of n tokens, in bytes: an estimate.
+        (LFM2-VL-450M: 1.7 MB per token; benchmarks/true_size.py measured about 1.4.)"""
         text = self.network.config.text_config
-        # What the layers' products and norms keep of their inputs, in the compute type; scores in float32.
-        each = text.num_hidden_layers * (5 * text.intermediate_size + 20 * text.hidden_size) * self.compute.itemsize
-        kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
-        scores = 12 * text.num_attention_heads * sum(kind.endswith("attention") for kind in kinds) * tokens
-        return int(tokens * (each + scores))
+        # The inputs that products and norms keep, in the compute dtype; attention scores in float32.
+        per_token = (
+            text.num_hidden_layers * (5 * text.intermediate_size + 20 * text.hidden_size) * self.compute.itemsize
+        )
+        types = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
+        scores = 12 * text.num_attention_heads * sum(name.endswith("attention") for name in types) * tokens
+        return int(tokens * (per_token + scores))
 
-    def whole_memory(self) -> int:
-        """Bytes of the device or of the machine, whether free or not: the same whenever it is asked."""
+    def total_memory(self) -> int:
+        """Memory of the device or of the machine in bytes, whether free or not. It never changes."""
         if self.device.type == "cuda":
             return int(torch.cuda.get_device_properties(self.device).total_memory)
         return machine_memory()
 
     def free_memory(self) -> int:
-        """Bytes that are free on the device, or on the machine."""
+        """Free memory of the device or of the machine, in bytes."""
         if self.device.type == "cuda":
-            # What PyTorch has taken and not given back is free too.
-            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            return int(torch.cuda.mem_get_info(self.device)[0]) + kept
+            # Memory that PyTorch has reserved but doesn't use is free too.
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return int(free) + unused
         return available_memory()
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -179,15 +187,15 @@ class Model(ABC):
             return cast(Tensor, head(hidden.to(head.weight.dtype))).float()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Matrix products in the compute dtype."""
+        """A context in which matrix products run in the compute dtype."""
         if self.compute == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.compute)
 
 
 def grouped(keys: Iterable[Any]) -> list[list[int]]:
-    """Positions with equal keys together, in the order of their first."""
-    found: dict[Any, list[int]] = {}
+    """The indices of equal keys, as one list per key, ordered by first occurrence."""
+    groups: dict[Any, list[int]] = {}
     for i, key in enumerate(keys):
-        found.setdefault(key, []).append(i)
-    return list(found.values())
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())

@@ -1,7 +1,7 @@
-"""What an image costs: tokens, and operations of a forward pass, from the model's own shape.
+"""The cost of an image: its tokens and the operations of its forward pass, computed from the model's configuration.
 
-A linear layer takes two operations a weight and token (Kaplan et al., 2001.08361, section 2.1), and attention four a
-query, key and number of a head's width. Norms, convolutions over a few tokens and activations are left out: under 2 %.
+A linear layer takes two operations per weight and token (Kaplan et al., 2001.08361, section 2.1). Attention takes four
+per query, key and unit of head width. Norms, short convolutions and activations are left out: under 2 %.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lensmith.models.views import Shape
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating-point operations of a forward pass, by part."""
+    """Floating-point operations of a forward pass, by component."""
 
     vision_tower: float
     projector: float
@@ -32,80 +32,84 @@ class Operations:
 
     @property
     def total(self) -> float:
-        """Of all parts."""
+        """Of all components."""
         return self.vision_tower + self.projector + self.language_model
 
 
 def weights(model: Model) -> dict[str, int]:
-    """Component -> weights of its linear layers, which every token goes through."""
-    found = dict.fromkeys(model.components, 0)
+    """Component -> number of weights in its linear layers."""
+    counts = dict.fromkeys(model.components, 0)
     for name, module in model.network.named_modules():
         component = component_of(model, name)
         if component and isinstance(module, nn.Linear):
-            found[component] += module.in_features * module.out_features
-    return found
+            counts[component] += module.in_features * module.out_features
+    return counts
 
 
 def operations(model: Model, shape: Shape, past: int, text: int = 0) -> Operations:
-    """Of one image's forward pass, its vocabulary projection aside.
+    """The operations of one image's forward pass, without the vocabulary projection.
 
     Args:
-        shape: of its views; () for text alone.
-        past: tokens before it, which it looks at and which are not run again.
-        text: tokens after it that are run with it.
+        shape: shapes of the image's views; () for text alone.
+        past: tokens before the image, which it attends to and which are not run again.
+        text: tokens after the image that run with it.
     """
-    vision, words = model.network.config.vision_config, model.network.config.text_config
-    size = weights(model)
+    vision, decoder = model.network.config.vision_config, model.network.config.text_config
+    linear = weights(model)
     tokens = (model.tokens(shape) if shape else 0) + text
-    kinds = list(getattr(words, "layer_types", None) or ["full_attention"] * words.num_hidden_layers)
-    window = getattr(words, "sliding_window", None) or past + tokens
-    seen = {"full_attention": past + tokens / 2, "sliding_attention": min(window, past + tokens / 2)}
-    width = words.num_attention_heads * (
-        getattr(words, "head_dim", None) or words.hidden_size // words.num_attention_heads
+    decoder_types = list(getattr(decoder, "layer_types", None) or ["full_attention"] * decoder.num_hidden_layers)
+    window = getattr(decoder, "sliding_window", None) or past + tokens
+    # Mean number of keys per query.
+    keys = {"full_attention": past + tokens / 2, "sliding_attention": min(window, past + tokens / 2)}
+    width = decoder.num_attention_heads * (
+        getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads
     )
-    types = list(getattr(vision, "layer_types", None) or ["full_attention"] * vision.num_hidden_layers)
-    looks = 4 * vision.hidden_size * types.count("full_attention")
+    tower_types = list(getattr(vision, "layer_types", None) or ["full_attention"] * vision.num_hidden_layers)
+    tower_attention = 4 * vision.hidden_size * tower_types.count("full_attention")
     return Operations(
-        sum(n * (2 * size["vision_tower"] + looks * own) for n, own in model.patches(shape)),
-        2 * size["projector"] * sum(h * w // model.step**2 for _, h, w in shape),
-        tokens * (2 * size["language_model"] + 4 * width * sum(seen.get(kind, 0) for kind in kinds)),
+        sum(n * (2 * linear["vision_tower"] + tower_attention * attended) for n, attended in model.patches(shape)),
+        2 * linear["projector"] * sum(h * w // model.token_side**2 for _, h, w in shape),
+        tokens * (2 * linear["language_model"] + 4 * width * sum(keys.get(name, 0) for name in decoder_types)),
     )
 
 
 def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> str:
-    """What images of these (height, width) cost after a question of `past` tokens, and what a quarter of their tokens
-    would, as a sentence."""
+    """A sentence on the cost of images of these (height, width) sizes after a question of `past` tokens, and on the
+    cost with a quarter of their tokens."""
 
-    def cost(model: Model) -> tuple[float, float]:
+    def mean_cost(model: Model) -> tuple[float, float]:
+        """Tokens and operations per image."""
         shapes = [tuple((3, *view) for view in model.sizes(*size)) for size in sizes]
-        each = {shape: (model.tokens(shape), operations(model, shape, past).total) for shape in set(shapes)}
-        return fmean(each[shape][0] for shape in shapes), fmean(each[shape][1] for shape in shapes)
+        tokens = {shape: model.tokens(shape) for shape in set(shapes)}
+        totals = {shape: operations(model, shape, past).total for shape in set(shapes)}
+        return fmean(tokens[shape] for shape in shapes), fmean(totals[shape] for shape in shapes)
 
-    tokens, needed = cost(model)
+    tokens, total = mean_cost(model)
     sentence = (
-        f"An image becomes {tokens:.0f} tokens after a question of {past:,}, and takes {needed / 1e9:,.1f} billion "
+        f"An image becomes {tokens:.0f} tokens after a question of {past:,}, and takes {total / 1e9:,.1f} billion "
         "operations."
     )
-    fewer, budget = copy.copy(model), max(1, round(tokens / 4))
+    limited, budget = copy.copy(model), max(1, round(tokens / 4))
     try:
-        fewer.limit(budget)
-        less, share = cost(fewer)
-    except UserError:  # it can't have so few
+        limited.limit_image_tokens(budget)
+        limited_tokens, limited_total = mean_cost(limited)
+    except UserError:  # the model needs more tokens
         return sentence
-    if less > tokens / 2:
+    if limited_tokens > tokens / 2:
         return sentence
     return (
-        f"{sentence} With model.image_tokens={budget} it becomes {less:.0f}, shows less, and takes "
-        f"{share / needed:.2f} of that."
+        f"{sentence} With model.image_tokens={budget} it becomes {limited_tokens:.0f}, shows less detail, and takes "
+        f"{limited_total / total:.0%} of the operations."
     )
 
 
 def image_cost(model: Model, split: Split, past: int, max_pixels: int, samples: int = 16) -> str:
-    """What an image costs, as a sentence, by the sizes of some images of a split.
+    """A sentence on the cost of an image, from the sizes of some images of a split.
 
     Args:
         past: tokens of the question before the image.
         max_pixels: as in `decode_image`.
+        samples: maximum number of images read.
     """
     sizes = []
     for i in range(0, len(split), -(-len(split) // samples)):

@@ -1,8 +1,8 @@
-"""What answers in the decoder's place: a linear layer on one of an image's vectors, or the training images most alike.
+"""Heads: classifiers that answer instead of the decoder, from one feature of an image.
 
-A class head that is trained with LoRA, a probe fitted on frozen features and nearest neighbours differ in how they come
-about and in which vector they look at (`lensmith.vectors`), and in nothing else: each is one file beside the adapter,
-and scores classes.
+A class head trained with LoRA, a probe fitted on frozen features and nearest neighbours differ only in how they are
+made and in which feature they use (`lensmith.engine.features`). Each is one file beside the adapter, and each scores
+classes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 ANSWER = "decoder end"
-"""The vector of a trained class head: the last hidden state that would begin the answer."""
+"""The feature of a trained class head: the decoder's last hidden state before the answer."""
 
 
 class Head(nn.Module):
-    """Scores classes by one vector of an image: (..., size) -> (..., labels) logits, in float32."""
+    """Scores classes from one feature of an image: (..., size) -> (..., labels) logits, in float32."""
 
     def __init__(self, labels: Sequence[str], feature: str) -> None:
         super().__init__()
         self.labels, self.feature = tuple(labels), feature
 
     def save(self, path: Path) -> None:
-        """Write it as one safetensors file."""
+        """Write the head as one safetensors file."""
         about = {"labels": json.dumps(self.labels), "feature": self.feature, "kind": type(self).__name__}
         save_file({name: t.detach().contiguous() for name, t in self.state_dict().items()}, path, about)
 
@@ -41,23 +41,24 @@ class ClassHead(Head):
         self.weight = nn.Parameter(torch.zeros(len(labels), size))
         self.bias = nn.Parameter(torch.zeros(len(labels)))
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Not under autocast, so that close classes don't tie."""
-        with torch.autocast(vectors.device.type, enabled=False):
-            return nn.functional.linear(vectors.float(), self.weight, self.bias)
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., size) -> (..., labels); not under autocast, so that close classes don't tie."""
+        with torch.autocast(features.device.type, enabled=False):
+            return nn.functional.linear(features.float(), self.weight, self.bias)
 
 
 class Neighbours(Head):
-    """The votes of the k training images whose vectors point most nearly the same way.
+    """k-nearest neighbours: the k training images whose features have the highest cosine similarity vote.
 
-    A vote weighs exp(cosine / 0.07), as in Wu et al. (1805.01978); one more vote, of the weight of the nearest, is
-    spread evenly, so that no class is impossible.
+    The weight of a vote is exp(cosine / 0.07), as in Wu et al. (1805.01978). One more vote, with the weight of the
+    nearest, is split evenly among the classes, so that no class is impossible.
 
     Args:
-        centre, spread: (size,) mean and standard deviation of the training images' vectors, by which they are scaled:
-            else the few values of a decoder's states that are very large would decide alone.
-        keys: (images, size) their directions, of length 1.
-        owners: (images,) the number of each one's class.
+        centre, spread: (size,) mean and standard deviation of the training images' features, which are standardised by
+            them. Otherwise the few very large values of a decoder's states would dominate.
+        keys: (images, size) the standardised features, normalised to length 1.
+        owners: (images,) index of each training image's class.
+        k: number of neighbours.
     """
 
     TEMPERATURE = 0.07
@@ -83,21 +84,22 @@ class Neighbours(Head):
             self.register_buffer(name, value)
 
     @staticmethod
-    def direction(vectors: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        """Of vectors, as seen from the centre: (..., size) of length 1."""
-        return nn.functional.normalize((vectors.float() - centre) / spread, dim=-1)
+    def direction(features: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+        """(..., size) features, standardised and normalised to length 1."""
+        return nn.functional.normalize((features.float() - centre) / spread, dim=-1)
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        with torch.autocast(vectors.device.type, enabled=False):
-            alike = self.direction(vectors, self.centre, self.spread) @ self.keys.float().T
-            nearest, which = alike.topk(min(int(self.k), alike.shape[-1]), dim=-1)
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., size) -> (..., labels) logarithms of the votes' sums."""
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = self.direction(features, self.centre, self.spread) @ self.keys.float().T
+            nearest, which = cosines.topk(min(int(self.k), cosines.shape[-1]), dim=-1)
             weights = ((nearest - nearest[..., :1]) / self.TEMPERATURE).exp()
-            votes = torch.full((*vectors.shape[:-1], len(self.labels)), 1 / len(self.labels), device=vectors.device)
+            votes = torch.full((*features.shape[:-1], len(self.labels)), 1 / len(self.labels), device=features.device)
             return votes.scatter_add(-1, self.owners[which], weights).log()
 
 
 def load_head(path: Path) -> Head:
-    """Read what `Head.save` wrote. Raises ValueError, KeyError or RuntimeError if it is something else."""
+    """Read what `Head.save` wrote. Raises ValueError, KeyError or RuntimeError if the file is something else."""
     with safe_open(path, "pt") as file:
         about = file.metadata()
     labels, feature, state = json.loads(about["labels"]), about.get("feature", ANSWER), load_file(path)

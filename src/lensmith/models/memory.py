@@ -1,4 +1,4 @@
-"""How much memory this machine has, how much of it is free, and which errors say that it is used up."""
+"""The machine's total and free memory, and the errors that report that memory ran out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 
 def machine_memory() -> int:
-    """Bytes of this machine's memory, or of what a container may use of it."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Total memory of this machine, or the limit of its container, in bytes."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):
-        whole = min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return whole
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return total
 
 
 def available_memory() -> int:
-    """Bytes of this machine's memory, or of what a container may use of it, that are free."""
+    """Free memory of this machine, within the limit of its container, in bytes."""
     free = machine_memory() // 2
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -27,7 +27,7 @@ def available_memory() -> int:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text(encoding="utf-8"))
         used = int((group / "memory.current").read_text(encoding="utf-8"))
-        # Files that were read and can be let go count as used there.
+        # The container counts cached files as used, although they can be dropped.
         lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
         files = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
         free = min(free, limit - used + files)
@@ -35,7 +35,7 @@ def available_memory() -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the GPU's or the machine's memory is used up."""
+    """Whether an error reports that the GPU's or the machine's memory ran out."""
     text = str(error)
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in said)
+    phrases = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(phrase in text for phrase in phrases)

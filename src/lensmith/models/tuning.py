@@ -1,8 +1,9 @@
-"""What of a model learns: LoRA on chosen components (through PEFT), their own weights, or a class head.
+"""Which weights of a model are trained: LoRA on chosen components (through PEFT), their original weights, or a class
+head.
 
-Bare suffixes such as `q_proj` also match the vision tower, and Llama's names miss most of LFM2. So LoRA's layers are
-taken from the model itself: every linear layer of each chosen component, unless the recipe names some, and a name that
-hits nothing, or what the recipe froze, is an error.
+Bare suffixes such as `q_proj` also match the vision tower, and Llama's layer names miss most of LFM2. LoRA's layers are
+therefore read from the model: every linear layer of each chosen component, unless the recipe names targets. A target
+that matches no layer, or a layer of a frozen component, is an error.
 """
 
 from __future__ import annotations
@@ -31,71 +32,71 @@ from lensmith.runs.files import replacing
 from lensmith.runs.folder import Run
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
-"""Files beside PEFT's in a folder of tuned weights: weights of the model's own, and a class head's."""
+"""Files beside PEFT's in a folder of tuned weights: fully trained weights of the model, and a class head."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """One line of the table: the layers of one name within a component, and what of them learns."""
+    """One row of the coverage table: the layers of one name within a component, and their trainable parameters."""
 
     component: str
     layer: str
     count: int
     parameters: int
-    """That learn: those that LoRA adds, or the layer's own."""
+    """Trainable parameters: those that LoRA adds, or the layer's original ones."""
     share: float
-    """Of all the base model's parameters."""
+    """Trainable parameters as a fraction of all of the base model's. (run.json uses this name.)"""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model with what was tuned of it, and what answers: its own decoder, or a head."""
+    """A model with its tuned weights, and the head that answers; None if its decoder answers."""
 
     model: Model
     head: Head | None = None
 
 
 def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0) -> Tuned:
-    """Make ready to learn what the recipe says; nothing else requires gradients afterwards.
+    """Make the weights that the recipe tunes trainable. No other weight requires gradients afterwards.
 
     Args:
-        labels: the classes, which a class head is for.
-        seed: of LoRA's first matrices.
+        labels: the classes, for a class head.
+        seed: for the initial values of LoRA's first matrices.
 
     Raises:
-        UserError: nothing is tuned, a target hits no layer or a frozen one, a rate is for what is not tuned, or a
-            quantised model is to be tuned fully.
+        UserError: nothing is tuned, a target matches no layer or a frozen one, a learning rate is given for a
+            component that is not tuned, or a quantised model would be tuned fully.
     """
     chosen = {"lora": [c for c in model.components if getattr(tune, c)], "projector": ["projector"], "head": []}
     chosen["full"] = chosen["lora"]
-    parts, with_head = chosen[tune.method], tune.head or tune.method == "head"
-    if not parts and not with_head:
+    components, with_head = chosen[tune.method], tune.head or tune.method == "head"
+    if not components and not with_head:
         raise UserError("Nothing is tuned.", f"Set one of {', '.join(f'tune.{c}' for c in model.components)} to true.")
     for name in tune.rates:
-        if name not in parts and not (name == "head" and with_head):
+        if name not in components and not (name == "head" and with_head):
             raise UserError(f"tune.rates has a rate for {name}, which is not tuned.", "Remove it, or tune it.")
-    if tune.method != "lora" and parts:
-        if model.options.quantize != "none" and "language_model" in parts:
-            raise UserError("Four-bit weights can't learn.", "Use tune.method=lora, or model.quantize=none.")
+    if tune.method != "lora" and components:
+        if model.options.quantize != "none" and "language_model" in components:
+            raise UserError("Four-bit weights can't be trained.", "Use tune.method=lora, or model.quantize=none.")
         for name, weight in model.network.named_parameters():
-            if component_of(model, name) in parts:
-                weight.data = weight.data.float()  # steps are smaller than what bfloat16 can tell apart
+            if component_of(model, name) in components:
+                weight.data = weight.data.float()  # updates are smaller than bfloat16 can represent
                 weight.requires_grad_()
-    elif parts:
-        _add_lora(model, tune, parts, seed)
+    elif components:
+        _add_lora(model, tune, components, seed)
     if not with_head:
         return Tuned(model)
     size = int(model.network.get_output_embeddings().weight.shape[1])
     return Tuned(model, ClassHead(size, labels).to(model.device))
 
 
-def _add_lora(model: Model, tune: TuneOptions, parts: list[str], seed: int) -> None:
+def _add_lora(model: Model, tune: TuneOptions, components: list[str], seed: int) -> None:
     from peft import LoraConfig, get_peft_model
 
     if tune.targets is None:
-        targets: Any = "|".join(_pattern(model, component) for component in parts)
+        targets: Any = "|".join(_pattern(model, component) for component in components)
     else:
-        targets = _targets(model, tune.targets, parts)
+        targets = _targets(model, tune.targets, components)
     config = LoraConfig(
         r=tune.rank,
         lora_alpha=tune.alpha,
@@ -108,7 +109,7 @@ def _add_lora(model: Model, tune: TuneOptions, parts: list[str], seed: int) -> N
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.peft = get_peft_model(model.network, config)
-    # The name the recipe gave, and not this machine's path to it, which PEFT fills in.
+    # PEFT fills in this machine's path to the model; the recipe's name is valid elsewhere too.
     model.peft.peft_config["default"].base_model_name_or_path = model.options.base
 
 
@@ -122,37 +123,37 @@ def _pattern(model: Model, component: str) -> str:
     leaves = {name.rpartition(".")[2] for name, c in linear_layers(model).items() if c == component}
     prefix = model.components[component]
     if not leaves:
-        raise UserError(f"tune.{component}: there is no linear layer under {prefix}.")
+        raise UserError(f"tune.{component}: {prefix} has no linear layer.")
     return rf"{re.escape(prefix)}\.(?:.+\.)?(?:{'|'.join(sorted(leaves))})"
 
 
-def _targets(model: Model, targets: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """The full names of the layers that the recipe's targets hit."""
+def _targets(model: Model, targets: Sequence[str], components: Sequence[str]) -> list[str]:
+    """The full names of the layers that the recipe's targets match."""
     layers = linear_layers(model)
-    found: list[str] = []
+    matched: list[str] = []
     for target in targets:
-        hit = [name for name in layers if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")]
-        if not hit:
-            real = sorted({short_name(model, name) for name in layers})
+        hits = [name for name in layers if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")]
+        if not hits:
+            existing = sorted({short_name(model, name) for name in layers})
             raise UserError(
-                f"tune.targets: {target!r} hits no linear layer of {model.options.base}.",
-                f"Its layers are called {', '.join(real)}.",
+                f"tune.targets: {target!r} matches no linear layer of {model.options.base}.",
+                f"Its layers are called {', '.join(existing)}.",
             )
-        for component in {layers[name]: None for name in hit}:
-            frozen = [name for name in hit if layers[name] == component]
-            if component not in parts:
-                anchored = f"{model.components[parts[0]].rpartition('.')[2]}.*.{target}"
+        for component in {layers[name]: None for name in hits}:
+            frozen = [name for name in hits if layers[name] == component]
+            if component not in components:
+                anchored = f"{model.components[components[0]].rpartition('.')[2]}.*.{target}"
                 raise UserError(
-                    f"tune.targets: {target!r} also hits {len(frozen)} layers of the {component}, which the recipe "
+                    f"tune.targets: {target!r} also matches {len(frozen)} layers of the {component}, which the recipe "
                     f"freezes, such as {frozen[0]}.",
                     f"Write {anchored!r}, or set tune.{component}=true.",
                 )
-        found += hit
-    return list(dict.fromkeys(found))
+        matched += hits
+    return list(dict.fromkeys(matched))
 
 
 def component_of(model: Model, name: str) -> str | None:
-    """The component that a module or weight is in, if any."""
+    """The component that contains a module or weight, if any."""
     return next((c for c, prefix in model.components.items() if name.startswith(prefix + ".")), None)
 
 
@@ -164,10 +165,10 @@ def short_name(model: Model, name: str) -> str:
 
 
 def coverage(model: Model, head: Head | None = None) -> list[Coverage]:
-    """What of a model learns, by component and layer name.
+    """The trainable parameters of a model, by component and layer name.
 
     Raises:
-        UserError: nothing does.
+        UserError: there are none.
     """
     layers: dict[tuple[str, str], set[str]] = defaultdict(set)
     counts: dict[tuple[str, str], int] = defaultdict(int)
@@ -177,19 +178,19 @@ def coverage(model: Model, head: Head | None = None) -> list[Coverage]:
         layers[key].add(layer)
         counts[key] += weight.numel()
     if not counts:
-        raise UserError("Nothing of the model learns.")
-    # Counted by transformers, because two four-bit weights are one number to torch.
+        raise UserError("The model has no trainable parameters.")
+    # Counted by transformers, because torch stores two four-bit weights in one number.
     lora = sum(p.numel() for name, p in model.network.named_parameters() if ".lora_" in name)
     total = int(model.network.num_parameters()) - lora
     return [Coverage(*key, len(layers[key]), n, n / total) for key, n in sorted(counts.items())]
 
 
 def coverage_table(rows: list[Coverage]) -> str:
-    """The table as text."""
-    added, share = sum(row.parameters for row in rows), sum(row.share for row in rows)
-    total = Coverage("total", "", sum(row.count for row in rows), added, share)
+    """The coverage table as text."""
+    parameters, fraction = sum(row.parameters for row in rows), sum(row.share for row in rows)
+    total = Coverage("total", "", sum(row.count for row in rows), parameters, fraction)
     width = max(28, *(len(row.layer) + 2 for row in rows))
-    lines = [f"{'component':<16}{'layer':<{width}}{'layers':>7}{'parameters':>14}{'share':>9}"]
+    lines = [f"{'component':<16}{'layer':<{width}}{'layers':>7}{'parameters':>14}{'fraction':>9}"]
     lines += [
         f"{r.component:<16}{r.layer:<{width}}{r.count:>7}{r.parameters:>14,}{r.share:>9.2%}" for r in [*rows, total]
     ]
@@ -197,20 +198,20 @@ def coverage_table(rows: list[Coverage]) -> str:
 
 
 def trainable(model: Model, head: Head | None = None) -> dict[str, nn.Parameter]:
-    """The weights of a model and of its head that learn, by name."""
-    found = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+    """The trainable weights of a model and its head, by name."""
+    weights = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
     if head is not None:
-        found |= {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
-    return found
+        weights |= {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
+    return weights
 
 
 def weight_groups(
     model: Model, tune: TuneOptions, train: TrainOptions, head: Head | None = None
 ) -> list[dict[str, Any]]:
-    """The weights that learn as an optimizer's groups, each with its peak learning rate as `peak`.
+    """The trainable weights as parameter groups of an optimizer, each with its peak learning rate as `peak`.
 
-    A component's rate is its own from the recipe; LoRA's second matrices have it times `tune.lora_plus` (Hayou et al.,
-    LoRA+, 2402.12354). Biases, norms and a head's weights are not decayed.
+    `tune.rates` may give each component a learning rate. LoRA's second matrices multiply it by `tune.lora_plus` (Hayou
+    et al., LoRA+, 2402.12354). Biases, norms and a head's weights have no weight decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, weight in trainable(model, head).items():
@@ -222,12 +223,12 @@ def weight_groups(
 
 
 def save_tuned(model: Model, folder: Path, head: Head | None = None) -> None:
-    """What was tuned, tokenizer and image settings: what `load_tuned` and a processor need, in one folder."""
+    """Save the tuned weights, the tokenizer and the image settings: what `load_tuned` and a processor need."""
     if model.peft is not None:
-        # Embeddings are never LoRA's; left to find out, PEFT would ask the hub about the base model at every save.
+        # LoRA never contains embeddings. Without this argument PEFT would query the hub at every save.
         model.peft.save_pretrained(folder, save_embedding_layers=False)
-    if own := _own(model):
-        save_file({name: weight.detach().contiguous() for name, weight in own.items()}, folder / WEIGHTS)
+    if weights := _full_weights(model):
+        save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
     if head is not None:
         head.save(folder / HEAD)
     model.tokenizer.save_pretrained(folder)
@@ -237,10 +238,10 @@ def save_tuned(model: Model, folder: Path, head: Head | None = None) -> None:
 
 
 def keep_tuned(run: Run, tuned: Tuned, name: str = "tuned") -> None:
-    """Save what was tuned or fitted into a run's folder, with processor, question and labels: all that `predict` needs.
+    """Save the tuned model into a run's folder, with processor, question and labels: everything `predict` needs.
 
     Args:
-        name: what the run is called where it is scored: `tuned`, `probe`.
+        name: the model's name in reports: `tuned`, `probe`.
     """
     recipe = run.recipe
     with replacing(run.folder / "adapter") as new:
@@ -251,13 +252,16 @@ def keep_tuned(run: Run, tuned: Tuned, name: str = "tuned") -> None:
 
 
 def load_tuned(model: Model, folder: Path) -> Head | None:
-    """Put what `save_tuned` has saved on the model: a run folder that holds it, or a PEFT folder from elsewhere.
+    """Load what `save_tuned` saved into the model.
+
+    Args:
+        folder: a run folder, the folder inside it, or a PEFT folder from elsewhere.
 
     Returns:
-        The head that answers in the decoder's place, if there is one.
+        The head that answers instead of the decoder, if there is one.
 
     Raises:
-        UserError: there is nothing of it, or it doesn't fit the model.
+        UserError: the folder holds no adapter, or it doesn't fit the model.
     """
     from peft import PeftModel
 
@@ -268,14 +272,14 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     try:
         if (inner / "adapter_config.json").exists():
             model.peft = PeftModel.from_pretrained(model.network, str(inner))
-        _load_own(model, inner)
+        _load_full_weights(model, inner)
         if (inner / HEAD).exists():
             head = load_head(inner / HEAD).to(model.device)
-        # Images are shown as they were in training, unless the recipe says otherwise.
+        # Images are shown as in training, unless the recipe sets another budget.
         task = json.loads((inner / TASK).read_text(encoding="utf-8")) if (inner / TASK).exists() else {}
         if task.get("image_tokens") and not model.options.image_tokens:
             model.options = replace(model.options, image_tokens=task["image_tokens"])
-            model.limit(task["image_tokens"])
+            model.limit_image_tokens(task["image_tokens"])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
@@ -284,28 +288,28 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
 
 
 def restore(model: Model, folder: Path, head: Head | None = None) -> None:
-    """Bring a model that is being tuned back to the weights that `save_tuned` put into a folder."""
+    """Reset a model that is being tuned to the weights that `save_tuned` wrote to a folder."""
     from peft import set_peft_model_state_dict
 
     if model.peft is not None:
         set_peft_model_state_dict(model.peft, load_file(folder / "adapter_model.safetensors"))
-    _load_own(model, folder)
+    _load_full_weights(model, folder)
     if head is not None:
         head.load_state_dict(load_head(folder / HEAD).state_dict())
 
 
-def _own(model: Model) -> dict[str, nn.Parameter]:
-    """The model's own weights that learn: neither LoRA's nor the head's."""
+def _full_weights(model: Model) -> dict[str, nn.Parameter]:
+    """The trainable weights of the base model itself: neither LoRA's nor the head's."""
     return {n: w for n, w in trainable(model).items() if ".lora_" not in n and component_of(model, n)}
 
 
 @torch.no_grad()
-def _load_own(model: Model, folder: Path) -> None:
+def _load_full_weights(model: Model, folder: Path) -> None:
     if not (folder / WEIGHTS).exists():
         return
     weights, modules = dict(model.network.named_parameters()), dict(model.network.named_modules())
     for name, value in load_file(folder / WEIGHTS).items():
         if isinstance(modules[name.rpartition(".")[0]], nn.Linear):
-            weights[name].copy_(value)  # held in the type that products run in; see `family.hold_products`
-        else:  # as it was learned
+            weights[name].copy_(value)  # keeps the dtype of products; see `loading.cast_linear_layers`
+        else:  # takes the dtype that it was trained in
             weights[name].data = value.to(weights[name].device)

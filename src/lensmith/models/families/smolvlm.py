@@ -1,7 +1,8 @@
-"""SmolVLM and SmolVLM2: SigLIP tower, pixel shuffle, projector, Llama decoder. It shares nothing with the LFM family.
+"""SmolVLM and SmolVLM2: SigLIP tower, pixel shuffle, projector, Llama decoder. It shares no component with the LFM
+family.
 
-Images are scaled by Pillow's Lanczos filter, as the model was trained: to one length, whatever their own, then to a
-grid of square tiles, then that to one tile more, which shows the whole.
+Images are scaled with Pillow's Lanczos filter, as the model was trained, in three steps: to a fixed length of the
+longer side, then to a grid of square tiles, then the grid to one more tile, which shows the full image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lensmith.data.images import full_size
 from lensmith.errors import UserError
 from lensmith.models import base
 from lensmith.models.loading import Checkpoint, load
-from lensmith.models.views import Views, cut, join, stack, tiles_of, to_pixels
+from lensmith.models.views import Views, cut_tiles, join_tiles, stack, tiles_of, to_pixels
 
 
 class Model(base.Model):
@@ -34,13 +35,13 @@ class Model(base.Model):
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions) -> None:
         super().__init__(checkpoint, options)
         config, settings = self.network.config, self.settings
-        self.patch = int(config.vision_config.patch_size)
-        self.step = self.patch * int(config.scale_factor)
-        self.tile = int(settings["max_image_size"]["longest_edge"])
+        self.patch_side = int(config.vision_config.patch_size)
+        self.token_side = self.patch_side * int(config.scale_factor)
+        self.tile_side = int(settings["max_image_size"]["longest_edge"])
         self.length = int(settings["size"]["longest_edge"])
         self.splits = bool(settings.get("do_image_splitting", True))
         if options.image_tokens:
-            self.limit(options.image_tokens)
+            self.limit_image_tokens(options.image_tokens)
         mean, std = settings.get("image_mean", [0.5] * 3), settings.get("image_std", [0.5] * 3)
         self.mean, self.std = (torch.tensor(values, device=self.device).view(3, 1, 1) * 255 for values in (mean, std))
 
@@ -48,11 +49,12 @@ class Model(base.Model):
     def from_folder(cls, folder: Path, options: ModelOptions) -> Model:
         return cls(load(SmolVLMForConditionalGeneration, folder, options, cls.components), options)
 
-    def limit(self, image_tokens: int) -> None:
-        least = (self.tile // self.step) ** 2
-        if image_tokens < least:
+    def limit_image_tokens(self, image_tokens: int) -> None:
+        minimum = (self.tile_side // self.token_side) ** 2
+        if image_tokens < minimum:
             raise UserError(
-                f"{self.options.base} shows an image in {least} tokens at least.", f"Use model.image_tokens={least}."
+                f"{self.options.base} needs at least {minimum} tokens for an image.",
+                f"Use model.image_tokens={minimum}.",
             )
         self.splits = False
 
@@ -62,21 +64,21 @@ class Model(base.Model):
         return fake, fake
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        one = self.tile, self.tile
+        single = self.tile_side, self.tile_side
         if not self.splits:
-            return [one]
+            return [single]
         height, width = self._scaled(height, width)
-        # The longer side first: the shorter follows from what it has become.
+        # The longer side first: the shorter is computed from its rounded length.
         if width >= height:
-            wide = math.ceil(width / self.tile) * self.tile
-            high = math.ceil(int(wide / (width / height)) / self.tile) * self.tile
+            wide = math.ceil(width / self.tile_side) * self.tile_side
+            high = math.ceil(int(wide / (width / height)) / self.tile_side) * self.tile_side
         else:
-            high = math.ceil(height / self.tile) * self.tile
-            wide = math.ceil(int(high * (width / height)) / self.tile) * self.tile
-        return [one] if (high, wide) == one else [(high, wide), one]
+            high = math.ceil(height / self.tile_side) * self.tile_side
+            wide = math.ceil(int(high * (width / height)) / self.tile_side) * self.tile_side
+        return [single] if (high, wide) == single else [(high, wide), single]
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Scaled to the one length; the other side is even."""
+        """The (height, width) whose longer side is `length`; the other side is even."""
         ratio = width / height
         if width >= height:
             other = int(self.length / ratio)
@@ -85,9 +87,9 @@ class Model(base.Model):
         return self.length, max(other + other % 2, 1)
 
     def prepare(self, image: Image.Image | Tensor) -> Views:
-        if isinstance(image, Tensor):  # Pillow has the filter, and takes one image at a time
+        if isinstance(image, Tensor):  # only Pillow has the filter, and it takes one image at a time
             flat = image.reshape(-1, *image.shape[-3:]).cpu()
-            stacked = stack([self.prepare(Image.fromarray(one.permute(1, 2, 0).numpy())) for one in flat])
+            stacked = stack([self.prepare(Image.fromarray(pixels.permute(1, 2, 0).numpy())) for pixels in flat])
             return tuple(view.reshape(*image.shape[:-2], *view.shape[-2:]).to(image.device) for view in stacked)
         scaled, views = image.convert("RGB"), []
         for height, width in [self._scaled(*full_size(image)), *self.sizes(*full_size(image))]:
@@ -96,38 +98,39 @@ class Model(base.Model):
         return tuple(views[1:])
 
     def encode_images(self, views: Views) -> Views:
-        return tuple(self._by_tiles(view.to(self.device), self._encode, self.tile) for view in views)
+        return tuple(self._by_tiles(view.to(self.device), self._encode, self.tile_side) for view in views)
 
     def _encode(self, tiles: Tensor) -> Tensor:
         tower = self.network.model.vision_model
         values = (tiles.float() - self.mean) / self.std
-        side = self.tile // self.patch
-        seen: Tensor = tower(pixel_values=values.to(tower.embeddings.patch_embedding.weight.dtype)).last_hidden_state
-        return seen.view(len(seen), side, side, -1)
+        side = self.tile_side // self.patch_side
+        states: Tensor = tower(pixel_values=values.to(tower.embeddings.patch_embedding.weight.dtype)).last_hidden_state
+        return states.view(len(states), side, side, -1)
 
-    def project(self, seen: Views) -> Views:
-        return tuple(self._by_tiles(view.movedim(-1, 1), self._project, self.tile // self.patch) for view in seen)
+    def project(self, encoded: Views) -> Views:
+        side = self.tile_side // self.patch_side
+        return tuple(self._by_tiles(view.movedim(-1, 1), self._project, side) for view in encoded)
 
     def _project(self, tiles: Tensor) -> Tensor:
         projected: Tensor = self.network.model.connector(tiles.movedim(1, -1).flatten(1, 2).contiguous())
-        side = self.tile // self.step
+        side = self.tile_side // self.token_side
         return projected.view(len(projected), side, side, -1)
 
     @staticmethod
     def _by_tiles(view: Tensor, change: Callable[[Tensor], Tensor], side: int) -> Tensor:
-        return join(change(cut(view, side)), view.shape[-2] // side, view.shape[-1] // side)
+        return join_tiles(change(cut_tiles(view, side)), view.shape[-2] // side, view.shape[-1] // side)
 
     def sequence(self, projected: Views) -> list[Tensor | str]:
-        *grids, whole = projected
+        *grids, thumbnail = projected
         fake, _ = self.image_frame
-        parts: list[Tensor | str] = []
-        between = ""  # the first tile follows the frame's own token
+        items: list[Tensor | str] = []
+        between = ""  # the image frame already has the token before the first tile
         for grid in grids:
-            for row, tiles in enumerate(tiles_of(grid, self.tile // self.step), 1):
+            for row, tiles in enumerate(tiles_of(grid, self.tile_side // self.token_side), 1):
                 for column, tile in enumerate(tiles, 1):
-                    parts += [f"{between}<row_{row}_col_{column}>", tile]
+                    items += [f"{between}<row_{row}_col_{column}>", tile]
                     between = fake
                 between = f"\n{fake}"
             between = f"\n\n{fake}"
-        parts += [f"{between}{getattr(self.tokenizer, 'global_image_token', None) or '<global-img>'}"]
-        return [*parts, whole.flatten(1, 2)]
+        items += [f"{between}{getattr(self.tokenizer, 'global_image_token', None) or '<global-img>'}"]
+        return [*items, thumbnail.flatten(1, 2)]

@@ -76,6 +76,6 @@ def predict(
     tuned, scoring = models.load(options), recipe.evaluate
     asked = make_question(tuned.model, question, labels)
     classifier = Classifier(tuned.model, asked, tuned.head, calibration, scoring.top, batch_size=scoring.batch_size)
-    decode = partial(decode_image, max_pixels=recipe.data.max_pixels, enough=tuned.model.enough)
+    decode = partial(decode_image, max_pixels=recipe.data.max_pixels, enough=tuned.model.sufficient_size)
     items = ((str(file), None, partial(decode, file, name=str(file))) for file in files)
     return list(predict_loop(classifier, items, counter("predicting", len(files), tell)))
