@@ -31,7 +31,7 @@ from tests.pages.samples import HOSTILE, loads_nothing, text
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(?:python|jinja)\n(?:# |{# )(src/\S+).*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXAMPLES = {path: code for path, code in BLOCK.findall(PAGE)}
+EXAMPLES: dict[str, str] = dict(BLOCK.findall(PAGE))
 """Code by the path where the page says it belongs."""
 
 AddPlugin = Callable[[str], ModuleType]
