@@ -1,4 +1,4 @@
-"""The worked examples of docs/adding.md work as written, with the real package."""
+"""The worked examples of docs/adding.md work as written, and docs/design.md describes the rooms as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +30,9 @@ from tests.models.checkpoints import make
 from tests.pages.samples import HOSTILE, loads_nothing, text
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "lensmith"
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(?:python|jinja)\n(?:# |{# )(src/\S+).*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXAMPLES: dict[str, str] = dict(BLOCK.findall(PAGE))
 """Code by the path where the page says it belongs."""
@@ -69,7 +72,26 @@ def test_the_rooms_that_the_page_names_exist() -> None:
     paths = [path for cell in rooms for path in re.findall(r"`([\w/]+(?:/|\.py))`", cell)]
     assert len(paths) >= 12
     for path in paths:
-        assert (ROOT / "src" / "lensmith" / path).exists(), path
+        assert (SOURCE / path).exists(), path
+
+
+def test_the_design_shows_every_room_and_the_order_of_imports() -> None:
+    (tree,) = re.findall(r"^src/lensmith/\n(.*?)^```", DESIGN, re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^  ([\w.]+)/? ", tree, re.MULTILINE)
+    assert sorted(shown) == sorted(
+        path.name for path in SOURCE.iterdir() if path.suffix in ("", ".py") and not path.name.startswith("__")
+    )
+    (order,) = re.findall(r"^(cli >.*?)^```", DESIGN, re.MULTILINE | re.DOTALL)
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert " ".join(order.split()) == " > ".join(contract["layers"][1:])  # the first is __main__
+
+
+def test_the_files_that_the_design_names_exist() -> None:
+    outside = DESIGN.partition("## What a run folder contains")[0]
+    paths = set(re.findall(r"`([\w/]+(?:/|\.py))`", outside)) - {"checkpoint/", "lensmith/compare.py"}
+    assert len(paths) > 30
+    for path in paths:
+        assert (SOURCE / path).exists() or (ROOT / path).exists(), path
 
 
 def test_the_data_source(add_plugin: AddPlugin, tmp_path: Path) -> None:
