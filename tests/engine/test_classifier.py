@@ -130,7 +130,7 @@ def test_batches_fit_into_the_free_memory(tiny: Model, monkeypatch: pytest.Monke
     for free in (1 << 20, 1 << 26, 1 << 28, 1 << 40):
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, free=free: free)
         classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS))
-        sizes.append((classifier.fits(((3, 64, 64),)), classifier.fits(((3, 512, 512),))))
+        sizes.append((classifier.batch_size_for(((3, 64, 64),)), classifier.batch_size_for(((3, 512, 512),))))
     assert sizes == sorted(sizes)
     assert sizes[0][0] == 1
     assert sizes[-1] == (MAX_BATCH, MAX_BATCH)

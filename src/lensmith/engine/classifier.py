@@ -88,7 +88,7 @@ class Classifier:
     def _batch_of_ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([ids], device=self.model.device)
 
-    def fits(self, shape: Shape) -> int:
+    def batch_size_for(self, shape: Shape) -> int:
         """The number of images of this shape that are scored at once."""
         if self.batch_size:
             return self.batch_size
@@ -130,7 +130,7 @@ class Classifier:
         """
         start, n, shape = 0, len(views[0]), tuple(tuple(view.shape[1:]) for view in views)
         while start < n:
-            size = min(self.fits(shape), n - start)
+            size = min(self.batch_size_for(shape), n - start)
             try:
                 scores = self.score(tuple(view[start : start + size] for view in views))
             except (RuntimeError, MemoryError) as error:
@@ -198,7 +198,7 @@ def windows(
         if not first:
             return
         ((_, views),) = first
-        batch = MAX_BATCH if isinstance(views, ImageError) else classifier.fits(shape_of(views))
+        batch = MAX_BATCH if isinstance(views, ImageError) else classifier.batch_size_for(shape_of(views))
         size = size or max(1, min(4 * batch, WINDOW // classifier.model.photo_bytes()))
         window = first + reader.read(list(islice(rest, size - 1)))
         while window:
@@ -245,7 +245,7 @@ class _Reader:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "lensmith-read")
-        self.background = ThreadPoolExecutor(1, "lensmith-ahead") if model.device.type != "cpu" else None
+        self.background = ThreadPoolExecutor(1, "lensmith-background") if model.device.type != "cpu" else None
 
     def __enter__(self) -> _Reader:
         return self

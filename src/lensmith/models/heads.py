@@ -28,7 +28,7 @@ class Head(nn.Module):
         self.labels, self.feature = tuple(labels), feature
 
     def save(self, path: Path) -> None:
-        """Write the head as one safetensors file."""
+        """Write the head as one safetensors file. Its metadata names the class ("kind"), labels and feature."""
         about = {"labels": json.dumps(self.labels), "feature": self.feature, "kind": type(self).__name__}
         save_file({name: t.detach().contiguous() for name, t in self.state_dict().items()}, path, about)
 
