@@ -191,11 +191,11 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
 
     other = again("tune.rank=3")
     assert other.returncode == 2
-    assert "tune.rank was 2 and is 3" in other.stderr
+    assert "tune.rank was 2 and is now 3" in other.stderr
     extra = tmp_path / "my shapes" / "circle" / "one more.jpg"
     extra.write_bytes(next((tmp_path / "my shapes" / "circle").glob("*.jpg")).read_bytes() + b"\0")
     assert "images of" in (changed := again()).stderr
-    assert "have changed since the run a run was begun" in changed.stderr
+    assert "have changed since the run a run was started" in changed.stderr
     extra.unlink()
     done = again("train.micro_batch=3")  # what does not change the result may be changed
     assert done.returncode == 0, done.stderr
@@ -289,7 +289,7 @@ def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_fo
     assert "not a run folder" in says(run, "compare", "bare", data)
     whole = Path("few/predictions.parquet").read_bytes()
     Path("few/predictions.parquet").write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut short" in says(run, "compare", "bare", "few")
+    assert "damaged or truncated" in says(run, "compare", "bare", "few")
     assert not list(Path("runs").glob("*compare*"))
 
     for picture in data.rglob("*.jpg"):

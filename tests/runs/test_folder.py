@@ -38,7 +38,7 @@ def test_damaged_records_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another version: accuracy"):
         read_evaluation(tmp_path)
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(UserError, match="holds no record"):
+    with pytest.raises(UserError, match="not a JSON object"):
         read_json(tmp_path / "list.json")
     (tmp_path / "predictions.unfinished").mkdir()
     with pytest.raises(UserError, match="lensmith resume"):

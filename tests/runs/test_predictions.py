@@ -45,10 +45,10 @@ def test_a_file_cut_short_is_one_sentence(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="damaged or cut short"):
+        with pytest.raises(UserError, match="damaged or truncated"):
             read_predictions(path)
     path.write_bytes(whole[:50] + b"?" * 5 + whole[55:])  # in the ids
-    with pytest.raises(UserError, match="damaged or cut short"):
+    with pytest.raises(UserError, match="damaged or truncated"):
         read_predictions(path)
 
 
@@ -79,5 +79,5 @@ def test_parts_become_the_same_file_whether_stopped_or_not(tmp_path: Path) -> No
 
 def test_parts_of_another_evaluation_are_refused(tmp_path: Path) -> None:
     Unfinished(tmp_path / "p.parquet", LABELS, {"images": "x", "seed": 1}).add(FOUND, 1.0)
-    with pytest.raises(UserError, match="begun with another images"):
+    with pytest.raises(UserError, match="started with a different images"):
         Unfinished(tmp_path / "p.parquet", LABELS, {"images": "y", "seed": 1})

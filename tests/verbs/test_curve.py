@@ -101,7 +101,7 @@ def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> N
     [
         ("[8, 16, 32, 999]", "curve.sizes has 999, but there are only"),
         ("[1, 8, 16, 32]", "curve.sizes has 1, but there are 2 classes"),
-        ("[30, 31, 32, 33]", "curve.sizes has 30, 31, 32, 33. Name others."),
+        ("[30, 31, 32, 33]", "curve.sizes has 30, 31, 32, 33. Use others."),
         ("[8, 8, 16, 16]", "needs 4 sizes"),
     ],
 )
@@ -119,5 +119,5 @@ def test_too_few_images_are_said_with_how_many_are_needed(shapes: Shapes, tiny_f
     code, _, err = run("curve", *options(shapes(circle=4, square=4), tiny_folder), "--run", "x")
     assert code == 2
     assert "A learning curve needs 4 sizes" in err
-    assert "Add some, to 8 or more." in err
+    assert "Add images, up to at least 8." in err
     assert not Path("x").exists()

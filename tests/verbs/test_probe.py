@@ -96,7 +96,7 @@ def test_one_verb_does_not_go_on_with_the_run_of_another(shapes: Shapes, tiny_fo
     for verb in ("probe", "ladder", "curve", "sweep", "train"):
         code, _, err = run(verb, "--resume", "scored")
         assert code == 2
-        assert "The run scored was begun by `lensmith evaluate`" in err
+        assert "The run scored was started by `lensmith evaluate`" in err
     assert {path: path.read_bytes() for path in Path("scored").iterdir() if path.is_file()} == before
 
 
