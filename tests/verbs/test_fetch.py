@@ -347,8 +347,8 @@ def test_what_a_recipe_names(hub: Hub, cifar: bytes) -> None:
     with pytest.raises(UserError, match=r"nothing to fetch for the recipe .*mine\.yaml: its model is nano"):
         lensmith.fetch([str(recipe)], "assets")
     for name, said in {
-        "nano": "comes with Lensmith",
-        "demo:digits": "comes with Lensmith",
+        "nano": "is shipped with Lensmith",
+        "demo:digits": "is shipped with Lensmith",
         "no.yaml": "There is no recipe",
         "cifar1000": "Did you mean 'cifar100'",
         "neither": "can't be fetched",

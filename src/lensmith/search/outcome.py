@@ -104,8 +104,8 @@ def sentences(ranked: Sequence[Finalist], original: Entry | None, validation: in
     half = 1.96 * math.sqrt(p * (1 - p) / validation)
     out.append(
         f"With {validation:,} images, such an accuracy is known to within ±{_points(half)} (95 % interval), and the "
-        "best of many trials looks better than it is. To measure these settings, train with them: the test images were not "
-        "used in the search."
+        "best of many trials looks better than it is. To measure these settings, train with them: the test images were "
+        "not used in the search."
     )
     return out
 
