@@ -1,4 +1,4 @@
-"""Recipes: what is unknown or of the wrong type is refused by name; what is shipped can be read."""
+"""Recipes: unknown keys and wrong types are errors that name the key; shipped recipes can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching by the real client of the hub, from a small hub of our own on 127.0.0.1."""
+"""Fetching with the hub's real client, from a small hub on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub with nano's files as a model, beside things that must not come along."""
+    """A hub with nano's files as a model, beside files that must not be downloaded."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits a second before it tries again
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # the hub is here, but may be busy
         monkeypatch.setattr(hub_constants, name, 300)
-        monkeypatch.setenv(name, "300")  # for what is started
+        monkeypatch.setenv(name, "300")  # for subprocesses
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with running() as server:
         point_at(monkeypatch, server.url)
@@ -67,7 +67,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 class Heard(list[Any]):
-    """What was told."""
+    """The reported events."""
 
     def __call__(self, event: Any) -> None:
         self.append(event)
@@ -83,10 +83,10 @@ def test_a_model_with_its_plan_licence_and_hashes(hub: Hub, monkeypatch: pytest.
     folder = Path(record["folder"])
     assert record["option"] == f"model.base={folder}" == "model.base=assets/LFM2-VL-small"
     assert record["licence"] == f"lfm1.0 ({hub.url}/{NAME}/blob/main/LICENSE)"
-    assert record["licence"] in heard[0].text, "licence and size are told first"
+    assert record["licence"] in heard[0].text, "licence and size are shown first"
     assert size(record["bytes"]) in heard[0].text
     wanted = {p.name for p in models.NANO.iterdir()} - {"README.md"} | {"LICENSE"}
-    assert {p.name for p in folder.rglob("*")} == wanted, "no pickle, no picture, nothing half-written"
+    assert {p.name for p in folder.rglob("*")} == wanted, "no pickle, no picture, nothing incomplete"
     assert all((folder / n).read_bytes() == (models.NANO / n).read_bytes() for n in wanted - {"LICENSE"})
     assert record["files"] == len(wanted)
     assert record["loaded"] == record["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
@@ -133,7 +133,7 @@ def test_a_broken_download_resumes_in_the_same_run_and_in_the_next(hub: Hub) -> 
     assert Path("twice/LFM2-VL-small", WEIGHTS).read_bytes() == (models.NANO / WEIGHTS).read_bytes()
 
 
-def test_ctrl_c_keeps_what_was_loaded(hub: Hub) -> None:
+def test_ctrl_c_keeps_downloaded_data(hub: Hub) -> None:
     def stop(event: Any) -> None:
         heard.append(event)
         if isinstance(event, Advance) and event.done > 4_000_000:
@@ -161,7 +161,7 @@ def test_a_file_that_does_not_match_its_hash_is_removed_and_named(hub: Hub, name
     assert not list(folder.glob("*.part"))
     hub.spoil.clear()
     lensmith.fetch([NAME], "assets")
-    # Spoilt on the disk, at the same size.
+    # Damaged on disk, with the same size.
     (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"\0")
     with pytest.raises(UserError, match=name):
         lensmith.fetch([NAME], "assets")
@@ -170,7 +170,7 @@ def test_a_file_that_does_not_match_its_hash_is_removed_and_named(hub: Hub, name
     assert (folder / name).read_bytes() == (models.NANO / name).read_bytes()
 
 
-def test_another_version_takes_the_place_of_the_first(hub: Hub) -> None:
+def test_another_version_replaces_the_first(hub: Hub) -> None:
     lensmith.fetch([NAME], "assets")
     hub.repos[f"models/{NAME}"][0].files["config.json"] = b'{"model_type": "another one"}'
     heard = Heard()
@@ -254,7 +254,7 @@ def test_gated_missing_and_no_network_are_reported_in_different_sentences(
     assert "unsafe name" in fetched("owner/evil")
     assert "can't be the name" in fetched("hub:a--b/..")
 
-    models.find(NAME)  # is kept, and needs no network any more
+    models.find(NAME)  # it is kept, and needs no network any more
     point_at(monkeypatch, closed())
     for said in (fetched("owner/model"), found("owner/model")):
         assert "can't be reached" in said
@@ -269,7 +269,7 @@ def test_gated_missing_and_no_network_are_reported_in_different_sentences(
         assert "HF_HUB_OFFLINE is set" in said
 
 
-def test_too_little_room_is_said_before_anything_is_loaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_before_anything_is_downloaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(".")._replace(free=1_200_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"needs 9\.2 MB.*has only 1\.2 MB free"):
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written(hub: Hub) -> None:
 
 @pytest.fixture
 def cifar(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
-    """A small archive at the university's place."""
+    """A small archive served in place of the university's."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
         tar.add(python_hundred(tmp_path / "inner"), "cifar-100-python")
@@ -335,7 +335,7 @@ def test_the_published_archives_are_those_of_torchvision() -> None:
     assert fetching.CIFAR_PAGE == "https://www.cs.toronto.edu/~kriz"
 
 
-def test_what_a_recipe_names(hub: Hub, cifar: bytes) -> None:
+def test_a_recipe_stands_for_its_model_and_data(hub: Hub, cifar: bytes) -> None:
     recipe = Path("mine.yaml")
     recipe.write_text(f"model: {{base: {NAME}}}\ndata: {{uri: 'cifar:assets/cifar-100-python.tar.gz'}}")
     model, data = lensmith.fetch(["mine.yaml", NAME], "assets")["fetched"]
@@ -382,7 +382,7 @@ def test_the_command(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 130), ("", 130), ("no\n", 130)])
-def test_a_terminal_is_asked(
+def test_a_user_at_a_terminal_is_asked(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, code: int
 ) -> None:
     class Terminal(io.StringIO):
@@ -403,7 +403,7 @@ def test_a_terminal_is_asked(
     assert cli.main(["fetch", NAME, "--to", "assets"]) == 0, "nothing to load, nothing to ask"
 
 
-def test_bytes_as_people_say_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_are_shown_in_readable_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert [size(n) for n in (43, 122_781, 9_102_416, 6e9)] == ["43 bytes", "122.8 kB", "9.1 MB", "6.0 GB"]
     screen = Screen()
     screen(Advance("fetching x", 6_000_000_000, 6_000_000_000, 85e6, 0, unit="bytes"))
