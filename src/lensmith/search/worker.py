@@ -186,15 +186,16 @@ def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: 
     Raises:
         UserError: the database doesn't respond, or the third training in a row has failed in the same way.
     """
-    reports, progress = dict(entry.reports), [entry.fraction]
+    reports, fraction = dict(entry.reports), entry.fraction
     name, _, values = label.partition(": ")
 
     def checked(done: int, steps: int, rate: Rate | None) -> None:
+        nonlocal fraction
         if rate is None:
             return
         stage = int(STAGES * done / steps + 0.5)
-        reports[stage], progress[0] = max([rate.accuracy, *reports.values()]), done / steps
-        current = valid_entries(board.report(entry, stage, reports[stage], done / steps), work.trial_count)
+        reports[stage], fraction = max([rate.accuracy, *reports.values()]), done / steps
+        current = valid_entries(board.report(entry, stage, reports[stage], fraction), work.trial_count)
         if prune and done < steps and not should_continue(replace(entry, reports=reports), current, work.trial_count):
             raise Pruned
 
@@ -226,7 +227,7 @@ def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: 
         work.run.tell(Note(f"{name} failed ({values}): {trouble.what}"))
     else:
         correct = f"{accuracy if accuracy is not None else max(reports.values()):.1%}".replace("%", " %")
-        early = f", stopped after {progress[0]:.0%} of its training".replace("%", " %") if state == "pruned" else ""
+        early = f", stopped after {fraction:.0%} of its training".replace("%", " %") if state == "pruned" else ""
         work.run.tell(Note(f"{name}: {correct} correct with {values}{early}."))
     if not trouble or isinstance(trouble, Diverged):
         work.failures.clear()

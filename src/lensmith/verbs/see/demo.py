@@ -18,7 +18,7 @@ from lensmith.runs.files import write_json
 from lensmith.runs.folder import begin_run, keep_calibration
 from lensmith.verbs import terminal
 
-ABOUT = "run everything in a few minutes: baseline, training, comparison, report"
+ABOUT = "run the whole workflow in a few minutes: baseline, training, comparison, report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

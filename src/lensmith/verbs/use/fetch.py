@@ -43,12 +43,8 @@ CONVERTED = "refs/convert/parquet"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's command-line arguments."""
-    parser.add_argument(
-        "names",
-        nargs="+",
-        metavar="NAME",
-        help="owner/name (a model), hub:owner/name (a dataset), cifar10, cifar100, or a recipe",
-    )
+    names = "owner/name (a model), hub:owner/name (a dataset), cifar10, cifar100, or a recipe"
+    parser.add_argument("names", nargs="+", metavar="NAME", help=names)
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to download to")
     parser.add_argument("--yes", action="store_true", help="don't ask for confirmation before downloading")
 
@@ -109,8 +105,6 @@ def fetch(
     Args:
         names: models of the hub (`owner/name`), its datasets (`hub:owner/name`), `cifar10`, `cifar100`, or recipes,
             which stand for their model and data.
-        to: the folder to download to.
-        tell: called with progress.
         agree: called after the plan has been shown, if there is anything to download; raises to stop.
 
     Returns:
