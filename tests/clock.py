@@ -1,4 +1,4 @@
-"""Time that goes on only while somebody sleeps, so that no test depends on how fast the machine is."""
+"""A clock that advances only during sleep, so that no test depends on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Clock:
-    """Takes the place of the module `time` in a module that waits or measures.
+    """Stands in for the module `time` in a module that waits or measures.
 
     Args:
-        tick: seconds that pass with each look at it.
+        tick: seconds by which each reading advances the clock.
     """
 
     def __init__(self, tick: float = 0.0) -> None:
         self.now, self.tick = 1000.0, tick
         self.meanwhile: Callable[[], Any] = lambda: None
-        """What happens while somebody sleeps."""
+        """Called during each sleep."""
 
     def monotonic(self) -> float:
         self.now += self.tick

@@ -19,10 +19,10 @@ from lensmith import cli, models
 from lensmith.config import ModelOptions
 from lensmith.models.base import Model
 
-# Two processes run the tests, and what they start has one core as well: threads that share one wait for each other.
+# Two processes run the tests, and their subprocesses also have one core each. More threads would only wait.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A shell that starts something in the background has it ignore Ctrl-C, which some tests send.
+# Commands that a shell starts in the background ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timings on a shared machine say nothing about correctness.
@@ -32,7 +32,7 @@ settings.load_profile("lensmith")
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features are cached beside the test's files, and not in the user's folder."""
+    """Cache features in the tests' temporary folder, not in the user's."""
     monkeypatch.setenv("LENSMITH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -44,7 +44,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with the embedded model's tokenizer and the smallest architecture that has every part."""
+    """A model folder with the shipped model's tokenizer and the smallest architecture that has every component."""
     folder = tmp_path_factory.mktemp("tiny model")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json"):
         (folder / name).write_bytes((models.NANO / name).read_bytes())
@@ -74,8 +74,10 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = Lfm2VlForConditionalGeneration(config).float()
     for layer in (network.model.multi_modal_projector.linear_1, network.model.multi_modal_projector.linear_2):
-        torch.nn.init.normal_(layer.weight, std=0.1)  # else the image is a whisper, and nothing can learn from it
-    # Tied to the vocabulary projection, small embeddings could never be sure of any token.
+        torch.nn.init.normal_(
+            layer.weight, std=0.1
+        )  # otherwise the image has hardly any effect, and nothing can learn from it
+    # Tied to the vocabulary projection, small embeddings could never make any token probable.
     torch.nn.init.normal_(network.model.language_model.embed_tokens.weight, std=0.5)
     network.save_pretrained(folder)
     return folder
@@ -92,7 +94,7 @@ Shapes = Callable[..., Path]
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Shapes:
-    """Makes a folder of class folders of easy pictures: `shapes(circle=8, square=8)`."""
+    """Creates a folder with one folder of easy pictures per class: `shapes(circle=8, square=8)`."""
 
     def make(where: str = "my shapes", size: tuple[int, int] = (40, 40), **counts: int) -> Path:
         rng = np.random.default_rng(0)
@@ -113,7 +115,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs the command in this process, in a folder of its own: exit code, standard output, standard error."""
+    """Run the command in this process, in a temporary folder; returns exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
     def go(*words: str | Path) -> tuple[int, str, str]:

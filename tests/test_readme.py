@@ -13,7 +13,7 @@ from tests.conftest import Shapes
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DEMO = "lensmith demo --data digits"
-"""The one command that test_quickstart.py runs, because it takes longest."""
+"""The slowest command, which is tested in tests/verbs/test_demo.py instead."""
 
 
 def blocks(language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who may import whom, and what must not be imported before it is needed."""
+"""Which rooms may import which, and what must not be imported before it is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lensmith.verbs import VERBS
 
 SOURCE = Path(__file__).parents[1] / "src" / "lensmith"
 
-# These answer at once, so nothing heavy may come with them: the rooms that the command line loads whatever the verb.
+# The modules that the command line imports for every verb. They must load fast, so without heavy packages.
 LIGHT = ["cli.main", "config", "records", "errors", "progress", "data", "measure.paired", "measure.choice"]
 LIGHT += ["runs.folder", "runs.files", "runs.predictions", "runs.provenance", "search.worker", "search.board"]
 LIGHT += ["jobs.job", "jobs.cargo", "jobs.worker", "places.local", "places.modal", "places.modal.app"]
@@ -36,7 +36,7 @@ HEAVY = {
 
 
 def test_rooms_import_downwards_only() -> None:
-    """The contract stands in pyproject.toml."""
+    """The contract is in pyproject.toml."""
     root = SOURCE.parent.parent
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
@@ -55,7 +55,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_help_answers_at_once() -> None:
+def test_help_is_fast() -> None:
     def spent() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         words = [sys.executable, "-m", "lensmith", "--help"]
@@ -64,7 +64,7 @@ def test_help_answers_at_once() -> None:
         assert "evaluate" in done.stdout
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # What other processes do to caches and clocks costs CPU time too; the least of some tries has least of that.
+    # Other processes also affect the CPU time, through caches and clocks. The minimum of several runs reduces that.
     least = min(spent() for _ in range(5))
     assert least <= 0.3, f"{least:.2f} s of CPU time"
 
@@ -100,7 +100,7 @@ def test_rooms_stay_small(room: Path) -> None:
 
 
 def test_verbs_stay_functions_whatever_has_been_imported() -> None:
-    # A module takes the place of a function of its name in the package as soon as it is imported.
+    # An imported module replaces a function of the same name in the package.
     code = (
         "import importlib, pkgutil, types, lensmith\n"
         "for m in pkgutil.iter_modules(lensmith.__path__):\n"

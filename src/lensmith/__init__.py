@@ -1,6 +1,6 @@
-"""Lensmith teaches a small open vision-language model a person's own image classes, and proves how good it got.
+"""Teach a small open vision-language model your own image classes, and measure how good it is.
 
-The verbs are functions too, loaded on demand:
+Each verb is also a function, imported on first use:
 
     import lensmith
     recipe = lensmith.load_recipe("recipe.yaml", ["tune.rank=32"])
@@ -48,8 +48,8 @@ __all__ = [
     "train",
 ]
 
-_HOME = {"Recipe": "config", "load_recipe": "config", "UserError": "errors"}
-"""The modules of names that aren't verbs."""
+_MODULES = {"Recipe": "config", "load_recipe": "config", "UserError": "errors"}
+"""Modules of the names that aren't verbs."""
 
 
 def __getattr__(name: str) -> Any:
@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lensmith' has no attribute {name!r}")
     from importlib import import_module
 
-    if name in _HOME:
-        return getattr(import_module(f"lensmith.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"lensmith.{_MODULES[name]}"), name)
     verb = "evaluate" if name == "resume_evaluation" else name
     return getattr(import_module("lensmith.verbs").module(verb), name)

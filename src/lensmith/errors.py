@@ -1,7 +1,7 @@
-"""What a user can put right: one sentence that says what failed and where, and one that says what to do next.
+"""Errors that a user can fix: one sentence on what failed and where, and one on what to do next.
 
-The command line prints a `UserError` on standard error and ends with exit code 2. Anything else is a bug of
-Lensmith's and keeps its traceback.
+The command line prints a `UserError` on standard error and exits with code 2. Any other exception is a bug in Lensmith
+and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 
 
 class UserError(Exception):
-    """`what` failed (with the file, key or value at fault); `hint` says what to do next."""
+    """`what` says what failed, naming the file, key or value at fault; `hint` says what to do next."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what, hint)
@@ -35,7 +35,7 @@ class Diverged(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C during long work, after its state was saved: `lensmith resume FOLDER` resumes it."""
+    """Ctrl-C during a long task, after its state was saved. `lensmith resume FOLDER` resumes it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
@@ -49,19 +49,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def optional(package: str, extra: str, why: str) -> ModuleType:
-    """Import a package that only one capability needs.
+    """Import an optional package.
 
     Args:
-        extra: of Lensmith's, which installs it: `pip install 'lensmith[EXTRA]'`.
+        package: its import name.
+        extra: the extra of Lensmith that installs it: `pip install 'lensmith[EXTRA]'`.
         why: what needs it, as the beginning of a sentence: "A sweep".
 
     Raises:
-        UserError: it isn't installed, or can't be loaded.
+        UserError: the package isn't installed, or can't be loaded.
     """
     try:
         module = import_module(package)
         if not hasattr(module, "__version__"):
-            raise ModuleNotFoundError  # only a folder of that name, which Python takes for a package
+            raise ModuleNotFoundError  # only a folder of that name, which Python imports as a namespace package
     except Exception as error:
         broken = "" if isinstance(error, ModuleNotFoundError) else f", which can't be loaded ({reason(error)})"
         raise UserError(f"{why} needs the package {package}{broken}.", f"pip install 'lensmith[{extra}]'") from None
@@ -69,6 +70,6 @@ def optional(package: str, extra: str, why: str) -> ModuleType:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, in a few words, without anything that could be a key."""
+    """The first sentence of an exception's message, shortened, with anything that could be a secret key masked."""
     text = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
     return re.sub(r"[\w-]{40,}", "***", text).rstrip(".")[:150]

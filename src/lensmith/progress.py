@@ -1,4 +1,4 @@
-"""What long work says of itself while it goes on: sentences and counts, to whoever wants to hear them."""
+"""Progress events of long tasks: sentences and counts, passed to a callback."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Note:
-    """One sentence on what is going on."""
+    """One sentence about the current work."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Advance:
-    """How far a long piece of work is."""
+    """Progress of a long task."""
 
     task: str
     done: int
     total: int
     rate: float
-    """Units a second."""
+    """Units per second."""
     seconds_left: float
     detail: str = ""
     unit: str = "images"
-    """What is counted: `images` or `bytes`."""
+    """What is counted, such as `images` or `bytes`."""
 
 
 Tell = Callable[[Note | Advance], Any]
 
 
 def silent(_: Note | Advance) -> None:
-    """Reports to nobody."""
+    """Ignore all progress."""
 
 
 def size(number: float) -> str:
-    """A number of bytes as people say it: `"6.0 GB"`, `"122.8 kB"`, `"43 bytes"`."""
-    for unit, worth in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= worth:
-            return f"{number / worth:.1f} {unit}"
+    """A human-readable number of bytes: `"6.0 GB"`, `"122.8 kB"`, `"43 bytes"`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
     return f"{number:.0f} bytes"
 
 
 def counter(task: str, total: int, tell: Tell, unit: str = "images") -> Callable[[int], None]:
-    """A progress callback that turns a count into an `Advance`; one that begins above 0 goes on with earlier work."""
+    """A callback that turns counts into `Advance` events. A first count above 0 means that earlier work is resumed."""
     start, first = time.perf_counter(), -1
 
     def progress(done: int) -> None:

@@ -1,4 +1,4 @@
-"""What was found, as plain data: written to run folders, printed by `--json`, read by reports; and safe writing."""
+"""Results as plain data: written to run folders, printed by `--json`, and shown in reports."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 TASK = "lensmith.json"
-"""Beside tuned weights: the question and the labels they were taught, and what else using them needs."""
+"""File beside tuned weights, with all that is needed to use them: question, labels, base model, calibration."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A proportion with its 95 % interval: `accuracy` of `n` samples lies in `low`..`high`."""
+    """A proportion `accuracy` of `n` samples, with its 95 % interval `low`..`high`."""
 
     accuracy: float
     low: float
@@ -27,7 +27,7 @@ def percent(rate: Rate) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval."""
+    """A value with its 95 % interval `low`..`high`."""
 
     value: float
     low: float
@@ -36,10 +36,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One scored image. One that could not be read has an `error` and no answer.
+    """The prediction for one image. An unreadable image has an `error` and no prediction.
 
-    `probability` is the answer's among the labels, after calibration. A search that did not score every label knows
-    that it lies in `probability_low`..`probability_high`, and gives the middle; else all three are equal.
+    `probability` is the calibrated probability of the predicted label. If only the top k labels were scored exactly, it
+    lies in `probability_low`..`probability_high`, and `probability` is the middle; otherwise all three are equal.
     """
 
     id: str
@@ -47,27 +47,28 @@ class Prediction:
     predicted: str | None = None
     probability: float | None = None
     rank: int | None = None
-    """The place of the true label among all, 1 for the best; None if unknown or beyond the labels searched for."""
+    """Rank of the true label, 1 for the best; None if it is unknown or not among the labels that were scored."""
     error: str | None = None
     probability_low: float | None = None
     probability_high: float | None = None
     scores: tuple[float, ...] = ()
-    """Log-probabilities in the order of the labels, before calibration; NaN for a label that was not scored."""
+    """Uncalibrated log-probabilities in the order of the labels; NaN for a label that was not scored."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes probabilities of scores: softmax((scores - offsets) / temperature)."""
+    """How scores become probabilities: softmax((scores - offsets) / temperature)."""
 
     prior: str = "none"
-    """What was taken away: `none`, or the answer to an `empty` image, to `noise`, or to the average image (`batch`)."""
+    """The prior that is subtracted: `none`, or the answer to an `empty` image, to `noise`, or to the average image
+    (`batch`)."""
     offsets: tuple[float, ...] = ()
-    """Its log-probabilities in the order of the labels; empty for none."""
+    """Log-probabilities of the prior in the order of the labels; empty for `none`."""
     temperature: float = 1.0
-    """Above 1: the model was too sure of itself."""
+    """Above 1 if the model was overconfident."""
 
     def apply(self, scores: Any) -> Any:
-        """(images, labels) log-probabilities, as a tensor -> the same calibrated, up to a constant for each image."""
+        """Calibrate a tensor of log-probabilities (images, labels), up to a constant per image."""
         if self.offsets:
             scores = scores - scores.new_tensor(self.offsets)
         return scores / self.temperature
@@ -75,7 +76,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ClassResult:
-    """How one class fared: recall with its interval, precision, F1."""
+    """Results of one class: recall with its interval, precision and F1."""
 
     label: str
     recall: Rate
@@ -85,7 +86,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The answers whose probability lies in `low`..`high`: their mean confidence, and how often they are right."""
+    """The predictions whose probability lies in `low`..`high`: their mean confidence and their accuracy."""
 
     low: float
     high: float
@@ -95,8 +96,8 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """Accuracy of the most confident answers: `coverage` is their fraction of all images, `confidence` the least of
-    theirs."""
+    """Accuracy of the most confident predictions: `coverage` is their fraction of all images, `confidence` the lowest
+    confidence among them."""
 
     coverage: float
     confidence: float
@@ -105,39 +106,39 @@ class CoveragePoint:
 
 @dataclass
 class Evaluation:
-    """One classifier on one set of images."""
+    """Results of one classifier on one set of images."""
 
     name: str
-    """What was scored: `zero-shot`, `tuned`, `pixels`."""
+    """Name of the classifier: `zero-shot`, `tuned`, `pixels`."""
     accuracy: Rate
     top5: Rate | None
-    """Share of images whose true label is among the five best; None with five labels or fewer."""
+    """Fraction of images whose true label is among the top five; None with five labels or fewer."""
     macro_f1: Estimate
     classes: list[ClassResult]
     confusion: list[list[int]]
-    """[true label][predicted label] counts, and a last column for images that could not be read."""
+    """Counts by [true label][predicted label], with a last column for unreadable images."""
     labels: list[str]
     data: dict[str, Any]
-    """Address, split, number of images, hash of the sample ids and labels."""
+    """Address, split, number of images, and hash of the sample ids and labels."""
     calibration_error: float | None = None
     """Expected calibration error in 0..1; None if no image has a probability."""
     reliability: list[ReliabilityBin] = field(default_factory=list)
     coverage: list[CoveragePoint] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
-    """How probabilities were calibrated: `prior`, `temperature`, `n` validation images, and what was `tried`."""
+    """How probabilities were calibrated: `prior`, `temperature`, `n` validation images, and the candidates `tried`."""
     unreadable: list[str] = field(default_factory=list)
-    """One sentence for each image that could not be read; each counts as wrong."""
+    """One sentence for each unreadable image. These images count as wrong."""
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """The evaluation as plain values, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two classifiers on the same images; `difference` is the second's accuracy less the first's."""
+    """Two classifiers compared on the same images; `difference` is the second's accuracy minus the first's."""
 
     first: str
     second: str
@@ -146,34 +147,34 @@ class Comparison:
     accuracy_second: Rate
     difference: Estimate
     lost: list[str]
-    """Ids of the images that the first had right and the second wrong."""
+    """Ids of the images that only the first classified correctly."""
     gained: list[str]
-    """Ids of the images that the second had right and the first wrong."""
+    """Ids of the images that only the second classified correctly."""
     p: float
-    """Exact McNemar test, two-sided; with several comparisons, adjusted by Holm's method."""
+    """p-value of the exact two-sided McNemar test; with several comparisons, adjusted by Holm's method."""
     verdict: str
-    """The second is `better`, `worse`, or the images `can't tell`."""
+    """Whether the second is `better` or `worse`, or the images `can't tell`."""
     needed: int | None
-    """About how many images would show a difference of this size; None if there was no difference at all."""
+    """About how many images it would take to show a difference of this size; None if there was no difference."""
     sentence: str
 
 
 @dataclass
 class Training:
-    """What a training did."""
+    """State and results of a training."""
 
     steps: int = 0
     seconds: float = 0.0
     best_step: int = 0
     checked_step: int = 0
-    """The last step after which the validation images were scored."""
+    """The last step that was followed by a validation."""
     worse: int = 0
-    """Validations since the best one."""
+    """Number of validations since the best one."""
     validation: Rate | None = None
     unreadable: list[str] = field(default_factory=list)
-    """One sentence for each training or validation image that could not be read."""
+    """One sentence for each unreadable training or validation image."""
     finished: bool = False
 
     def note(self, errors: Iterable[str]) -> None:
-        """List unreadable images, each once."""
+        """Add the sentences of unreadable images, each only once."""
         self.unreadable = list(dict.fromkeys([*self.unreadable, *errors]))

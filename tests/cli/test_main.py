@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, one clear sentence, JSON and nothing else, Ctrl-C and resume."""
+"""The command line as a user sees it: exit codes, errors in one clear sentence, pure JSON, Ctrl-C and resume."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from lensmith import cli, verbs
 from lensmith.cli.screen import Screen
 from lensmith.progress import Advance
 from tests.conftest import Run, Shapes
@@ -22,7 +23,7 @@ def options(data: Path, tiny: Path, *more: str) -> list[str]:
     return [*base, "tune.rank=2", *more]
 
 
-def test_train_evaluate_predict_from_a_folder_of_ones_own(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+def test_train_evaluate_and_predict_with_a_users_folder(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
     data = shapes(circle=16, square=16)
     code, out, _ = run("train", *options(data, tiny_folder), "--run", "my run", "--json")
     record = json.loads(out)
@@ -72,7 +73,7 @@ def test_zero_shot_among_classes_named_on_the_command_line(run: Run, shapes: Sha
 
 
 def says(run: Run, *words: str | Path) -> str:
-    """The one sentence a mistake gets; nothing on standard output, exit code 2."""
+    """The one sentence that reports an error, with nothing on standard output and exit code 2."""
     code, out, err = run(*words)
     assert code == 2
     assert out == ""
@@ -82,7 +83,9 @@ def says(run: Run, *words: str | Path) -> str:
     return lines[0]
 
 
-def test_bad_input_gets_one_clear_sentence(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_bad_input_is_reported_in_one_clear_sentence(
+    run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
     data = shapes(circle=12, square=12)
     assert "no/such" in says(run, "evaluate", "data.uri=no/such folder")
     (tmp_path / "empty").mkdir()
@@ -133,7 +136,7 @@ def test_images_that_cannot_be_read_are_counted_and_listed(run: Run, shapes: Sha
     assert "text.jpg" in out
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
+def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_partial_file(
     run: Run, shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import errno
@@ -147,9 +150,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
 
 
 def stopped_by_ctrl_c(module: str, name: str, count: int, folder: Path, *words: str) -> str:
-    """What a command says on standard error that gets Ctrl-C as it begins the call number `count` of a function.
+    """The standard error of a command that gets Ctrl-C at the start of call number `count` of a function.
 
-    A stop from outside would come at another moment each time, and on a fast machine perhaps after the end.
+    A signal from outside would arrive at a different moment each time, on a fast machine perhaps after the end.
     """
     code = f"""
 import signal, sys
@@ -176,14 +179,14 @@ sys.exit(cli.main(sys.argv[1:]))
     return done.stderr
 
 
-def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_completed_work_and_says_how_to_resume(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=4", "train.validate_every=100")
-    # In the middle of the fourth step, as it is written down.
+    # In the middle of the fourth step, as it is logged.
     err = stopped_by_ctrl_c("lensmith.learn.run_log", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
     assert "lensmith resume 'a run'" in err
     log, environment = tmp_path / "a run" / "metrics.jsonl", os.environ | {"OMP_NUM_THREADS": "1"}
     kept = log.read_text()
-    assert [json.loads(line)["step"] for line in kept.splitlines()] == [1, 2, 3, 4], "a step is done whole"
+    assert [json.loads(line)["step"] for line in kept.splitlines()] == [1, 2, 3, 4], "a step is completed"
 
     def again(*more: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "lensmith", "train", "--resume", "a run", "--json", *more]
@@ -191,24 +194,24 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(shapes: Shapes, tiny_f
 
     other = again("tune.rank=3")
     assert other.returncode == 2
-    assert "tune.rank was 2 and is 3" in other.stderr
+    assert "tune.rank was 2 and is now 3" in other.stderr
     extra = tmp_path / "my shapes" / "circle" / "one more.jpg"
     extra.write_bytes(next((tmp_path / "my shapes" / "circle").glob("*.jpg")).read_bytes() + b"\0")
     assert "images of" in (changed := again()).stderr
-    assert "have changed since the run a run was begun" in changed.stderr
+    assert "have changed since the run a run was started" in changed.stderr
     extra.unlink()
-    done = again("train.micro_batch=3")  # what does not change the result may be changed
+    done = again("train.micro_batch=3")  # options that don't change the result may change
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["training"]["finished"]
     assert log.read_text().startswith(kept)
     steps = [json.loads(line).get("step") for line in log.read_text().splitlines() if '"loss"' in line]
-    assert steps == list(range(1, len(steps) + 1)), "a resumed training repeats no step and leaves none out"
+    assert steps == list(range(1, len(steps) + 1)), "a resumed training repeats no step and skips none"
 
 
 def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     run("train", *options(shapes(circle=9, square=9), tiny_folder), "--run", "done")
     assert "is finished" in says(run, "train", "--resume", "done")
-    # Stopped after training, before its test was written down: only the scoring is done again.
+    # Stopped after training, before the result was written: only the scoring is repeated.
     first = json.loads(Path("done/result.json").read_text())
     Path("done/result.json").unlink()
     code, out, _ = run("train", "--resume", "done", "--json")
@@ -218,14 +221,14 @@ def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_
     assert "not a run folder" in says(run, "train", "--resume", tmp_path)
 
 
-def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_stopped_evaluation_resumes_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=50, square=50), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
-    # As the third part is written down.
+    # As the third chunk is written.
     command = ["evaluate", *words, "--run", "a run"]
     err = stopped_by_ctrl_c("lensmith.runs.predictions", "Unfinished.add", 3, tmp_path, *command)
     assert "lensmith resume 'a run'" in err
-    parts = tmp_path / "a run" / "predictions.unfinished"
-    assert len(list(parts.glob("*.parquet"))) == 3, "a part is done whole"
+    chunks = tmp_path / "a run" / "predictions.unfinished"
+    assert len(list(chunks.glob("*.parquet"))) == 3, "a chunk is completed"
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def go(*more: str) -> subprocess.CompletedProcess[str]:
@@ -247,20 +250,20 @@ def test_a_stopped_evaluation_goes_on_where_it_was(shapes: Shapes, tiny_folder: 
     again = go("--resume", "a run", "--json")
     assert again.returncode == 0, again.stderr
     assert go(*words, "--run", "b run").returncode == 0
-    assert not parts.exists()
+    assert not chunks.exists()
     first, second = (tmp_path / name / "predictions.parquet" for name in ("a run", "b run"))
     assert first.read_bytes() == second.read_bytes()
     assert "nothing to resume" in go("--resume", "a run").stderr
 
 
-def test_a_slow_machine_is_not_said_to_stand_still(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_rate_is_not_shown_as_zero(capsys: pytest.CaptureFixture[str]) -> None:
     for rate in (0.043, 0.6, 4.4, 31.2):
         Screen()(Advance("scoring", 3, 20, rate, 17 / rate))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(", ")[1] for line in lines] == ["0.043 images/s", "0.6 images/s", "4.4 images/s", "31 images/s"]
 
 
-def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+def test_compare_reports_what_the_images_can_show(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
     data = shapes(circle=60, square=60)
     words = options(data, tiny_folder, "train.epochs=6", "train.learning_rate=0.01", "tune.projector=true")
     assert run("train", *words, "tune.vision_tower=true", "--run", "taught")[0] == 0
@@ -289,7 +292,7 @@ def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_fo
     assert "not a run folder" in says(run, "compare", "bare", data)
     whole = Path("few/predictions.parquet").read_bytes()
     Path("few/predictions.parquet").write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut short" in says(run, "compare", "bare", "few")
+    assert "damaged or truncated" in says(run, "compare", "bare", "few")
     assert not list(Path("runs").glob("*compare*"))
 
     for picture in data.rglob("*.jpg"):
@@ -299,7 +302,7 @@ def test_compare_says_what_the_images_can_tell(run: Run, shapes: Shapes, tiny_fo
     assert "can&#39;t be opened any more" in Path("gone/report.html").read_text()
 
 
-def test_codes_and_spoken_forms_from_training_to_prediction(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+def test_codes_and_names_from_training_to_prediction(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
     data = shapes(red_circle=20, square=20)
     words = options(data, tiny_folder, "question.answers=codes", "question.names={square: [box, crate]}")
     assert run("train", *words, "--run", "coded")[0] == 0
@@ -308,3 +311,13 @@ def test_codes_and_spoken_forms_from_training_to_prediction(run: Run, shapes: Sh
     assert code == 0
     assert {p["predicted"] for p in json.loads(out)["predictions"]} <= {"red_circle", "square"}
     assert json.loads(Path("coded/adapter/lensmith.json").read_text())["calibration"]["prior"] == "none"
+
+
+def test_help_lists_the_verbs_by_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    names = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and "-" not in line.split()[0]]
+    assert names == list(verbs.VERBS)
+    for group in verbs.GROUPS:
+        assert f"\n{group.capitalize()}:\n" in out

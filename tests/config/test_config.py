@@ -1,4 +1,4 @@
-"""Recipes: what is unknown or of the wrong type is refused by name; what is shipped can be read."""
+"""Recipes: unknown keys and wrong types are errors that name the key; shipped recipes can be read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recipe .*demo-digits, demo-fashion"):
         load_recipe(tmp_path / "missing.yaml")
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    with pytest.raises(UserError, match="must hold sections"):
+    with pytest.raises(UserError, match="must contain sections"):
         load_recipe(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("tune: {rank: [")
     with pytest.raises(UserError, match="isn't valid YAML"):

@@ -1,9 +1,9 @@
-"""The golden run: what `nano` computes today, to the last digit, by the public functions alone.
+"""The golden run: the exact results of `nano`, computed with public functions only.
 
     python -m tests.golden.make
 
-writes golden.json anew. A refactoring leaves it unchanged; a number that changes needs a commit of its own that says
-why. Everything runs in float32 on one thread.
+rewrites golden.json. A refactoring leaves it unchanged. A change of numbers needs its own commit, which says why.
+Everything runs in float32 on one thread.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ TRAININGS = {
 
 
 def machine() -> str:
-    """What decides the last digits: processor, its instructions and the build of torch."""
+    """What determines the last digits: the processor, its instructions and the build of torch."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text().partition("\n\n")[0].splitlines() if about.exists() else []
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    kind = " ".join(found.get(key, "") for key in ("model name", "cpu family", "model", "stepping"))
-    flags = hashlib.sha256(found.get("flags", platform.machine()).encode()).hexdigest()[:8]
-    return f"{kind}, instructions {flags}, torch {torch.__version__}"
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    processor = " ".join(fields.get(key, "") for key in ("model name", "cpu family", "model", "stepping"))
+    flags = hashlib.sha256(fields.get("flags", platform.machine()).encode()).hexdigest()[:8]
+    return f"{processor}, instructions {flags}, torch {torch.__version__}"
 
 
 def scores(run: Path) -> list[list[float]]:
-    """(images, labels) scores of a run, as its predictions file holds them."""
+    """(images, labels) scores of a run, from its predictions file."""
     rows = pq.read_table(run / "predictions.parquet").to_pylist()
     return [[value for key, value in row.items() if key.startswith("score: ")] for row in rows]
 
@@ -61,7 +61,7 @@ def steps(run: Path) -> list[list[float]]:
 
 
 def training(name: str, folder: Path) -> dict[str, Any]:
-    """One of `TRAININGS`: each step, and the scores of the first four photographs afterwards."""
+    """One of `TRAININGS`: all steps, and then the scores of the first four photographs."""
     lensmith.train(lensmith.load_recipe("demo-fashion", [*BASE, *TRAININGS[name]]), folder)
     return {"steps": steps(folder), "scores": scores(folder)[:4]}
 
@@ -73,14 +73,14 @@ def zero_shot(folder: Path) -> list[list[float]]:
 
 
 def probe(folder: Path) -> dict[str, Any]:
-    """What was tried, and the scores of the first four photographs, by a probe and by nearest neighbours."""
+    """The settings tried, and the scores of the first four photographs, for a probe and nearest neighbours."""
     lensmith.probe(lensmith.load_recipe("demo-fashion", BASE), folder)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, run in (("probe", folder), ("neighbours", folder / "neighbours")):
         fit = json.loads((run / "fit.json").read_text())
         tried = [[row["setting"], row["log_loss"], row["accuracy"]] for row in fit["tried"]]
-        found[name] = {"chosen": [fit["feature"], fit["setting"]], "tried": tried, "scores": scores(run)[:4]}
-    return found
+        results[name] = {"chosen": [fit["feature"], fit["setting"]], "tried": tried, "scores": scores(run)[:4]}
+    return results
 
 
 def main() -> None:
@@ -89,10 +89,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as there:
         folder = Path(there)
         os.environ["LENSMITH_CACHE"] = str(folder / "cache")
-        found: dict[str, Any] = {"machine": machine(), "zero-shot": zero_shot(folder / "zero-shot")}
-        found |= {"probe": probe(folder / "probe")}
-        found |= {"trainings": {name: training(name, folder / name) for name in TRAININGS}}
-    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+        results: dict[str, Any] = {"machine": machine(), "zero-shot": zero_shot(folder / "zero-shot")}
+        results |= {"probe": probe(folder / "probe")}
+        results |= {"trainings": {name: training(name, folder / name) for name in TRAININGS}}
+    GOLDEN.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

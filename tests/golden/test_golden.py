@@ -1,4 +1,4 @@
-"""The golden run is unchanged: to the last digit on the machine it was made on, closely on any other."""
+"""The golden run is unchanged: exactly on the machine where it was made, approximately on any other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.golden import make
 
 GOLDEN: dict[str, Any] = json.loads(make.GOLDEN.read_text())
 CLOSE = 0.01
-"""On another processor: its matrix products round otherwise, and twenty steps of training carry that on."""
+"""Tolerance on another processor, which rounds matrix products differently; twenty training steps amplify that."""
 
 
 def same(found: Any, golden: Any) -> None:

@@ -154,8 +154,8 @@ def test_a_changed_recipe_is_refused_by_what_changed(shapes: Shapes, tiny_folder
     with pytest.raises(UserError) as caught:
         run(recipe_for(folder, tiny_folder, "tune.dropout=0", *changed), tmp_path / "run", resume=True)
     said = str(caught.value)
-    assert "train.learning_rate was 0.01 and is 0.02" in said
-    assert "augment.mix was 'both' and is 'none'" in said
+    assert "train.learning_rate was 0.01 and is now 0.02" in said
+    assert "augment.mix was 'both' and is now 'none'" in said
     assert "micro_batch" not in said, "it does not change the result"
     smaller = recipe_for(folder, tiny_folder, "tune.dropout=0", "train.micro_batch=2")
     assert run(smaller, tmp_path / "run", resume=True).finished

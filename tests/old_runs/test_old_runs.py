@@ -1,4 +1,4 @@
-"""Runs that were made before the rooms are still evaluated, compared, asked for predictions, and resumed."""
+"""Old runs can still be evaluated, compared, used for predictions, and resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A folder with copies of all of them."""
+    """A folder with copies of all old runs."""
     return Path(shutil.copytree(HERE, tmp_path / "old", ignore=shutil.ignore_patterns("*.py", "__pycache__")))
 
 
@@ -27,7 +27,7 @@ def record(run: Path, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["train", "probe", "probe/neighbours"])
-def test_a_taught_model_scores_and_predicts_as_it_did(old: Path, run: Run, tmp_path: Path, name: str) -> None:
+def test_a_trained_model_scores_and_predicts_as_before(old: Path, run: Run, tmp_path: Path, name: str) -> None:
     code, out, err = run("evaluate", old / name, "data.test_limit=20", "--run", "again", "--json")
     assert code == 0, err
     found, then = json.loads(out), record(old / name, "evaluation.json")
@@ -50,7 +50,7 @@ def test_finished_runs_are_compared(old: Path, tmp_path: Path) -> None:
     assert "can't be opened" not in Path(found["report"]).read_text()
 
 
-def test_a_stopped_training_ends_as_one_that_was_not(old: Path, run: Run) -> None:
+def test_a_stopped_training_ends_like_one_without_a_stop(old: Path, run: Run) -> None:
     code, out, err = run("train", "--resume", old / "train-stopped", "--json")
     assert code == 0, err
     assert json.loads(out)["training"]["finished"]
@@ -63,7 +63,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(old: Path, run: Run) -> Non
     assert len(losses("train")) == 12
 
 
-def test_a_stopped_evaluation_keeps_what_it_has_scored(old: Path, run: Run) -> None:
+def test_a_stopped_evaluation_keeps_its_predictions(old: Path, run: Run) -> None:
     first = (old / "evaluate-stopped" / "predictions.unfinished" / "000000000.parquet").stat().st_size
     assert first > 0
     code, out, err = run("evaluate", "--resume", old / "evaluate-stopped", "--json")
@@ -100,7 +100,7 @@ def test_a_stopped_sweep_keeps_its_trials(old: Path, run: Run) -> None:
     assert "Trial 1 " not in err, "the first was trained before the stop"
 
 
-def test_old_words_in_a_recipe_are_still_understood(run: Run, tmp_path: Path) -> None:
+def test_former_option_names_are_still_accepted(run: Run, tmp_path: Path) -> None:
     words = ["question.spoken={bag: handbag}", "ladder.hour=2", "ladder.label=0.1", "ladder.rungs=[zero-shot]"]
     words += ["data.test_limit=4", "evaluate.calibration=none", "curve.rungs=[probe]"]
     code, _, err = run("evaluate", *words, "--run", "r", "--json")

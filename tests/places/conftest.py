@@ -1,4 +1,4 @@
-"""Doubles of what needs Modal's service: volumes in local folders, and a function that runs in this process."""
+"""Stand-ins for Modal's service: volumes in local folders, and a function that runs in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lensmith.places.modal import app as modal_app
 
 
 class Volume:
-    """A volume that is a folder, with the methods of Modal's that are used."""
+    """A volume that is a local folder, with the methods of Modal that Lensmith uses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,17 +57,17 @@ class Volume:
 
 
 class Cloud:
-    """The account: volumes, events, what is deployed, and calls, each of which runs when its result is asked for."""
+    """The account: volumes, events, deployed apps, and calls, which run when their result is requested."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "lensmith"
-        self.away = folder / "rented"
+        self.away = folder / "remote"
         self.volumes: dict[str, Volume] = {}
         self.events: dict[str, list[Any]] = {}
         self.deployed: list[str] = []
         self.calls: dict[str, Call] = {}
         self.before: Callable[[], Any] = lambda: None
-        """What happens while a call is waited for."""
+        """Called while waiting for a call."""
 
     def volume(self, name: str, **_: Any) -> Volume:
         short = name.removeprefix("lensmith-")
@@ -85,7 +85,7 @@ class Cloud:
                 raise modal.exception.NotFoundError(app)
 
         def spawn(job: dict[str, Any]) -> Call:
-            call = Call(self, json.loads(json.dumps(job)), f"fc-{len(self.calls)}")  # only plain values travel
+            call = Call(self, json.loads(json.dumps(job)), f"fc-{len(self.calls)}")  # only plain values are sent
             self.calls[call.object_id] = call
             return call
 
@@ -110,7 +110,7 @@ class Call:
         return self.outcome
 
     def cloud_perform(self) -> Any:
-        """The real thing, in a working directory that the machine at home doesn't have."""
+        """Run the real worker, in a working directory that the local machine doesn't have."""
         here = Path.cwd()
         events = self.cloud.events.setdefault(self.job["name"], [])
         try:
@@ -138,7 +138,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(modal.Function, "from_name", account.function)
     monkeypatch.setattr(modal.FunctionCall, "from_id", account.calls.__getitem__)
     monkeypatch.setattr(modal.App, "deploy", lambda app: account.deployed.append(app.name))
-    # The description of the machine is the real one, which takes volumes of Modal's own.
+    # The machine's description is the real one, which needs real volumes of Modal.
     build = modal_app.build
 
     def described(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Places are found by name; the one at home does what the verbs do."""
+"""Places are found by name; the local one calls the verbs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lensmith.places import place, place_of, places
 from lensmith.progress import silent
 
 
-def test_places_are_the_files_of_the_package() -> None:
+def test_places_are_the_modules_of_the_package() -> None:
     assert places() == ["local", "modal"]
     with pytest.raises(UserError, match=r"no place 'modla'.*Did you mean 'modal'.*local, modal"):
         place("modla")
 
 
-def test_jobs_go_to_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_jobs_call_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for verb, group in (("train", "teach"), ("evaluate", "see")):
         function = lambda *given, verb=verb, **more: {"verb": verb, "given": given} | more  # noqa: E731
         monkeypatch.setattr(f"lensmith.verbs.{group}.{verb}.{verb}", function)
@@ -37,12 +37,12 @@ def test_jobs_go_to_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         here.run(Job("evaluate", None, tmp_path, resume=True), silent)
 
 
-def test_what_makes_no_sense_at_home_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_remote_options_are_refused_for_local_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--detach", "--run", str(tmp_path / "r")]) == 2
     assert "can't be detached" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
-    with pytest.raises(UserError, match="isn't at another place"):
+    with pytest.raises(UserError, match="has no remote job"):
         place_of(tmp_path)
     (tmp_path / "place.json").write_text(json.dumps({"place": "modal", "state": "running"}))
-    with pytest.raises(UserError, match=r"continues elsewhere.*lensmith attach"):
+    with pytest.raises(UserError, match=r"is still running on a remote machine.*lensmith attach"):
         place("local").run(Job("train", None, tmp_path, resume=True), silent)

@@ -1,4 +1,4 @@
-"""Jobs at Modal, offline: the machine's description by the real package, and its work done in this process."""
+"""Jobs at Modal, offline: the real package describes the machine, whose work runs in this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lensmith.jobs.job import Job
 from lensmith.places.modal import app as modal_app
 from lensmith.places.modal import follow
 from lensmith.places.modal.prices import PRICES, gpu, price_after, price_before
-from lensmith.places.modal.volumes import bring_home, send
+from lensmith.places.modal.volumes import copy_back, send
 from lensmith.progress import Advance, Note, silent
 from tests.clock import Clock
 from tests.conftest import Run, Shapes
@@ -37,8 +37,8 @@ def a_job(uri: str, base: Path, *more: str, verb: str = "train") -> Job:
     return Job(verb, load_recipe(None, [f"data.uri={uri}", f"model.base={base}", *QUICK, *more]))
 
 
-def told(job: Job, name: str = "mine-1") -> dict[str, Any]:
-    """What is sent to the machine for a job that needs no uploads."""
+def sent_values(job: Job, name: str = "mine-1") -> dict[str, Any]:
+    """The values sent to the machine for a job without uploads."""
     assert job.recipe
     recipe = job.recipe.to_dict()
     return {"verb": job.verb, "recipe": recipe, "options": {}, "name": name, "folder": "runs/mine", "uploads": []}
@@ -48,7 +48,7 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
     steps: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
     class Recorded:
-        """A real image that keeps what it was made by."""
+        """A real image that records the steps that built it."""
 
         def __init__(self, image: modal.Image) -> None:
             self.image = image
@@ -56,8 +56,8 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
         def __getattr__(self, name: str) -> Any:
             def step(*args: Any, **named: Any) -> Any:
                 steps.append((name, args, named))
-                made = getattr(self.image, name)(*args, **named)
-                return made if name == "add_local_dir" else Recorded(made)
+                image = getattr(self.image, name)(*args, **named)
+                return image if name == "add_local_dir" else Recorded(image)
 
             return step
 
@@ -89,9 +89,9 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
     assert modal_app.build(options)[0].name != app.name
 
 
-def test_the_names_of_gpus_are_checked_here() -> None:
+def test_the_names_of_gpus_are_checked_locally() -> None:
     assert gpu("l40s") == "L40S"
-    with pytest.raises(UserError, match=r"L40 isn't a GPU.*Did you mean 'L4.*Known: T4"):
+    with pytest.raises(UserError, match=r"L40 isn't a GPU.*Did you mean 'L4.*Known GPUs: T4"):
         gpu("L40")
     with pytest.raises(UserError, match=r"several GPUs.*place\.gpu=H100\."):
         gpu("H100:2")
@@ -100,15 +100,15 @@ def test_the_names_of_gpus_are_checked_here() -> None:
 
 def test_prices_before_and_after() -> None:
     before = price_before(PlaceOptions(gpu="L40S", hours=2, retries=1))
-    assert "$1.95 an hour" in before
-    assert "$7.80 at most (2 h and 2 attempts" in before
+    assert "$1.95 per hour" in before
+    assert "at most $7.80 for up to 2 attempts of 2 h" in before
     assert "2026-05-07" in before
     assert "price unknown" in price_before(PlaceOptions(gpu="H200"))
     assert "10.0 min on T4: about $0.10" in price_after("T4", 600, PRICES["T4"])
     assert "price unknown" in price_after("H200", 600, PRICES["H200"])
 
 
-def test_place_options_are_no_change_of_recipe(tmp_path: Path) -> None:
+def test_place_options_may_change_when_resuming(tmp_path: Path) -> None:
     from lensmith.runs.folder import same_recipe
 
     now = Recipe(place=PlaceOptions("T4", 1, 0, ["x"]))
@@ -118,7 +118,7 @@ def test_place_options_are_no_change_of_recipe(tmp_path: Path) -> None:
         same_recipe(tmp_path, Recipe(), now)
 
 
-def test_what_lies_here_is_uploaded_once(shapes: Shapes, tiny_folder: Path, run: Run, tmp_path: Path) -> None:
+def test_local_files_are_uploaded_once(shapes: Shapes, tiny_folder: Path, run: Run, tmp_path: Path) -> None:
     data = shapes(circle=3, square=3)
     (data / "circle" / ".hidden").write_text("x")
     (data / "circle" / "notes.txt").write_text("x")
@@ -137,7 +137,7 @@ def test_what_lies_here_is_uploaded_once(shapes: Shapes, tiny_folder: Path, run:
     (tmp_path / "moved" / "circle" / "circle 0.jpg").write_bytes(b"other")
     (changed, _) = uploads(a_job("moved", tiny_folder))
     assert send(changed, volume)
-    (tmp_path / "volume" / f"{changed.name}.json").unlink()  # as if it had been cut off
+    (tmp_path / "volume" / f"{changed.name}.json").unlink()  # as if it had been interrupted
     assert send(changed, volume)
     assert not uploads(a_job("demo:digits", Path("nano")))
     assert not uploads(Job("train", load_recipe(None, ["data.uri=hub:owner/name", "model.base=owner/name"])))
@@ -164,7 +164,7 @@ def test_archives_and_folders_of_other_kinds(run: Run, tmp_path: Path) -> None:
         uploads(a_job("demo:digits", Path("./gone")))
 
 
-def test_tables_take_their_images_along(shapes: Shapes, run: Run, tmp_path: Path) -> None:
+def test_the_images_of_tables_are_uploaded(shapes: Shapes, run: Run, tmp_path: Path) -> None:
     shapes("tables/pictures", circle=2)
     (tmp_path / "tables" / "big.jpg").write_bytes(b"unused")
     table = tmp_path / "tables" / "t.csv"
@@ -181,10 +181,10 @@ def test_tables_take_their_images_along(shapes: Shapes, run: Run, tmp_path: Path
             uploads(a_job("tables/t.csv", Path("nano")))
 
 
-def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+def test_a_killed_attempt_resumes_from_its_checkpoint(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
     job = a_job("demo:digits", tiny_folder, "data.train_limit=40", "data.test_limit=10", "train.checkpoint_minutes=0")
     whole: list[Any] = []
-    first = perform(cloud, told(job, "whole"), whole.append)
+    first = perform(cloud, sent_values(job, "whole"), whole.append)
     assert {"accuracy", "training"} <= set(first["record"])
     assert first["record"]["run"] == "runs/mine"
     assert first["seconds"] > 0
@@ -204,12 +204,12 @@ def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: 
     remote_pause, worker.Reporter.PAUSE = worker.Reporter.PAUSE, 0.0
     try:
         with pytest.raises(Killed):
-            perform(cloud, told(job), kill)
+            perform(cloud, sent_values(job), kill)
     finally:
         worker.Reporter.PAUSE = remote_pause
     assert list((cloud.root / "runs" / "mine-1" / "checkpoint").iterdir())
     assert not (cloud.root / "runs" / "mine-1" / "result.json").exists()
-    second = perform(cloud, told(job), whole.append)
+    second = perform(cloud, sent_values(job), whole.append)
     steps = [row["step"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
     assert steps == list(range(1, len(steps) + 1))
     weights = Path("adapter") / "adapter_model.safetensors"
@@ -217,30 +217,34 @@ def test_a_killed_attempt_goes_on_from_its_checkpoint(tiny_folder: Path, cloud: 
     attempts = json.loads((cloud.root / "runs" / "mine-1.attempts.json").read_text())["seconds"]
     assert len(attempts) == 2
     assert second["seconds"] == pytest.approx(sum(attempts))
-    assert perform(cloud, told(job), whole.append)["record"] == second["record"], "a finished run isn't done again"
+    assert perform(cloud, sent_values(job), whole.append)["record"] == second["record"], "a finished run isn't repeated"
 
 
-def test_mistakes_come_home_and_bugs_are_tried_again(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
-    outcome = perform(cloud, told(a_job("demo:nothing", tiny_folder)), print)
+def test_user_errors_are_returned_and_other_errors_are_retried(tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+    outcome = perform(cloud, sent_values(a_job("demo:nothing", tiny_folder)), print)
     assert "nothing" in outcome["error"]
     with pytest.raises(RuntimeError, match="KeyError: 'options'"):
         perform(
             cloud,
-            {k: v for k, v in told(a_job("demo:digits", tiny_folder, verb="evaluate")).items() if k != "options"},
+            {
+                k: v
+                for k, v in sent_values(a_job("demo:digits", tiny_folder, verb="evaluate")).items()
+                if k != "options"
+            },
             print,
         )
 
 
-def test_a_training_there_is_as_one_here(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
+def test_a_remote_training_equals_a_local_one(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
     shapes(circle=20, square=20)
     job = ["data.uri=my shapes", f"model.base={tiny_folder}", *QUICK, "place.gpu=t4"]
-    # The rented machine is this one, so what it would find under an absolute path is there already.
+    # The remote machine is this one, so files under absolute paths exist there already. Hence the relative link.
     os.symlink(tiny_folder, "tiny")
     job[1] = "model.base=tiny"
     code, out, err = run("train", *job, "--run", "there", "--on", "modal", "--json")
     assert code == 0, err
     record = json.loads(out)
-    assert "T4 at Modal: $0.59 an hour" in err
+    assert "T4 at Modal: $0.59 per hour" in err
     assert "my shapes: 40 files" in err
     assert "min on T4: about $" in err
     assert "my shapes: 2 classes" in err, "progress is passed on"
@@ -281,8 +285,8 @@ def test_detached_interrupted_and_attached_again(shapes: Shapes, tiny_folder: Pa
     assert code == 0
     assert "lensmith attach 'my run'" in out
     assert {path.name for path in Path("my run").iterdir()} == {"place.json", "recipe.yaml"}
-    assert "continues elsewhere" in run("evaluate", "--resume", "my run")[2]
-    assert "goes on already" in run("evaluate", "--resume", "my run", "--on", "modal")[2]
+    assert "is still running on a remote machine" in run("evaluate", "--resume", "my run")[2]
+    assert "is already running" in run("evaluate", "--resume", "my run", "--on", "modal")[2]
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -313,8 +317,8 @@ def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: 
     assert "lensmith resume c" in run("evaluate", "--resume", "c", "--on", "modal")[2]
 
     run("evaluate", *words, "e", "--detach")
-    cloud.calls["fc-1"].cloud_perform()  # it ends while nobody looks
-    assert "had ended well already" in run("attach", "e", "--cancel")[1]
+    cloud.calls["fc-1"].cloud_perform()  # it ends while nobody follows it
+    assert "had already finished" in run("attach", "e", "--cancel")[1]
     assert run("attach", "e")[1].startswith("zero-shot")
 
     def fail() -> None:
@@ -323,7 +327,7 @@ def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: 
     cloud.before = fail
     code, _, err = run("train", *words, "f")
     assert code == 2
-    assert "failed: CUDA error: misaligned address. Its log: modal app logs lensmith-" in err
+    assert "failed: CUDA error: misaligned address. To see its log: modal app logs lensmith-" in err
     assert "lensmith resume f --on modal" in err
     assert "Traceback" not in err
     cloud.before = lambda: None
@@ -336,9 +340,9 @@ def test_cancelled_failed_and_refused(shapes: Shapes, tiny_folder: Path, cloud: 
     assert not Path("runs/r").exists()
 
 
-@pytest.mark.parametrize("been_there", [False, True])
-def test_a_run_begun_here_goes_on_there(
-    shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run, been_there: bool
+@pytest.mark.parametrize("sent_before", [False, True])
+def test_a_local_run_is_resumed_remotely(
+    shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run, sent_before: bool
 ) -> None:
     shapes(circle=20, square=20)
     os.symlink(tiny_folder, "tiny")
@@ -353,7 +357,7 @@ def test_a_run_begun_here_goes_on_there(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Screen, "advance", stop)
         assert run("train", *words, "--run", "r")[0] == 130
-        if been_there:  # and what is there is older than what has been done here since
+        if sent_before:  # the remote copy is older than the local run
             note = {"place": "modal", "state": "cancelled", "verb": "train", "name": "an older copy"}
             Path("r/place.json").write_text(json.dumps(note))
             last = 3
@@ -363,11 +367,11 @@ def test_a_run_begun_here_goes_on_there(
     code, out, err = run("train", "--resume", "r", "--on", "modal", "--json")
     assert code == 0, err
     assert json.loads(out)["training"]["finished"]
-    assert Path("r/metrics.jsonl").read_text().startswith(steps), "what was done isn't done again"
+    assert Path("r/metrics.jsonl").read_text().startswith(steps), "completed steps aren't repeated"
     assert not Path("r/checkpoint").exists()
 
 
-def test_ends_of_a_job_that_bring_no_record(cloud: Cloud, run: Run) -> None:
+def test_jobs_that_end_without_a_record(cloud: Cloud, run: Run) -> None:
     def ended(error: Exception) -> dict[str, Any]:
         def get(timeout: float) -> None:
             raise error
@@ -381,7 +385,7 @@ def test_ends_of_a_job_that_bring_no_record(cloud: Cloud, run: Run) -> None:
         ended(modal.exception.ConnectionError("x"))
 
 
-def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unread_progress_is_replaced_by_newer_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     class Events:
         def __init__(self) -> None:
             self.waiting: list[Any] = []
@@ -415,14 +419,14 @@ def test_progress_that_nobody_reads_makes_room_for_what_is_newer(monkeypatch: py
 
     monkeypatch.setattr(modal_app, "attempt", busy)
     assert modal_app.work({"name": "n"}) == {"record": {}}
-    # Of the counts, those that follow at once are left out, but not the last.
+    # Counts in quick succession are dropped, except the last.
     assert [worker.event_from(e) for e in events.waiting] == [Advance("t", 3, 3, 1.0, 1.0)]
     assert saved
 
 
-def test_counts_come_a_few_times_a_minute_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_passed_on_at_a_limited_rate_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, put, saves = Clock(), list[Any](), list[float]()
-    clock.now = 0.0  # as on a machine that has just been started
+    clock.now = 0.0  # as on a machine that has just started
     monkeypatch.setattr(worker, "time", clock)
     tell = worker.Reporter(put.append, lambda: saves.append(clock.now))
     for done in range(100):
@@ -449,10 +453,10 @@ def test_a_short_attempt_counts_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatc
         assert kept == pytest.approx([0.004] * attempt)
 
 
-def test_what_comes_home_is_whole_and_inside(tmp_path: Path) -> None:
+def test_files_copied_back_are_complete_and_inside_the_folder(tmp_path: Path) -> None:
     volume, folder = Volume(tmp_path / "volume"), tmp_path / "run"
     folder.mkdir()
-    assert not bring_home(volume, "r", folder)
+    assert not copy_back(volume, "r", folder)
     inside = tmp_path / "volume" / "r"
     (inside / "adapter").mkdir(parents=True)
     (inside / ".result.json.part").write_text("half")
@@ -462,9 +466,9 @@ def test_what_comes_home_is_whole_and_inside(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Volume, "read_file", lambda self, path: iter([next(cut(self, path))]))
         with pytest.raises(UserError, match="incomplete"):
-            bring_home(volume, "r", folder)
-    assert not list(folder.iterdir()), "nothing half-written stays"
-    assert bring_home(volume, "r", folder)
+            copy_back(volume, "r", folder)
+    assert not list(folder.iterdir()), "no incomplete file remains"
+    assert copy_back(volume, "r", folder)
     assert {p.name for p in folder.rglob("*")} == {"result.json", "adapter", "weights"}
 
 
@@ -493,7 +497,7 @@ def test_without_a_token_or_the_package(tmp_path: Path, run: Run, monkeypatch: p
             modal.exception.ConnectionError("Could not connect to the Modal server."),
             "can't be reached: Could not connect",
         ),
-        (modal.exception.NotFoundError("Secret 'x' not found"), "Modal says: Secret 'x' not found"),
+        (modal.exception.NotFoundError("Secret 'x' not found"), "Modal reports: Secret 'x' not found"),
         (OSError("name resolution"), "can't be reached: name resolution"),
     ],
 )
@@ -515,4 +519,4 @@ def test_a_job_that_cannot_start_leaves_nothing(
     assert not Path("a").exists()
     Path("mine").mkdir()
     run("train", "data.uri=demo:digits", "--run", "mine", "--on", "modal")
-    assert not list(Path("mine").iterdir()), "an empty folder of one's own stays"
+    assert not list(Path("mine").iterdir()), "an existing empty folder is kept"

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files and folders are written atomically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lensmith.errors import UserError
 from lensmith.runs.files import read_lines, replacing, write
 
 
-def test_a_write_that_fails_keeps_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_previous_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
     write(path, "old")
 
@@ -25,7 +25,7 @@ def test_a_write_that_fails_keeps_what_stood_there(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_atomically(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     with replacing(folder) as new:
         (new / "a").write_text("1")
@@ -39,13 +39,13 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         fail("half way")
     assert (folder / "a").read_text() == "1"
     with pytest.raises(UserError, match="disk is full"):
-        fail("I/O error: No space left on device")  # as safetensors says it
+        fail("I/O error: No space left on device")  # as safetensors reports it
     with replacing(folder) as new:
         (new / "b").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_line_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert list(read_lines(tmp_path / "log.jsonl")) == [{"step": 1}, {"step": 2}]

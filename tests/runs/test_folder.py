@@ -1,4 +1,4 @@
-"""A run folder is never written over, says where it is from, and is refused in one sentence when it is damaged."""
+"""A run folder is never overwritten, records its provenance, and is rejected in one sentence if it is damaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lensmith.runs.folder import new_run_folder, read_evaluation
 from lensmith.runs.provenance import provenance
 
 
-def test_a_run_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+def test_a_run_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert new_run_folder(tmp_path / "new" / "run").is_dir()
     (tmp_path / "file").write_text("x")
     for taken in (tmp_path, tmp_path / "file"):
@@ -28,7 +28,7 @@ def test_provenance_names_program_and_machine() -> None:
     assert where["machine"]["cores"] >= 1
 
 
-def test_damaged_records_are_one_sentence(tmp_path: Path) -> None:
+def test_damaged_records_are_reported_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no evaluation\.json"):
         read_evaluation(tmp_path)
     (tmp_path / "evaluation.json").write_text('{"name": "tuned"')
@@ -38,7 +38,7 @@ def test_damaged_records_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another version: accuracy"):
         read_evaluation(tmp_path)
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(UserError, match="holds no record"):
+    with pytest.raises(UserError, match="not a JSON object"):
         read_json(tmp_path / "list.json")
     (tmp_path / "predictions.unfinished").mkdir()
     with pytest.raises(UserError, match="lensmith resume"):

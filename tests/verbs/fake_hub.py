@@ -1,4 +1,4 @@
-"""A small hub on 127.0.0.1, for the real client: models, datasets, ranges, redirects, and what can go wrong."""
+"""A small hub on 127.0.0.1 for the real client: models, datasets, ranges, redirects and failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repo:
-    """Files by path; those in `large` are LFS files, as on the hub by their ending."""
+    """Files by path; those in `large` are LFS files, as the hub decides by their suffix."""
 
     files: dict[str, bytes]
     card: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """`repos` by `models/NAME` or `datasets/NAME`; `asked` are the requests for files, as (path, range, token)."""
+    """`repos` are keyed by `models/NAME` or `datasets/NAME`; `asked` lists file requests as (path, range, token)."""
 
     daemon_threads = True
 
@@ -52,13 +52,13 @@ class Hub(ThreadingHTTPServer):
         """Break every connection at this byte of the file."""
         self.cut_once: dict[str, int] = {}
         self.status: dict[str, int] = {}
-        """Repositories that answer with nothing but this status."""
+        """Repositories that respond only with this status."""
         self.spoil: set[str] = set()
-        """Files that come with another last byte than the hub says."""
+        """Files that are sent with a wrong last byte."""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is part of the game."""
+        """Clients that close the connection are expected."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
     def give(self, name: str, data: bytes, repo: Repo | None = None, cdn: bool = False) -> None:
         hub, head = self.server, self.command == "HEAD"
         if repo and not cdn and "lfs" in (about := repo.describe(name)):
-            # As on the hub, large files lie on another host, which has no business with the token.
+            # As on the hub, large files are on another host, which must not receive the token.
             self.send_response(302)
             self.send_header("Location", f"http://localhost:{hub.server_port}/cdn{self.path}")
             self.send_header("X-Repo-Commit", repo.sha)

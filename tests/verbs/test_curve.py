@@ -1,4 +1,4 @@
-"""A curve measures nested subsets, goes on where it was stopped, and says what it does not have enough images for."""
+"""A curve measures nested subsets, resumes after a stop, and reports when there are too few images."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_curve_is_measured_on_the_test_images(shapes: Shapes, tiny_folder: Pat
     record = json.loads(out)
     data = json.loads(Path("a curve/record.json").read_text())["data"]
     n = data["train"]["n"]
-    for rung in ("neighbours", "probe"):
-        found = record["curves"][rung]
+    for method in ("neighbours", "probe"):
+        found = record["curves"][method]
         sizes = [point["size"] for point in found["points"]]
         assert (sizes[0], sizes[-1]) == (4, n)
         assert [len(point["accuracies"]) for point in found["points"]] == [2] * (len(sizes) - 1) + [1]
@@ -49,7 +49,7 @@ def test_a_curve_is_measured_on_the_test_images(shapes: Shapes, tiny_folder: Pat
     assert f"{n:,}" in page
 
 
-def test_a_curve_of_trainings_goes_on_where_it_was_stopped(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_curve_of_trainings_resumes_after_a_stop(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = [*options(shapes(circle=50, square=50), tiny_folder), "curve.methods=[lora]", "curve.seeds=1"]
     recipe = load_recipe(None, [*words, "curve.sizes=[8, 16, 32, 48]"])
 
@@ -74,7 +74,7 @@ def test_a_curve_of_trainings_goes_on_where_it_was_stopped(shapes: Shapes, tiny_
         lensmith.resume(tmp_path / "part")
 
 
-def test_subsets_of_a_seed_lie_within_each_other(dataset: ImageDataset) -> None:
+def test_subsets_of_the_same_seed_are_nested(dataset: ImageDataset) -> None:
     for seed in (0, 1, 7):
         small, large = (set(dataset.train.take(size, seed).ids) for size in (8, 20))
         assert small < large
@@ -88,7 +88,7 @@ def dataset(shapes: Shapes) -> ImageDataset:
     return open_data(load_recipe(None, [f"data.uri={shapes(circle=40, square=40)}"]).data)
 
 
-def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> None:
+def test_sizes_grow_geometrically_up_to_all_images(dataset: ImageDataset) -> None:
     sizes, n = sizes_of(Recipe(), dataset), len(dataset.train)
     assert sizes[0] == 4
     assert sizes[-1] == n
@@ -101,13 +101,11 @@ def test_sizes_grow_by_equal_ratios_up_to_all_images(dataset: ImageDataset) -> N
     [
         ("[8, 16, 32, 999]", "curve.sizes has 999, but there are only"),
         ("[1, 8, 16, 32]", "curve.sizes has 1, but there are 2 classes"),
-        ("[30, 31, 32, 33]", "curve.sizes has 30, 31, 32, 33. Name others."),
+        ("[30, 31, 32, 33]", "curve.sizes has 30, 31, 32, 33. Use others."),
         ("[8, 8, 16, 16]", "needs 4 sizes"),
     ],
 )
-def test_sizes_that_make_no_curve_are_refused(
-    shapes: Shapes, tiny_folder: Path, run: Run, sizes: str, message: str
-) -> None:
+def test_unsuitable_sizes_are_refused(shapes: Shapes, tiny_folder: Path, run: Run, sizes: str, message: str) -> None:
     words = options(shapes(circle=40, square=40), tiny_folder)
     code, _, err = run("curve", *words, f"curve.sizes={sizes}", "--run", "x")
     assert code == 2
@@ -115,9 +113,9 @@ def test_sizes_that_make_no_curve_are_refused(
     assert not Path("x").exists()
 
 
-def test_too_few_images_are_said_with_how_many_are_needed(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_too_few_images_are_reported_with_the_number_needed(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     code, _, err = run("curve", *options(shapes(circle=4, square=4), tiny_folder), "--run", "x")
     assert code == 2
     assert "A learning curve needs 4 sizes" in err
-    assert "Add some, to 8 or more." in err
+    assert "Add images, up to at least 8." in err
     assert not Path("x").exists()

@@ -1,4 +1,4 @@
-"""The demo, whole, on the quick second data set; and the shipped model's promises."""
+"""The complete demo on its faster dataset, and the limits of the shipped model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from lensmith import cli, models
 
 
-def test_the_demo_learns_digits_and_says_so(
+def test_the_demo_learns_digits_and_reports_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -21,7 +21,7 @@ def test_the_demo_learns_digits_and_says_so(
     assert zero["n"] == pixels["n"] == tuned["n"] > 400
     for rate in (zero, pixels, tuned):
         assert 0 < rate["low"] < rate["accuracy"] < rate["high"] < 1
-    # What the model's card promises, with room for another processor's rounding.
+    # As stated in the model's card, with a margin for the rounding of other processors.
     assert zero["accuracy"] >= 0.6
     assert tuned["accuracy"] >= 0.95
     assert record["seconds"] > 0
@@ -45,7 +45,7 @@ def test_the_shipped_model_keeps_within_its_limits() -> None:
     config = json.loads((models.NANO / "config.json").read_text())
     assert config["model_type"] == "lfm2_vl"
     vision, text = config["vision_config"], config["text_config"]
-    # What llama.cpp's converter asks for.
+    # As llama.cpp's converter requires.
     assert vision["patch_size"] == 16
     assert vision["num_hidden_layers"] >= 3
     assert not vision["vision_use_head"]

@@ -1,4 +1,4 @@
-"""Fetching by the real client of the hub, from a small hub of our own on 127.0.0.1."""
+"""Fetching with the hub's real client, from a small hub on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def point_at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub with nano's files as a model, beside things that must not come along."""
+    """A hub with nano's files as a model, beside files that must not be downloaded."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits a second before it tries again
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # the hub is here, but may be busy
         monkeypatch.setattr(hub_constants, name, 300)
-        monkeypatch.setenv(name, "300")  # for what is started
+        monkeypatch.setenv(name, "300")  # for subprocesses
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with running() as server:
         point_at(monkeypatch, server.url)
@@ -67,7 +67,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 class Heard(list[Any]):
-    """What was told."""
+    """The reported events."""
 
     def __call__(self, event: Any) -> None:
         self.append(event)
@@ -83,10 +83,10 @@ def test_a_model_with_its_plan_licence_and_hashes(hub: Hub, monkeypatch: pytest.
     folder = Path(record["folder"])
     assert record["option"] == f"model.base={folder}" == "model.base=assets/LFM2-VL-small"
     assert record["licence"] == f"lfm1.0 ({hub.url}/{NAME}/blob/main/LICENSE)"
-    assert record["licence"] in heard[0].text, "licence and size are told first"
+    assert record["licence"] in heard[0].text, "licence and size are shown first"
     assert size(record["bytes"]) in heard[0].text
     wanted = {p.name for p in models.NANO.iterdir()} - {"README.md"} | {"LICENSE"}
-    assert {p.name for p in folder.rglob("*")} == wanted, "no pickle, no picture, nothing half-written"
+    assert {p.name for p in folder.rglob("*")} == wanted, "no pickle, no picture, nothing incomplete"
     assert all((folder / n).read_bytes() == (models.NANO / n).read_bytes() for n in wanted - {"LICENSE"})
     assert record["files"] == len(wanted)
     assert record["loaded"] == record["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
@@ -100,7 +100,7 @@ def test_a_model_with_its_plan_licence_and_hashes(hub: Hub, monkeypatch: pytest.
     hub.asked.clear()
     (again,) = lensmith.fetch([NAME], "assets", heard)["fetched"]
     assert (again["loaded"], hub.asked) == (0, [])
-    assert "all there already" in heard.text
+    assert "all already present" in heard.text
     point_at(monkeypatch, closed())
     assert models.find(str(folder)) == folder
     assert models.read_config(folder, "it")["model_type"]
@@ -125,7 +125,7 @@ def test_a_broken_download_resumes_in_the_same_run_and_in_the_next(hub: Hub) -> 
     hub.asked.clear()
     heard = Heard()
     (record,) = lensmith.fetch([NAME], "twice", heard)["fetched"]
-    assert "there already" in heard.text
+    assert "already present" in heard.text
     first = next(r for name, r, _ in hub.asked if name == WEIGHTS)
     assert int(first.strip("bytes=-")) > 2_000_000
     assert record["loaded"] < 7_200_000
@@ -133,7 +133,7 @@ def test_a_broken_download_resumes_in_the_same_run_and_in_the_next(hub: Hub) -> 
     assert Path("twice/LFM2-VL-small", WEIGHTS).read_bytes() == (models.NANO / WEIGHTS).read_bytes()
 
 
-def test_ctrl_c_keeps_what_was_loaded(hub: Hub) -> None:
+def test_ctrl_c_keeps_downloaded_data(hub: Hub) -> None:
     def stop(event: Any) -> None:
         heard.append(event)
         if isinstance(event, Advance) and event.done > 4_000_000:
@@ -142,7 +142,7 @@ def test_ctrl_c_keeps_what_was_loaded(hub: Hub) -> None:
     heard = Heard()
     with pytest.raises(KeyboardInterrupt):
         lensmith.fetch([NAME], "assets", stop)
-    assert "the same command goes on" in heard.text
+    assert "Run the same command again" in heard.text
     (part,) = Path("assets").rglob("*.part")
     begun = part.stat().st_size
     assert begun > 3_000_000
@@ -154,14 +154,14 @@ def test_ctrl_c_keeps_what_was_loaded(hub: Hub) -> None:
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
 def test_a_file_that_does_not_match_its_hash_is_removed_and_named(hub: Hub, name: str) -> None:
     hub.spoil.add(name)
-    with pytest.raises(UserError, match=f"{name} didn't fit the published hash"):
+    with pytest.raises(UserError, match=f"don't match their published hashes and were removed: {name}"):
         lensmith.fetch([NAME], "assets")
     folder = Path("assets/LFM2-VL-small")
     assert not (folder / name).exists()
     assert not list(folder.glob("*.part"))
     hub.spoil.clear()
     lensmith.fetch([NAME], "assets")
-    # Spoilt on the disk, at the same size.
+    # Damaged on disk, with the same size.
     (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"\0")
     with pytest.raises(UserError, match=name):
         lensmith.fetch([NAME], "assets")
@@ -170,7 +170,7 @@ def test_a_file_that_does_not_match_its_hash_is_removed_and_named(hub: Hub, name
     assert (folder / name).read_bytes() == (models.NANO / name).read_bytes()
 
 
-def test_another_version_takes_the_place_of_the_first(hub: Hub) -> None:
+def test_another_version_replaces_the_first(hub: Hub) -> None:
     lensmith.fetch([NAME], "assets")
     hub.repos[f"models/{NAME}"][0].files["config.json"] = b'{"model_type": "another one"}'
     heard = Heard()
@@ -251,10 +251,10 @@ def test_gated_missing_and_no_network_are_reported_in_different_sentences(
     assert "HTTP 503" in fetched("owner/down")
     assert "safetensors" in fetched("owner/pickled")
     assert "config.json" in fetched("owner/other")
-    assert "no usable name" in fetched("owner/evil")
+    assert "unsafe name" in fetched("owner/evil")
     assert "can't be the name" in fetched("hub:a--b/..")
 
-    models.find(NAME)  # is kept, and needs no network any more
+    models.find(NAME)  # it is kept, and needs no network any more
     point_at(monkeypatch, closed())
     for said in (fetched("owner/model"), found("owner/model")):
         assert "can't be reached" in said
@@ -269,10 +269,10 @@ def test_gated_missing_and_no_network_are_reported_in_different_sentences(
         assert "HF_HUB_OFFLINE is set" in said
 
 
-def test_too_little_room_is_said_before_anything_is_loaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_before_anything_is_downloaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(".")._replace(free=1_200_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"needs 9\.2 MB.*has 1\.2 MB free"):
+    with pytest.raises(UserError, match=r"needs 9\.2 MB.*has only 1\.2 MB free"):
         lensmith.fetch([NAME], "a/b/assets")
     assert hub.asked == []
     assert not Path("a").exists()
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written(hub: Hub) -> None:
 
 @pytest.fixture
 def cifar(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
-    """A small archive at the university's place."""
+    """A small archive served in place of the university's."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
         tar.add(python_hundred(tmp_path / "inner"), "cifar-100-python")
@@ -322,7 +322,7 @@ def test_the_archive_of_cifar(hub: Hub, cifar: bytes, monkeypatch: pytest.Monkey
         lensmith.fetch(["cifar100"], "elsewhere")
     monkeypatch.setattr(fetching, "CIFAR_PAGE", f"{hub.url}/~kriz")
     hub.spoil.add(path)
-    with pytest.raises(UserError, match=r"cifar-100-python\.tar\.gz didn't fit"):
+    with pytest.raises(UserError, match=r"were removed: cifar-100-python\.tar\.gz"):
         lensmith.fetch(["cifar100"], "elsewhere")
     assert not list(Path("elsewhere").iterdir()), "not even the beginning of a file"
 
@@ -335,23 +335,23 @@ def test_the_published_archives_are_those_of_torchvision() -> None:
     assert fetching.CIFAR_PAGE == "https://www.cs.toronto.edu/~kriz"
 
 
-def test_what_a_recipe_names(hub: Hub, cifar: bytes) -> None:
+def test_a_recipe_stands_for_its_model_and_data(hub: Hub, cifar: bytes) -> None:
     recipe = Path("mine.yaml")
     recipe.write_text(f"model: {{base: {NAME}}}\ndata: {{uri: 'cifar:assets/cifar-100-python.tar.gz'}}")
     model, data = lensmith.fetch(["mine.yaml", NAME], "assets")["fetched"]
     assert model["name"] == NAME
     assert data["option"] == "data.uri=cifar:assets/cifar-100-python.tar.gz"
-    with pytest.raises(UserError, match=r"names nothing to fetch|demo:fashion"):
+    with pytest.raises(UserError, match=r"nothing to fetch for the recipe|demo:fashion"):
         lensmith.fetch(["demo-fashion"], "assets")
     recipe.write_text("model: {base: nano}\ndata: {uri: assets}")
-    with pytest.raises(UserError, match=r"mine\.yaml names nothing to fetch: its model is nano"):
+    with pytest.raises(UserError, match=r"nothing to fetch for the recipe .*mine\.yaml: its model is nano"):
         lensmith.fetch([str(recipe)], "assets")
     for name, said in {
-        "nano": "comes with Lensmith",
-        "demo:digits": "comes with Lensmith",
+        "nano": "is shipped with Lensmith",
+        "demo:digits": "is shipped with Lensmith",
         "no.yaml": "There is no recipe",
         "cifar1000": "Did you mean 'cifar100'",
-        "neither": "nothing that can be fetched",
+        "neither": "can't be fetched",
         "assets/LFM2-VL-small": "on this machine already",
         "hub:assets": "on this machine already",
     }.items():
@@ -382,7 +382,7 @@ def test_the_command(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 130), ("", 130), ("no\n", 130)])
-def test_a_terminal_is_asked(
+def test_a_user_at_a_terminal_is_asked(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, code: int
 ) -> None:
     class Terminal(io.StringIO):
@@ -392,18 +392,18 @@ def test_a_terminal_is_asked(
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     assert cli.main(["fetch", NAME, "--to", "assets"]) == code
     out, err = capsys.readouterr()
-    assert "Go on? [y/N]" in err
-    assert err.index("licence") < err.index("Go on?")
-    assert "Go on?" not in out
+    assert "Continue? [y/N]" in err
+    assert err.index("licence") < err.index("Continue?")
+    assert "Continue?" not in out
     assert bool(hub.asked) == (code == 0)
     assert Path("assets").exists() == (code == 0)
     monkeypatch.setattr(sys, "stdin", Terminal(""))
     assert cli.main(["fetch", NAME, "--to", "assets", "--yes"]) == 0
-    assert "Go on?" not in capsys.readouterr().err
+    assert "Continue?" not in capsys.readouterr().err
     assert cli.main(["fetch", NAME, "--to", "assets"]) == 0, "nothing to load, nothing to ask"
 
 
-def test_bytes_as_people_say_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_are_shown_in_readable_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert [size(n) for n in (43, 122_781, 9_102_416, 6e9)] == ["43 bytes", "122.8 kB", "9.1 MB", "6.0 GB"]
     screen = Screen()
     screen(Advance("fetching x", 6_000_000_000, 6_000_000_000, 85e6, 0, unit="bytes"))

@@ -1,4 +1,4 @@
-"""A ladder makes each rung, chooses by validation before the test is looked at, and goes on where it was stopped."""
+"""A ladder runs each method, chooses on the validation images before the test, and resumes after a stop."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_f
     )
     assert code == 0, err
     record = json.loads(out)
-    rungs = {rung["name"]: rung for rung in record["methods"]}
-    assert list(rungs) == ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]
-    n = {rung["test"]["n"] for rung in record["methods"]}
+    rows = {row["name"]: row for row in record["methods"]}
+    assert list(rows) == ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]
+    n = {row["test"]["n"] for row in record["methods"]}
     assert len(n) == 1
     data = json.loads(Path("a ladder/record.json").read_text())["data"]
     labels = data["train"]["n"] + data["validation"]["n"]
-    assert [rung["labels"] for rung in record["methods"]] == [0, data["validation"]["n"], *[labels] * 4]
-    for rung in record["methods"]:
-        assert rung["dollars"] == pytest.approx(rung["seconds"] + rung["labels"] / 2)
-        found = json.loads((Path("a ladder") / rung["name"] / "evaluation.json").read_text())
-        assert rung["test"] == found["accuracy"]
-    assert rungs["zero-shot"]["seconds"] == 0 < rungs["probe"]["seconds"]
-    assert rungs["probe"]["test"]["accuracy"] >= 0.9
-    assert record["chosen"] != "zero-shot"  # the tiny model knows nothing as it is
+    assert [row["labels"] for row in record["methods"]] == [0, data["validation"]["n"], *[labels] * 4]
+    for row in record["methods"]:
+        assert row["dollars"] == pytest.approx(row["seconds"] + row["labels"] / 2)
+        found = json.loads((Path("a ladder") / row["name"] / "evaluation.json").read_text())
+        assert row["test"] == found["accuracy"]
+    assert rows["zero-shot"]["seconds"] == 0 < rows["probe"]["seconds"]
+    assert rows["probe"]["test"]["accuracy"] >= 0.9
+    assert record["chosen"] != "zero-shot"  # the tiny model knows nothing before training
     page = Path(record["report"]).read_text()
     assert f"Take {record['chosen']}" in page
-    # Each is a run like any other.
+    # Each method's folder is an ordinary run.
     code, _, err = run("compare", "a ladder/zero-shot", "a ladder/probe", "a ladder/lora+head", "--run", "compared")
     assert code == 0, err
 
 
-def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    more = "ladder.methods=[lora, probe, zero-shot]"  # whatever their order here
+def test_a_stopped_ladder_repeats_nothing(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    more = "ladder.methods=[lora, probe, zero-shot]"  # in any order
     recipe = load_recipe(None, [*options(shapes(circle=40, square=40), tiny_folder), more])
     told: list[Any] = []
 
@@ -66,12 +66,12 @@ def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path,
     with pytest.raises(Stopped) as stopped:
         lensmith.ladder(recipe, tmp_path / "part", stop)
     assert stopped.value.folder == tmp_path / "part"
-    assert not list((tmp_path / "part").rglob("predictions.parquet"))  # no test image was looked at
+    assert not list((tmp_path / "part").rglob("predictions.parquet"))  # no test image was scored
     again: list[Any] = []
     record = lensmith.resume(tmp_path / "part", again.append)
-    assert [rung["name"] for rung in record["methods"]] == ["zero-shot", "probe", "lora"]
+    assert [row["name"] for row in record["methods"]] == ["zero-shot", "probe", "lora"]
     steps = [e.done for e in again if isinstance(e, Advance) and e.task == "training"]
-    assert min(steps) == 3  # it went on
+    assert min(steps) == 3  # it was resumed
     assert not any(isinstance(e, Note) and e.text.startswith("probe:") for e in again)
     whole = lensmith.ladder(recipe, tmp_path / "whole")
     answers = [read_predictions(tmp_path / name / "lora" / "predictions.parquet") for name in ("part", "whole")]
@@ -81,18 +81,18 @@ def test_a_stopped_ladder_makes_nothing_twice(shapes: Shapes, tiny_folder: Path,
         lensmith.resume(tmp_path / "part")
 
 
-def answers(right: int, n: int = 100, first: int = 0) -> list[Prediction]:
-    """So many right ones, from the `first` image on."""
-    said = ["a" if (i - first) % n < right else "b" for i in range(n)]
-    return [Prediction(str(i), "a", label, 0.9) for i, label in enumerate(said)]
+def answers(correct: int, n: int = 100, first: int = 0) -> list[Prediction]:
+    """Predictions of which n are correct, from the `first` image on."""
+    labels = ["a" if (i - first) % n < correct else "b" for i in range(n)]
+    return [Prediction(str(i), "a", label, 0.9) for i, label in enumerate(labels)]
 
 
 def test_the_cheapest_within_a_standard_error_of_the_best_is_taken() -> None:
     names = ["zero-shot", "probe", "lora"]
     for made, expected, words in [
-        # Three points behind, by wrong answers of its own: the error of the difference is 5.7.
+        # Three points behind, with errors on other images: the standard error of the difference is 5.7.
         ((answers(50), answers(80, first=30), answers(83)), "probe", "lora, has 83.0 %"),
-        # Three points behind on images that are otherwise the same: the error is 1.7.
+        # Three points behind, with errors on the same images otherwise: the standard error is 1.7.
         ((answers(50), answers(80), answers(83)), "lora", "above every cheaper method"),
         ((answers(50), answers(60, first=30), answers(90)), "lora", "above every cheaper method"),
         ((answers(80), answers(60), answers(70)), "zero-shot", "it is the cheapest"),
@@ -122,7 +122,7 @@ def test_the_test_images_confirm_the_choice_or_not() -> None:
     assert confirm(["probe"], "probe", {"probe": answers(9)}, {"probe": answers(9)}) == []
 
 
-def test_a_ladder_needs_all_three_parts(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_a_ladder_needs_all_three_splits(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder)
     code, _, err = run("ladder", *words, "data.validation=0", "--run", "x")
     assert code == 2
@@ -130,21 +130,21 @@ def test_a_ladder_needs_all_three_parts(shapes: Shapes, tiny_folder: Path, run: 
     assert not Path("x").exists()
 
 
-def test_a_rung_takes_from_the_recipe_what_is_its_own() -> None:
+def test_each_method_adapts_the_recipe() -> None:
     recipe = load_recipe(None, ["evaluate.top=5", "tune.head=true", "tune.rates={head: 0.1, language_model: 0.2}"])
-    assert methods()["calibrated"].recipe(recipe).evaluate.top is None  # a prior takes all labels' scores
+    assert methods()["calibrated"].recipe(recipe).evaluate.top is None  # a prior needs the scores of all labels
     assert methods()["zero-shot"].recipe(recipe).evaluate.top == 5
     assert methods()["lora"].recipe(recipe).tune.rates == {"language_model": 0.2}
     assert methods()["lora+head"].recipe(recipe).tune.rates == {"head": 0.1, "language_model": 0.2}
     assert recipe.evaluate.top == 5
 
 
-def test_what_a_stop_left_out_of_a_rung_is_made_up_for(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_method_stopped_before_its_report_is_completed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.methods=[probe]"]
     lensmith.ladder(load_recipe(None, words), tmp_path / "run")
     task = tmp_path / "run" / "probe" / "adapter" / "lensmith.json"
     kept = json.loads(task.read_text())
-    # A stop just after the figures were written, before calibration and page.
+    # A stop just after the results were written, before the calibration and the report.
     (tmp_path / "run" / "ladder.json").unlink()
     (tmp_path / "run" / "probe" / "report.html").unlink()
     task.write_text(json.dumps({key: value for key, value in kept.items() if key != "calibration"}))
@@ -154,10 +154,10 @@ def test_what_a_stop_left_out_of_a_rung_is_made_up_for(shapes: Shapes, tiny_fold
     assert record["methods"][0]["per_thousand"] > 0
 
 
-def test_what_takes_milliseconds_is_not_rounded_to_nothing(
+def test_milliseconds_are_not_rounded_to_zero(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A machine on which each step takes no longer than a look at the clock.
+    # A machine on which each step takes no longer than reading the clock.
     for module in (
         "measure.evaluation",
         "verbs.choose.ladder",
@@ -174,13 +174,13 @@ def test_what_takes_milliseconds_is_not_rounded_to_nothing(
     ]
     record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
     n = json.loads((tmp_path / "run" / "record.json").read_text())["data"]["test"]["n"]
-    for rung in record["methods"]:
-        found = json.loads((tmp_path / "run" / rung["name"] / "evaluation.json").read_text())
+    for row in record["methods"]:
+        found = json.loads((tmp_path / "run" / row["name"] / "evaluation.json").read_text())
         assert 0 < found["seconds"] < 0.005
-        assert rung["per_thousand"] == pytest.approx(1000 * found["seconds"] / n)
-        assert 0 < rung["seconds"] < 0.005
-        assert rung["dollars"] == pytest.approx(rung["seconds"] / 3600)
+        assert row["per_thousand"] == pytest.approx(1000 * found["seconds"] / n)
+        assert 0 < row["seconds"] < 0.005
+        assert row["dollars"] == pytest.approx(row["seconds"] / 3600)
     logged = [json.loads(line) for line in (tmp_path / "run" / "lora" / "metrics.jsonl").read_text().splitlines()]
     times = [row["seconds"] for row in logged if "loss" in row]
-    assert times == sorted(set(times)), "each step has taken its time"
+    assert times == sorted(set(times)), "each step takes some time"
     assert 0 < times[0] < 0.001

@@ -1,4 +1,4 @@
-"""A probe is a run like any other: scored, compared, used, gone on with."""
+"""A probe is an ordinary run: it is scored, compared, used for predictions, and resumed."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_a_probe_is_a_classifier_like_any_other(shapes: Shapes, tiny_folder: Pat
     code, out, err = run("compare", "a probe", "a probe/neighbours", "--run", "compared")
     assert code == 0, err
     (folder / "circle" / "a circle.jpg").write_bytes((folder / "circle" / "circle 0.jpg").read_bytes())
-    for place in ("a probe", "a probe/neighbours"):
-        code, out, err = run("predict", "--run", place, folder / "circle" / "a circle.jpg")
+    for folder_name in ("a probe", "a probe/neighbours"):
+        code, out, err = run("predict", "--run", folder_name, folder / "circle" / "a circle.jpg")
         assert code == 0, err
         assert out.split("\t")[1] == "circle"
 
 
-def test_only_the_features_that_are_named_are_tried(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_only_the_named_features_are_tried(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     words = options(shapes(circle=30, square=30), tiny_folder)
     code, out, err = run("probe", *words, "probe.features=[tower mean]", "--run", "p", "--json")
     assert code == 0, err
@@ -57,7 +57,7 @@ def test_only_the_features_that_are_named_are_tried(shapes: Shapes, tiny_folder:
     assert not Path("q").exists()
 
 
-def test_a_stopped_probe_goes_on(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_stopped_probe_resumes(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, options(shapes(circle=30, square=30), tiny_folder))
     whole = lensmith.probe(recipe, tmp_path / "whole")
 
@@ -88,7 +88,7 @@ def test_unreadable_images_are_left_out_and_counted_as_wrong(shapes: Shapes, tin
     assert record["accuracy"]["accuracy"] == pytest.approx(1 - unreadable / record["accuracy"]["n"])
 
 
-def test_one_verb_does_not_go_on_with_the_run_of_another(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_one_verb_does_not_resume_the_run_of_another(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     words = options(shapes(circle=30, square=30), tiny_folder)
     code, _, err = run("evaluate", *words, "--run", "scored")
     assert code == 0, err
@@ -96,7 +96,7 @@ def test_one_verb_does_not_go_on_with_the_run_of_another(shapes: Shapes, tiny_fo
     for verb in ("probe", "ladder", "curve", "sweep", "train"):
         code, _, err = run(verb, "--resume", "scored")
         assert code == 2
-        assert "The run scored was begun by `lensmith evaluate`" in err
+        assert "The run scored was started by `lensmith evaluate`" in err
     assert {path: path.read_bytes() for path in Path("scored").iterdir() if path.is_file()} == before
 
 

@@ -25,9 +25,9 @@ from lensmith.errors import Diverged, Stopped, UserError
 from lensmith.progress import Advance, Note, silent
 from lensmith.records import Rate, Training
 from lensmith.runs.folder import Run
-from lensmith.search.board import BEAT, SILENCE, Board
-from lensmith.search.database import Database, Gone, Lost, lives, sqlite_url, this_process
-from lensmith.search.trials import PARTS, search_space
+from lensmith.search.board import HEARTBEAT, SILENCE, Board
+from lensmith.search.database import Database, Gone, Lost, is_alive, sqlite_url, this_process
+from lensmith.search.trials import STAGES, search_space
 from lensmith.search.worker import trial_recipe
 from lensmith.verbs.choose.sweep import sweep
 from lensmith.verbs.teach.resume import resume as resume_sweep
@@ -44,7 +44,7 @@ def recipe_for(data: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 
 class Trainer:
-    """Stands in for a training: an accuracy by the learning rate, and a list of what was trained."""
+    """Stands in for a training: the accuracy depends on the learning rate, and each training is recorded."""
 
     def __init__(self) -> None:
         self.done: list[tuple[Recipe, Path]] = []
@@ -57,24 +57,24 @@ class Trainer:
     def __call__(self, run: Run, checked: Any) -> Training:
         recipe, folder = run.recipe, run.folder
         self.done.append((recipe, folder))
-        for part in range(1, PARTS + 1):
-            self.meanwhile(recipe, folder, part)
-            found = Rate(self.accuracy(recipe) - 0.1 / part + 0.1 / PARTS, 0, 1, 10)
-            checked(part, PARTS, found)
-        return Training(steps=PARTS, validation=found, finished=True)
+        for stage in range(1, STAGES + 1):
+            self.meanwhile(recipe, folder, stage)
+            rate = Rate(self.accuracy(recipe) - 0.1 / stage + 0.1 / STAGES, 0, 1, 10)
+            checked(stage, STAGES, rate)
+        return Training(steps=STAGES, validation=rate, finished=True)
 
     def times(self, part: str) -> Counter[str]:
-        """How often each folder was trained in."""
+        """How often each folder was used for a training."""
         return Counter(folder.name for _, folder in self.done if folder.parent.name == part)
 
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    """Sweeps train with the stand-in, and workers look at the board often."""
+    """Sweeps train with the stand-in, and workers poll the board often."""
     stand_in = Trainer()
     monkeypatch.setattr("lensmith.search.worker.train_once", stand_in)
     monkeypatch.setattr("lensmith.learn.learner.prepare", lambda *_: None)
-    monkeypatch.setattr("lensmith.search.board.LOOK", 0.02)
+    monkeypatch.setattr("lensmith.search.board.POLL", 0.02)
     return stand_in
 
 
@@ -102,10 +102,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield found
 
 
-# Training for true
+# With real training
 
 
-def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
+def test_a_sweep_ends_in_a_recipe_and_a_stopped_sweep_in_the_same(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for(
@@ -116,7 +116,7 @@ def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
     plain = split.image
 
     def image(self: Any, i: int, *args: Any) -> Any:
-        assert self.name != "test", "a sweep must not look at the test images"
+        assert self.name != "test", "a sweep must not read the test images"
         return plain(self, i, *args)
 
     monkeypatch.setattr(split, "image", image)
@@ -136,7 +136,7 @@ def test_a_sweep_ends_in_a_recipe_and_a_stopped_one_in_the_same(
     assert parts["trials"] == whole["trials"]
     assert parts["finalists"] == whole["finalists"]
     first = next(e for e in told if isinstance(e, Advance) and e.task == "training")
-    assert first.done == 4, "it goes on after the step that was done"
+    assert first.done == 4, "it resumes after the last completed step"
 
     for trial in (tmp_path / "parts" / "trials").iterdir():
         steps = [row["step"] for row in map(json.loads, (trial / "metrics.jsonl").open()) if "loss" in row]
@@ -174,12 +174,12 @@ def test_pruning_saves_and_the_best_is_found(trainer: Trainer, recipe: Recipe, t
     assert {name for name, _ in record["importance"]} == {"train.learning_rate", "tune.rank"}
     assert record["importance"][0][0] == "train.learning_rate"
     texts = [e.text for e in told if isinstance(e, Note)]
-    assert any("20 trials over train.learning_rate (1e-05 to 1, by its logarithm)" in t for t in texts)
-    assert any("at most 8.0 full trainings. Then 4 to 6 more" in t for t in texts)
+    assert any("20 trials over train.learning_rate (1e-05 to 1, on a logarithmic scale)" in t for t in texts)
+    assert any("at most 8.0 full trainings. Then 4 to 6 trainings of the best" in t for t in texts)
     assert any(t.startswith("Trial 7 of 20: ") and "stopped after 11 % of its training" in t for t in texts)
     assert trainer.times("trials") == {f"{i:03d}": 1 for i in range(1, 21)}
     first = trainer.done[0][0]
-    assert (first.train.learning_rate, first.tune.rank) == (2e-4, 16), "the recipe as it is comes first"
+    assert (first.train.learning_rate, first.tune.rank) == (2e-4, 16), "the unchanged recipe comes first"
     assert first.train.validate_every == pytest.approx(first.train.epochs / 9)
 
     recipe.sweep.prune, recipe.sweep.trials = False, 5
@@ -199,7 +199,7 @@ def test_finalists_are_trained_with_other_seeds(trainer: Trainer, recipe: Recipe
     recipe.sweep.repeats, recipe.sweep.trials = 1, 2
     record = sweep(recipe, tmp_path / "once")
     assert record["cost"]["finalists"] == 0
-    assert "of one training" in record["verdict"]
+    assert "from one training" in record["verdict"]
 
 
 def test_a_few_settings_are_tried_once_each(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_few_settings_are_tried_once_each(trainer: Trainer, recipe: Recipe, tm
     assert yaml.safe_load(Path(record["recipe"]).read_text())["tune"]["targets"] == record["best"]["tune.targets"]
 
 
-def test_patience_means_as_many_epochs_as_before(recipe: Recipe) -> None:
+def test_patience_keeps_its_number_of_epochs(recipe: Recipe) -> None:
     recipe.train.epochs, recipe.train.patience, recipe.train.validate_every = 18.0, 3, 2.0  # three times two epochs
     trial = trial_recipe(recipe, {"tune.rank": 4})
     assert trial.train.patience == 3
@@ -218,7 +218,7 @@ def test_patience_means_as_many_epochs_as_before(recipe: Recipe) -> None:
     assert trial_recipe(recipe, {"train.epochs": 9.0}).train.patience == 12
     assert recipe.train.patience == 3
     recipe.model.adapter = "a run"
-    assert trial_recipe(recipe, {}).model.adapter is None, "trials begin with the base"
+    assert trial_recipe(recipe, {}).model.adapter is None, "trials start from the base model"
 
 
 # Stops, kills, other workers
@@ -234,8 +234,8 @@ def killed() -> dict[str, Any]:
 def stopped_sweep(trainer: Trainer, recipe: Recipe, folder: Path, at: int) -> None:
     """A sweep that is stopped in its first trial."""
 
-    def stop(_: Recipe, where: Path, part: int) -> None:
-        if part == at and where.parent.name == "trials":
+    def stop(_: Recipe, where: Path, stage: int) -> None:
+        if stage == at and where.parent.name == "trials":
             raise KeyboardInterrupt
 
     trainer.meanwhile = stop
@@ -248,7 +248,7 @@ def board_of(recipe: Recipe, database: Database) -> Board:
     return Board(database, recipe.name, search_space(recipe))
 
 
-def test_what_a_killed_worker_had_is_gone_on_with(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+def test_the_trial_of_a_killed_worker_is_resumed(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stopped_sweep(trainer, recipe, run, at=1)
     with Database(sqlite_url(run / "sweep.db"), 300, silent) as database:
@@ -260,19 +260,19 @@ def test_what_a_killed_worker_had_is_gone_on_with(trainer: Trainer, recipe: Reci
         board.report(mine, 3, 0.77, 0.4)
     (run / "trials" / "001" / "checkpoint").mkdir()
     seen: list[bool] = []
-    trainer.meanwhile = lambda _, where, part: seen.append((where / "checkpoint").exists())
+    trainer.meanwhile = lambda _, where, stage: seen.append((where / "checkpoint").exists())
     record = resume_sweep(run)
     assert seen[0], "its folder is kept"
     assert not any(seen[9:])
     assert record["trials"][0]["values"] == left.values
     assert [t["number"] for t in record["trials"]] == list(range(1, 6))
-    assert trainer.times("trials") == {f"{i:03d}": 1 + (i == 1) for i in range(1, 6)}, "one was begun before"
+    assert trainer.times("trials") == {f"{i:03d}": 1 + (i == 1) for i in range(1, 6)}, "one had been started before"
     with Database(sqlite_url(run / "sweep.db"), 300, silent) as database:
         last = [e for e in board_of(recipe, database).entries() if e.origin == 0][-1]
-        assert last.reports[3] >= 0.77, "what it had got is not forgotten"
+        assert last.reports[3] >= 0.77, "its accuracy so far is kept"
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_trial_that_kills_its_workers_fails(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stopped_sweep(trainer, recipe, run, at=1)
     for _ in range(3):
@@ -283,13 +283,13 @@ def test_a_trial_that_kills_its_workers_is_given_up(trainer: Trainer, recipe: Re
             database.worker["token"] = token
     record = resume_sweep(run)
     assert record["trials"][0]["state"] == "failed"
-    assert "was killed 3 times at the same place" in record["trials"][0]["sentence"]
+    assert "was killed 3 times at the same stage" in record["trials"][0]["sentence"]
     assert len(record["trials"]) == 5
     assert "was killed 3 times" in Path(record["report"]).read_text()
 
 
 class Beats:
-    """Takes the place of the event by which a worker waits for its next sign of life: it comes when the test says."""
+    """Stands in for the event that a worker waits on between heartbeats, so that the test triggers them."""
 
     def __init__(self) -> None:
         self.due, self.waits, self.ended = threading.Semaphore(0), threading.Semaphore(0), False
@@ -304,7 +304,7 @@ class Beats:
         self.due.release()
 
     def beat(self) -> None:
-        """A sign of life, which is on the board on return."""
+        """A heartbeat, which is on the board on return."""
         self.due.release()
         assert self.waits.acquire(timeout=300)
 
@@ -325,10 +325,10 @@ def test_a_worker_elsewhere_is_dead_only_when_it_is_silent(
 
     def speak() -> None:
         nonlocal last
-        assert clock.now < silent_from + 2 * SILENCE, "nobody has found it dead"
+        assert clock.now < silent_from + 2 * SILENCE, "nobody has noticed that it is dead"
         if clock.now >= silent_from:
             speaking.close()
-        elif clock.now >= last + BEAT:
+        elif clock.now >= last + HEARTBEAT:
             last = clock.now
             beats.beat()
 
@@ -337,18 +337,18 @@ def test_a_worker_elsewhere_is_dead_only_when_it_is_silent(
         assert beats.waits.acquire(timeout=300)
         clock.meanwhile = speak
         mine = next(board.work(lambda _: None))
-    assert last > silent_from - 2 * BEAT
-    assert last + SILENCE <= clock.now < last + SILENCE + BEAT, "it is as long as it has been silent"
+    assert last > silent_from - 2 * HEARTBEAT
+    assert last + SILENCE <= clock.now < last + SILENCE + HEARTBEAT, "it is dead after the silence, not before"
     assert (mine.origin, mine.values) == (theirs.number, values)
     with pytest.raises(Lost):  # should it wake up again
         board.report(theirs, 1, 0.5, 0.1)
 
 
-def test_a_worker_that_lost_its_trial_goes_on_with_another(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_worker_that_lost_its_trial_continues_with_another(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     run, told = tmp_path / "run", list[Note | Advance]()
 
-    def take(_: Recipe, where: Path, part: int) -> None:
-        if (where.name, part) == ("002", 1) and trainer.times("trials")["002"] == 1:
+    def take(_: Recipe, where: Path, stage: int) -> None:
+        if (where.name, stage) == ("002", 1) and trainer.times("trials")["002"] == 1:
             with Database(sqlite_url(run / "sweep.db"), 300, silent) as other:
                 board = board_of(recipe, other)
                 board.end(next(e for e in board.entries() if e.state == "running"), "left")
@@ -360,21 +360,21 @@ def test_a_worker_that_lost_its_trial_goes_on_with_another(trainer: Trainer, rec
     assert trainer.times("trials")["002"] == 2
 
 
-def test_who_lives() -> None:
+def test_which_workers_are_alive() -> None:
     mine = this_process()
-    assert lives(mine | {"token": "nobody"}) is False, "this process, but none of its workers"
-    assert lives(killed()) is False
-    assert lives(mine | {"pid": 1, "since": 0.0}) is False, "another process of the same number"
-    assert lives(mine | {"host": "elsewhere", "token": ""}) is None
-    assert lives({}) is None
+    assert is_alive(mine | {"token": "nobody"}) is False, "this process, but none of its workers"
+    assert is_alive(killed()) is False
+    assert is_alive(mine | {"pid": 1, "since": 0.0}) is False, "another process of the same number"
+    assert is_alive(mine | {"host": "elsewhere", "token": ""}) is None
+    assert is_alive({}) is None
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     import psutil
 
-    assert lives(mine | {"pid": child.pid, "since": psutil.Process(child.pid).create_time(), "token": ""}) is True
+    assert is_alive(mine | {"pid": child.pid, "since": psutil.Process(child.pid).create_time(), "token": ""}) is True
     child.communicate(b"\n")
 
 
-def test_of_two_claims_one_stands(database: Database, recipe: Recipe) -> None:
+def test_of_two_claims_one_is_valid(database: Database, recipe: Recipe) -> None:
     values = {"train.learning_rate": 0.1, "tune.rank": 4}
     first, second = board_of(recipe, database), board_of(recipe, database)
     entry = first.claim("k", values, 2)
@@ -385,7 +385,7 @@ def test_of_two_claims_one_stands(database: Database, recipe: Recipe) -> None:
     assert first.claim("m", values, 2) is None, "there are two already"
     first.end(entry, "left")
     on = second.claim(f"after {entry.number}", values, 2, entry)
-    assert on, "what was left may be gone on with"
+    assert on, "work that was given up can be resumed"
     assert first.claim(f"after {entry.number}", values, 2, entry) is None
     assert on.origin == entry.number
     first.end(on, "finished", 0.5)
@@ -399,7 +399,7 @@ def test_two_workers_share_the_trials(trainer: Trainer, recipe: Recipe, tmp_path
 
     def meanwhile(*_: Any) -> None:
         begun.set()
-        if workers[threading.get_ident()] < PARTS:  # as much as a whole training, neither is faster than the other
+        if workers[threading.get_ident()] < STAGES:  # for the length of a full training, neither is faster
             abreast.wait(300)
         workers[threading.get_ident()] += 1
 
@@ -416,39 +416,39 @@ def test_two_workers_share_the_trials(trainer: Trainer, recipe: Recipe, tmp_path
     assert sum(trainer.times("finalists").values()) == 4
     assert set(trainer.times("finalists").values()) == {1}
     assert len(workers) == 2
-    assert min(workers.values()) >= PARTS, "both have worked"
+    assert min(workers.values()) >= STAGES, "both have worked"
     for key in ("trials", "finalists", "best", "importance", "verdict"):
         assert records[0][key] == records[1][key]
     assert records[0]["cost"]["trials"] <= 0.4 * 10
     assert not list(run.glob(".page-*"))
 
 
-def test_a_second_machine_joins_by_the_database(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_second_machine_joins_through_the_database(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     recipe.sweep.storage, recipe.sweep.repeats = sqlite_url(tmp_path / "shared.db"), 1
     first = sweep(recipe, tmp_path / "one")
     trained = len(trainer.done)
     second = sweep(recipe, tmp_path / "two")
-    assert len(trainer.done) == trained, "all was done"
+    assert len(trainer.done) == trained, "nothing was left to do"
     assert second["trials"] == first["trials"]
     assert (tmp_path / "two" / "best.yaml").exists()
 
     other = load_recipe(None, ["tune.alpha=8"], base=recipe)
-    with pytest.raises(UserError, match=r"another sweep named 'run': tune.alpha was 32.0 and is 8.0"):
+    with pytest.raises(UserError, match=r"another sweep named 'run': tune.alpha was 32.0 and is now 8.0"):
         sweep(other, tmp_path / "three")
     assert not (tmp_path / "three").exists()
     extra = next(Path(recipe.data.uri).rglob("*.jpg"))
-    for i in range(9):  # of which some are cut off for validation
+    for i in range(9):  # some of which go to validation
         (extra.parent / f"more {i}.jpg").write_bytes(extra.read_bytes() + bytes([i]))
-    with pytest.raises(UserError, match=r"another sweep named 'run': the train images are others"):
+    with pytest.raises(UserError, match=r"another sweep named 'run': the train images have changed"):
         sweep(recipe, tmp_path / "three")
     other.name = "another"
     assert len(sweep(other, tmp_path / "three")["trials"]) == 5
 
 
-# Trouble
+# Failures
 
 
-def test_a_database_that_goes_away_is_waited_for(
+def test_an_unreachable_database_is_waited_for(
     trainer: Trainer, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from optuna.storages import RDBStorage
@@ -466,20 +466,20 @@ def test_a_database_that_goes_away_is_waited_for(
     monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", away)
     recipe.sweep.wait, recipe.sweep.trials, recipe.sweep.repeats = 90.0, 3, 1
     assert len(sweep(recipe, tmp_path / "short", told.append)["trials"]) == 3
-    assert until <= clock.now < until + 15, "it is asked now and then"
+    assert until <= clock.now < until + 15, "it is polled from time to time"
     texts = [e.text for e in told if isinstance(e, Note)]
-    said = [t for t in texts if "doesn't answer" in t]
-    assert len(said) == 1, "it is said once"
-    assert said[0].endswith("sweep.db doesn't answer: server closed the connection. Waiting up to 90 s.")
-    assert "The database answers again." in texts
+    said = [t for t in texts if "doesn't respond" in t]
+    assert len(said) == 1, "it is reported once"
+    assert said[0].endswith("sweep.db doesn't respond: server closed the connection. Waiting up to 90 s.")
+    assert "The database responds again." in texts
 
     began, until = clock.now, clock.now + 1000
-    with pytest.raises(Gone, match=r"sweep.db doesn't answer: server closed.*lensmith resume .*long"):
+    with pytest.raises(Gone, match=r"sweep.db doesn't respond: server closed.*lensmith resume .*long"):
         sweep(recipe, tmp_path / "long")
     assert clock.now - began == pytest.approx(90)
     until = clock.now
     assert len(resume_sweep(tmp_path / "long")["trials"]) == 3
-    assert trainer.times("trials")["001"] == 3, "it was in hand"
+    assert trainer.times("trials")["001"] == 3, "it was being trained"
 
 
 def test_a_locked_file_is_waited_for(
@@ -491,12 +491,12 @@ def test_a_locked_file_is_waited_for(
     patience: set[int] = set()
 
     def impatient(connection: Any, _: Any) -> None:
-        """SQLite's own waiting is by the machine's clock, so it is left out."""
+        """SQLite's own waiting uses the machine's clock, so it is disabled."""
         patience.add(connection.execute("PRAGMA busy_timeout").fetchone()[0])
         connection.execute("PRAGMA busy_timeout=0")
 
-    def lock(_: Recipe, where: Path, part: int) -> None:
-        if (where.name, part) == ("001", 2):
+    def lock(_: Recipe, where: Path, stage: int) -> None:
+        if (where.name, stage) == ("001", 2):
             other = sqlite3.connect(run / "sweep.db")
             other.execute("BEGIN EXCLUSIVE")
             free = clock.now + 30
@@ -509,19 +509,19 @@ def test_a_locked_file_is_waited_for(
     finally:
         event.remove(Engine, "connect", impatient)
     texts = [e.text for e in told if isinstance(e, Note)]
-    assert any("sweep.db doesn't answer: database is locked" in t for t in texts)
-    assert "The database answers again." in texts
-    assert patience == {20_000}, "milliseconds, after which it counts as not answering"
+    assert any("sweep.db doesn't respond: database is locked" in t for t in texts)
+    assert "The database responds again." in texts
+    assert patience == {20_000}, "milliseconds, after which it counts as not responding"
 
 
-def test_what_is_no_database_is_said_before_anything_is_written(
+def test_an_unusable_database_is_reported_before_anything_is_written(
     trainer: Trainer, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lensmith.search.database.time", Clock())
     for url, says in (
-        ("my database", r"sweep.storage is not the address of a database.*postgresql://user@host/name"),
+        ("my database", r"sweep.storage is not the URL of a database.*postgresql://user@host/name"),
         ("nosuch://host/name", r"nosuch://host/name can't be used.*Install its driver"),
-        (f"sqlite:///{tmp_path}/no/such/folder.db", r"folder.db doesn't answer: unable to open database file"),
+        (f"sqlite:///{tmp_path}/no/such/folder.db", r"folder.db doesn't respond: unable to open database file"),
         ("postgresql+psycopg2://me:secret@host/name?password=secret", r"me:\*\*\*@host/name can't be used: No module"),
     ):
         recipe.sweep.storage = url
@@ -532,20 +532,20 @@ def test_what_is_no_database_is_said_before_anything_is_written(
     assert not trainer.done
 
 
-def test_a_lost_database_file_is_said(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_lost_database_file_is_reported(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
     stopped_sweep(trainer, recipe, tmp_path / "run", at=2)
     (tmp_path / "run" / "sweep.db").unlink()
-    with pytest.raises(UserError, match=r"sweep.db is gone"):
+    with pytest.raises(UserError, match=r"sweep.db no longer exists"):
         resume_sweep(tmp_path / "run")
     with pytest.raises(UserError, match=r"not a run folder"):
         resume_sweep(tmp_path)
 
 
-def test_divergence_is_a_result_and_other_trouble_ends_the_sweep(
+def test_divergence_is_a_result_but_repeated_failures_end_the_sweep(
     trainer: Trainer, recipe: Recipe, tmp_path: Path
 ) -> None:
-    def diverge(trial: Recipe, where: Path, part: int) -> None:
-        if trial.train.learning_rate > 0.01 and part == 2:
+    def diverge(trial: Recipe, where: Path, stage: int) -> None:
+        if trial.train.learning_rate > 0.01 and stage == 2:
             raise Diverged("The loss is nan at step 2.", "Lower it.")
 
     trainer.meanwhile = diverge
@@ -558,7 +558,7 @@ def test_divergence_is_a_result_and_other_trouble_ends_the_sweep(
     assert record["best"]["train.learning_rate"] <= 0.01
     assert "loss is nan" in Path(record["report"]).read_text()
 
-    def full(trial: Recipe, where: Path, part: int) -> None:
+    def full(trial: Recipe, where: Path, stage: int) -> None:
         raise UserError(f"The disk is full: {where}/metrics.jsonl was not written.", "Free some space.")
 
     trainer.meanwhile, trainer.done = full, []
@@ -566,17 +566,17 @@ def test_divergence_is_a_result_and_other_trouble_ends_the_sweep(
         sweep(recipe, tmp_path / "none")
     assert len(trainer.done) == 3
 
-    def always(trial: Recipe, where: Path, part: int) -> None:
+    def always(trial: Recipe, where: Path, stage: int) -> None:
         raise Diverged("The loss is nan.", "Lower it.")
 
     trainer.meanwhile = always
-    with pytest.raises(UserError, match=r"None of the 5 trials could be trained to its end: The loss is nan"):
+    with pytest.raises(UserError, match=r"None of the 5 trials could be trained in full: The loss is nan"):
         sweep(recipe, tmp_path / "nan")
     assert not (tmp_path / "nan" / "best.yaml").exists()
 
 
-def test_trouble_that_comes_and_goes_does_not_end_it(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
-    def sometimes(trial: Recipe, where: Path, part: int) -> None:
+def test_occasional_failures_do_not_end_the_sweep(trainer: Trainer, recipe: Recipe, tmp_path: Path) -> None:
+    def sometimes(trial: Recipe, where: Path, stage: int) -> None:
         if where.parent.name == "trials" and where.name in ("002", "003", "005", "006"):
             raise UserError("There is too little memory.", "")
 
@@ -586,7 +586,7 @@ def test_trouble_that_comes_and_goes_does_not_end_it(trainer: Trainer, recipe: R
     assert "Trial 3 failed: There is too little memory." in record["notes"]
 
 
-def test_what_can_not_go_well_is_refused_before_there_is_a_folder(
+def test_what_can_not_work_is_refused_before_a_folder_is_created(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, run = shapes(circle=9, square=9), tmp_path / "run"

@@ -1,6 +1,6 @@
-"""The command line: parse, run a verb, print. The only room that prints.
+"""The command line: parse the arguments, run a verb, print its output. No other room prints.
 
-Results go to standard output, everything else to standard error. With `--json`, standard output holds the verb's
+Results go to standard output, everything else to standard error. With `--json`, standard output contains the verb's
 record as one JSON object and nothing else.
 """
 

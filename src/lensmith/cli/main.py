@@ -1,4 +1,4 @@
-"""One command, from its words to its exit code."""
+"""Run one command, from its arguments to its exit code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lensmith.verbs.teach.resume import run_by_flag
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 for an error that the user can fix, or 130 after Ctrl-C."""
     args = parse(argv)
-    # Quiet the libraries before they are imported; what matters is said in Lensmith's own words.
+    # Silence the libraries before they are imported. Lensmith reports what matters itself.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen = Screen()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of libraries to their callers, not to users
+            warnings.simplefilter("ignore", FutureWarning)  # addressed to programmers, not to users
             warnings.simplefilter("always", OldName)
-            warnings.showwarning = _noting(screen, warnings.showwarning)
+            warnings.showwarning = _as_notes(screen, warnings.showwarning)
             resumed = getattr(args, "resume", None) is not None
             output = run_by_flag(args.verb, args, screen) if resumed else verbs.module(args.verb).run(args, screen)
     except UserError as error:
@@ -55,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _noting(screen: Screen, usual: Any) -> Any:
-    """Shows an option's old name as a note, and other warnings as usual."""
+def _as_notes(screen: Screen, default: Any) -> Any:
+    """A warnings hook that shows former option names as notes, and leaves other warnings to the default hook."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, OldName):
             screen.note(f"Note: {message}")
         else:
-            usual(message, category, *where)
+            default(message, category, *where)
 
     return show

@@ -10,7 +10,7 @@ from lensmith.progress import Advance, Note, size
 
 
 class Screen:
-    """Progress on standard error: one line that is rewritten on a terminal, a line now and then elsewhere."""
+    """Show progress on standard error: one line that is rewritten on a terminal, otherwise a line every ten seconds."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
@@ -24,12 +24,12 @@ class Screen:
             self.note(event.text)
 
     def note(self, text: str) -> None:
-        """Show a sentence."""
+        """Print a sentence."""
         self.end_line()
         print(text, file=sys.stderr, flush=True)
 
     def advance(self, event: Advance) -> None:
-        """Show how far a task is."""
+        """Show the progress of a task, if the last update is long enough ago."""
         now, finished = time.monotonic(), event.done >= event.total
         if now - self._last < (0.1 if self.terminal else 10) and not finished:
             return
@@ -38,7 +38,7 @@ class Screen:
         if event.unit == "bytes":
             done, total, rate = size(event.done), size(event.total), f"{size(event.rate)}/s"
         else:
-            number = f"{event.rate:.0f}" if event.rate >= 10 else f"{event.rate:.2g}"  # a slow one is not 0
+            number = f"{event.rate:.0f}" if event.rate >= 10 else f"{event.rate:.2g}"  # a slow rate isn't shown as 0
             done, total, rate = f"{event.done:,}", f"{event.total:,}", f"{number} {event.unit}/s"
         line = f"{event.task}: {done} of {total}, {rate}, {left}"
         line += f", {event.detail}" if event.detail else ""
@@ -49,14 +49,14 @@ class Screen:
             print(line, file=sys.stderr, flush=True)
 
     def agree(self) -> None:
-        """Ask whether to go on; no is KeyboardInterrupt."""
+        """Ask whether to continue; any answer but yes raises KeyboardInterrupt."""
         self.end_line()
-        print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        print("Continue? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise KeyboardInterrupt
 
     def end_line(self) -> None:
-        """Leave a line that was being rewritten."""
+        """End the line that is being rewritten, if any."""
         if self._open:
             print(file=sys.stderr)
             self._open = False

@@ -1,4 +1,4 @@
-"""Every option of Lensmith, declared once (`options`), and recipes read from files and command lines (`reading`)."""
+"""Recipes: all options of Lensmith (`options`), and how they are read from files and command lines (`reading`)."""
 
 from lensmith.config.options import (
     RENAMED,

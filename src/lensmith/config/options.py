@@ -1,8 +1,8 @@
-"""The recipe: every option of Lensmith declared once, typed, with its meaning beneath it.
+"""The recipe: every option of Lensmith, declared once with its type, default and meaning.
 
-A recipe is a YAML file of these sections; whatever it leaves out keeps the default below. Single options are set on
-the command line as `section.key=value` and win over the file. Unknown keys and wrong types are refused by name, with
-the nearest key that exists.
+A recipe is a YAML file with these sections. Options that it omits keep the defaults below. Options given on the command
+line as `section.key=value` override the file. An unknown key or a wrong type is an error that names the key and
+suggests the closest existing one.
 """
 
 from __future__ import annotations
@@ -18,184 +18,189 @@ Positive = Annotated[int, Gt(0)]
 
 
 class Options:
-    """What all sections have in common: how pydantic reads them."""
+    """Base class of all sections: tells pydantic how to validate them."""
 
-    # Not annotated, so that it is no field.
+    # Not annotated, so that dataclasses don't take it for a field.
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}  # noqa: RUF012
 
 
 @dataclass
 class DataOptions(Options):
-    """Which images, and how they are divided."""
+    """The images, and how they are split into training, validation and test."""
 
     uri: str = "demo:fashion"
-    """Where the images are: a folder, a table, or scheme:address (folder, table, idx, cifar, hub, demo)."""
+    """Where the images are: a folder, a table, or SCHEME:ADDRESS with scheme folder, table, idx, cifar, hub or demo."""
     image_column: str | None = None
-    """Table column that holds the image's path or bytes; guessed from usual names if not given."""
+    """Table column with the image's path or bytes. If not given, a column with a common name is used."""
     label_column: str | None = None
-    """Table column that holds the label; guessed from usual names if not given."""
+    """Table column with the label. If not given, a column with a common name is used."""
     class_names: list[str] | None = None
-    """Names for integer labels, in their order."""
+    """Names of integer labels, in the order of the integers."""
     validation: Fraction = 0.1
-    """Share of the training images kept for choosing settings, where the source has no validation part."""
+    """Fraction of the training images held out for validation, if the source has no validation split."""
     test: Fraction = 0.2
-    """Share of all images kept for the final test, where the source has no test part."""
+    """Fraction of all images held out for the final test, if the source has no test split."""
     train_limit: Annotated[float, Gt(0)] | None = None
-    """Use only this many training images (or this share, if below 1); smaller sets lie inside larger ones."""
+    """Use only this number of training images, or this fraction if below 1. Smaller subsets are contained in larger
+    ones."""
     test_limit: Annotated[float, Gt(0)] | None = None
-    """Score only this many test images (or this share, if below 1)."""
+    """Score only this number of test images, or this fraction if below 1."""
     corrections: str | None = None
-    """A table of labels to put right, as `lensmith suspects` makes it: where its column `label` was changed, that is
-    the image's label; where it was emptied, the image is left out."""
+    """A table of corrected labels, as written by `lensmith suspects`. A changed value in its column `label` replaces
+    the image's label; an empty value excludes the image."""
     unreadable: Literal["skip", "stop"] = "skip"
-    """An image that can't be read: list it, leave it out of training and count it as wrong, or stop."""
+    """What to do with an unreadable image: `skip` lists it, excludes it from training and counts it as wrong; `stop`
+    ends with an error."""
     max_pixels: Positive = 100_000_000
-    """Images of more pixels are refused unread (decompression bombs)."""
+    """Images with more pixels are rejected without being decoded, as a guard against decompression bombs."""
 
 
 @dataclass
 class QuestionOptions(Options):
-    """What the model is asked; one wording for baseline, training and tuned model."""
+    """What the model is asked. The wording is the same for the baseline, in training and for the tuned model."""
 
     text: str = "What is in this picture? Answer with one of these:\n{labels}"
-    """The question; {labels} is replaced by the class names, one a line."""
+    """The question. {labels} is replaced by the class names, one per line."""
     system: str | None = None
-    """A system message before it."""
+    """A system message that precedes the question."""
     answers: Literal["names", "codes"] = "names"
-    """What the model says: the class's name, or a code of one token that the class list gives it (A, B, C, ...)."""
+    """How the model answers: with the name of the class, or with its one-token code from the class list (A, B, C,
+    ...)."""
     underscores: bool = True
-    """Underscores in class names are said as spaces."""
+    """Show underscores in class names as spaces."""
     names: dict[str, list[str] | str] = field(default_factory=dict)
-    """What classes are called in question and answer, where not by their labels; of several names, the first is shown
-    and taught, and the others count as synonyms."""
+    """Names of classes that differ from their labels: {n01443537: [goldfish, carp]}. The first name is used in the
+    question and in training; the others are accepted as synonyms."""
 
 
 @dataclass
 class ModelOptions(Options):
-    """The base model and where it runs."""
+    """The base model, and how it is loaded."""
 
     base: str = "nano"
-    """`nano` (shipped with Lensmith), a folder with a model, or a model's name on the Hugging Face hub."""
+    """`nano` (shipped with Lensmith), a folder with a model, or the name of a model on the Hugging Face hub."""
     adapter: str | None = None
-    """A run folder or PEFT adapter folder to put on the base."""
+    """A run folder or PEFT adapter folder to load on top of the base model."""
     device: str = "auto"
-    """`auto` takes the GPU if there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto`, which uses a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the matrix products; `auto` is bfloat16 where the processor has it."""
+    """Number format of matrix products. `auto` is bfloat16 where the processor supports it."""
     image_tokens: Positive | None = None
-    """At most so many embeddings an image, which is then shown as a whole and not in tiles: fewer are faster and see
-    less. If not given, what the model was made for."""
+    """Maximum number of embeddings per image. The image is then scaled down instead of being cut into tiles: fewer
+    embeddings are faster but lose detail. If not given, images are prepared as the model was trained."""
     quantize: Literal["none", "4bit"] = "none"
-    """`4bit` holds the decoder's weights in four bits (bitsandbytes, on a CUDA GPU): a third of the memory."""
+    """`4bit` stores the decoder's weights in four bits, in a third of the memory (bitsandbytes; needs a CUDA GPU)."""
 
 
 @dataclass
 class TuneOptions(Options):
-    """Which weights learn."""
+    """Which weights are trained."""
 
     method: Literal["lora", "full", "projector", "head"] = "lora"
-    """`lora` adds small matrices to the linear layers of the components below; `full` trains these components' own
-    weights; `projector` only the projector's own, `head` only a class head, whatever is said below."""
+    """`lora` adds low-rank matrices to the linear layers of the components selected below. `full` trains all weights of
+    these components. `projector` trains only the projector's weights and `head` only a class head, whatever is selected
+    below."""
     head: bool = False
-    """Answer by a class head on the last hidden state, trained with the rest, instead of by the class's name."""
+    """Classify with a class head on the last hidden state, trained with the other weights, instead of by the name of
+    the class."""
     language_model: bool = True
-    """The decoder."""
+    """Tune the decoder."""
     projector: bool = False
-    """The layers between vision tower and decoder."""
+    """Tune the layers between vision tower and decoder."""
     vision_tower: bool = False
-    """The vision tower."""
+    """Tune the vision tower."""
     targets: Annotated[list[str], MinLen(1)] | None = None
-    """LoRA only on linear layers whose names end so, `*` standing for anything: [q_proj, language_model.*.w1]; if not
-    given, on all of the components."""
+    """Apply LoRA only to linear layers whose names end in one of these patterns, where `*` matches anything: [q_proj,
+    language_model.*.w1]. If not given, to all linear layers of the selected components."""
     rates: dict[Literal["language_model", "projector", "vision_tower", "head"], Annotated[float, Gt(0)]] = field(
         default_factory=dict
     )
-    """Learning rates of single components, where not train.learning_rate: {vision_tower: 1e-4}."""
+    """Learning rates of individual components that differ from train.learning_rate: {vision_tower: 1e-4}."""
     rank: Positive = 16
-    """Rank of the two LoRA matrices."""
+    """Rank of the LoRA matrices."""
     alpha: Annotated[float, Gt(0)] = 32.0
-    """Scale: the update is multiplied by alpha / rank."""
+    """Scale of the LoRA update, which is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
-    """Share of a LoRA layer's inputs dropped while training."""
+    """Dropout probability on the inputs of LoRA layers in training."""
     rslora: bool = False
-    """Multiply the update by alpha / sqrt(rank) instead, so that a high rank does not weaken it."""
+    """Multiply the update by alpha / sqrt(rank) instead (rsLoRA), so that a high rank does not weaken it."""
     dora: bool = False
-    """Learn each layer's magnitudes apart from its directions (DoRA); slower."""
+    """Train the magnitude and direction of each layer's weights separately (DoRA). Slower."""
     lora_plus: Annotated[float, Ge(1)] = 1.0
-    """Learning rate of LoRA's second matrix over that of the first (LoRA+)."""
+    """Ratio of the learning rate of LoRA's second matrix (B) to that of the first (A), as in LoRA+."""
 
 
 @dataclass
 class TrainOptions(Options):
-    """How they learn."""
+    """How the weights are trained."""
 
     epochs: Annotated[float, Gt(0)] = 4.0
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: Positive = 32
-    """Images a step, over all processes."""
+    """Images per optimiser step, over all processes."""
     micro_batch: Positive | None = None
-    """Images that go through the model at once; if not given, the batch, halved whenever memory runs out. The step is
-    the same, tune.dropout aside."""
+    """Images per forward and backward pass. If not given, the whole batch, halved whenever memory runs out. The size
+    does not change the optimiser step, except through tune.dropout."""
     learning_rate: Annotated[float, Gt(0)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup: Fraction = 0.05
-    """Share of the steps in which the rate rises; afterwards it falls along a cosine to zero."""
+    """Fraction of the steps in which the learning rate rises linearly; it then decays to zero along a cosine."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """AdamW's weight decay."""
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
     """Gradients are clipped to this norm."""
     objective: Literal["tokens", "labels"] = "tokens"
-    """What is made likely: `tokens` the label's answer among all that the model could say; `labels` the label among the
-    labels, as it is scored. A class head always learns by `labels`."""
+    """The loss: `tokens` is cross-entropy over the vocabulary for the tokens of the answer; `labels` is cross-entropy
+    over the labels, as they are scored. A class head is always trained with `labels`."""
     negatives: Positive | None = None
-    """With `labels`: compare with only so many wrong labels of each image, drawn by how probable the model thinks them
-    to begin; if not given, with all."""
+    """With `labels`: the number of wrong labels per image that enter the loss, sampled by the probability that the
+    model gives to their beginnings. If not given, all do."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the target that is spread evenly, over the labels or over the vocabulary."""
+    """Fraction of the target that is spread uniformly over the labels (or the vocabulary, with `tokens`)."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: each class counts the same, however many images it has."""
+    """`balanced` gives each class the same total weight, regardless of its number of images."""
     validate_every: Annotated[float, Gt(0)] = 1.0
-    """Epochs between two validations; the weights that did best there are kept."""
+    """Epochs between validations. The weights with the best validation result are kept."""
     patience: Positive | None = None
-    """End early after so many validations without a better one."""
+    """Stop early after this number of validations without an improvement."""
     checkpoint_minutes: Annotated[float, Ge(0)] = 5.0
-    """Minutes between two checkpoints, from which a stopped training goes on; 0 writes one after every step."""
+    """Minutes between checkpoints, from which a stopped training resumes. 0 writes one after every step."""
     cache_features: bool = True
-    """Keep what the vision tower sees on disk, where it is the same in every epoch: tower not tuned, images not
-    changed at random."""
+    """Cache the vision tower's output on disk where it is the same in every epoch: when the tower is not tuned and
+    images are not augmented."""
     tracker: Literal["local", "tensorboard", "wandb"] = "local"
-    """Where the curves are shown, besides metrics.jsonl and the report, which always have them."""
+    """Where to log training curves, in addition to metrics.jsonl and the report."""
 
 
 @dataclass
 class AugmentOptions(Options):
-    """How training images are changed at random, each time anew."""
+    """Random augmentation of training images, drawn anew each time an image is used."""
 
     shift: Fraction = 0.0
-    """Moved by up to this share of their size."""
+    """Shift by up to this fraction of the image size."""
     zoom: Fraction = 0.0
-    """Scaled by up to this share."""
+    """Scale up or down by up to this fraction."""
     rotate: Annotated[float, Ge(0), Le(180)] = 0.0
-    """Turned by up to so many degrees."""
+    """Rotate by up to this many degrees in either direction."""
     flip: bool = False
-    """Mirrored left to right, every other one."""
+    """Mirror left to right with probability 1/2."""
     crop: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Cropped by up to this share of their area, at a random place and aspect ratio, and scaled up again."""
+    """Crop away up to this fraction of the area, at a random position and aspect ratio, and scale back up."""
     colour: Fraction = 0.0
-    """Brightness, contrast and saturation changed by up to this share."""
+    """Change brightness, contrast and saturation by up to this fraction."""
     randaugment: Annotated[int, Ge(0), Le(10)] = 0
-    """So many operations of RandAugment, drawn for each image."""
+    """Number of RandAugment operations, drawn for each image."""
     magnitude: Annotated[float, Ge(0), Le(10)] = 5.0
-    """How strong they are."""
+    """Magnitude of the RandAugment operations, from 0 to 10."""
     erase: Fraction = 0.0
-    """Share of the images in which a random rectangle is covered with noise."""
+    """Fraction of the images in which a random rectangle is replaced by noise."""
     mix: Literal["none", "mixup", "cutmix", "both"] = "none"
-    """Two images in one, each with its share of the target: laid over each other (MixUp), or one cut into the other
+    """Combine pairs of images and their targets: blend the two (MixUp), or paste a rectangle of one into the other
     (CutMix)."""
     mix_alpha: Annotated[float, Gt(0)] = 1.0
-    """Shares are drawn from Beta(alpha, alpha): small values leave one of the two nearly alone."""
+    """Mixing proportions are drawn from Beta(alpha, alpha): with small values, one of the two images dominates."""
     mix_share: Fraction = 1.0
-    """Share of the images that are mixed."""
+    """Fraction of the images that are mixed."""
 
 
 @dataclass
@@ -203,22 +208,23 @@ class EvaluateOptions(Options):
     """How images are scored."""
 
     batch_size: Positive | None = None
-    """Images scored at once; if not given, as many as suit the machine's memory."""
+    """Images scored at once. If not given, chosen by the available memory."""
     top: Positive | None = None
-    """Search only for so many best labels, for large label sets: much faster, no calibration. Else all are scored."""
+    """Score only the top k labels exactly. Much faster with large label sets, but without calibration. If not given,
+    all labels are scored."""
     calibration: Literal["none", "temperature", "empty", "noise", "batch", "auto"] = "temperature"
-    """What is fitted on validation images to make shares mean what they say: a temperature; before it, taking away
-    what the model would answer to an empty image, to noise, or to the average image; `auto` tries all and takes the
-    best. Only a prior changes answers."""
+    """How probabilities are calibrated on the validation images. `temperature` fits a temperature. `empty`, `noise` and
+    `batch` first subtract a prior: the model's answer to an empty image, to noise, or to the average image. `auto` uses
+    the best of all. Only a prior can change which label is predicted."""
 
 
 @dataclass
 class ProbeOptions(Options):
-    """Which frozen features `lensmith probe` fits a simple classifier on."""
+    """The frozen features that `lensmith probe` fits a simple classifier on."""
 
     features: Annotated[list[str], MinLen(1)] | None = None
-    """Of what the model makes of an image, only these: [tower mean, tower grid]; if not given, the best on validation
-    of all that it has."""
+    """Candidate features: [tower mean, tower grid]. If not given, all that the model has. The best on the validation
+    images is used."""
 
 
 @dataclass
@@ -226,11 +232,11 @@ class LadderOptions(Options):
     """What `lensmith ladder` compares, and what it costs."""
 
     methods: Annotated[list[str], MinLen(1)] | None = None
-    """The methods: [zero-shot, calibrated, neighbours, probe, lora, lora+head]; if not given, all of these."""
+    """Methods to compare: [zero-shot, calibrated, neighbours, probe, lora, lora+head]. If not given, all of these."""
     hourly_cost: Annotated[float, Ge(0)] = 0.0
-    """What an hour of this machine costs, in US dollars; 0 for your own."""
+    """Cost of one hour on this machine, in US dollars; 0 if it is your own."""
     label_cost: Annotated[float, Ge(0)] = 0.0
-    """What labelling an image costs, in US dollars."""
+    """Cost of labelling one image, in US dollars."""
 
 
 @dataclass
@@ -238,23 +244,23 @@ class CurveOptions(Options):
     """The learning curve of `lensmith curve`: accuracy against the number of labels."""
 
     methods: Annotated[list[str], MinLen(1)] = field(default_factory=lambda: ["probe"])
-    """The methods it is drawn for: neighbours, probe, lora, lora+head."""
+    """Methods to measure: neighbours, probe, lora, lora+head."""
     sizes: Annotated[list[Positive], MinLen(4)] | None = None
-    """Numbers of training images, four or more; if not given, six in equal ratios up to all there are."""
+    """Four or more numbers of training images. If not given, six in geometric progression, up to all images."""
     seeds: Positive = 3
-    """Subsets of each size; those of one seed lie within each other."""
+    """Number of random subsets of each size. With the same seed, smaller subsets are contained in larger ones."""
     ahead: Annotated[float, Gt(1)] = 2.0
-    """The forecast is for so many times the largest size."""
+    """The forecast is for this multiple of the largest size."""
 
 
 @dataclass
 class Range(Options):
-    """What a number is searched in: `{low: 1e-4, high: 1e-2, log: true}`."""
+    """A range of numbers to search: `{low: 1e-4, high: 1e-2, log: true}`."""
 
     low: float
     high: float
     log: bool = False
-    """Search its logarithm: for what matters by its ratio, as a learning rate does."""
+    """Search on a logarithmic scale, which suits learning rates."""
 
 
 @dataclass
@@ -267,21 +273,23 @@ class SweepOptions(Options):
             "tune.rank": [8, 16, 32, 64],
         }
     )
-    """Options that change what is learned, each with what it is searched in: a list of values, or {low, high, log}."""
+    """The options to search, each with a list of values or a range {low, high, log}. They must be options that change
+    what is learned."""
     trials: Positive = 20
-    """Settings to try, over all workers."""
+    """Number of settings to try, over all workers."""
     prune: bool = True
-    """Stop a trial at a ninth and at a third of its training if it is not in the best third of those that got there, or
-    if all trials together would cost more than two fifths of training them to their ends (two trainings at least)."""
+    """Stop a trial after a ninth and after a third of its training if it is not in the best third of the trials that
+    got there, or if the trials together would cost more than two fifths of training all of them in full (but at least
+    two full trainings)."""
     finalists: Positive = 3
-    """The best so many are trained again with other seeds, so that the winner isn't luck."""
+    """Number of best trials that are trained again with other seeds, so that the winner does not win by luck."""
     repeats: Positive = 3
-    """Trainings of each finalist, the first included."""
+    """Number of trainings of each finalist, including the first."""
     storage: str | None = None
-    """A database that several workers share, as Optuna writes it: postgresql://user@host/name; if not given, an SQLite
-    file in the run folder. A password belongs in the environment (PGPASSWORD), not here."""
+    """URL of a database that several workers share, as in Optuna: postgresql://user@host/name. If not given, an SQLite
+    file in the run folder. Put a password in the environment (PGPASSWORD), not here."""
     wait: Annotated[float, Ge(0)] = 300.0
-    """Seconds that a database which doesn't answer is waited for."""
+    """Seconds to wait for a database that doesn't respond."""
 
 
 @dataclass
@@ -289,23 +297,25 @@ class SuspectsOptions(Options):
     """How `lensmith suspects` looks for wrong labels."""
 
     folds: Annotated[int, Ge(2)] = 5
-    """Each image is judged by a probe that was fitted on the other parts of so many; a class needs as many images."""
+    """Number of cross-validation folds: a probe fitted on the other folds predicts each image. A class needs at least
+    this number of images."""
     most: Positive = 200
-    """Pictures on the page; the table has all suspects."""
+    """Maximum number of pictures on the page. The table lists all suspects."""
 
 
 @dataclass
 class PlaceOptions(Options):
-    """The rented machine, where a job runs on one (`--on modal`)."""
+    """The remote machine of a job that runs with `--on modal`."""
 
     gpu: str = "L40S"
-    """Its GPU, by Modal's name."""
+    """Type of GPU, by Modal's name."""
     hours: Annotated[float, Gt(0), Le(24)] = 4.0
-    """Time limit of one attempt."""
+    """Time limit of one attempt, in hours."""
     retries: Annotated[int, Ge(0), Le(10)] = 2
-    """Attempts after one that failed or ran out of time; each goes on from the last checkpoint."""
+    """Number of further attempts after one that failed or ran out of time. Each resumes from the last checkpoint."""
     secrets: list[str] = field(default_factory=list)
-    """Names of Modal secrets that the job gets as environment variables: a Hugging Face token, a W&B key."""
+    """Names of Modal secrets that are passed to the job as environment variables, such as a Hugging Face token or a W&B
+    key."""
 
 
 @dataclass
@@ -313,9 +323,9 @@ class Recipe(Options):
     """One experiment."""
 
     name: str = "run"
-    """Names the run folder (runs/NAME) where no folder is given."""
+    """Name of the experiment, used for the run folder (runs/NAME-VERB-TIME) if no folder is given."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    """Seed of everything random."""
+    """Seed of all randomness."""
     data: DataOptions = field(default_factory=DataOptions)
     question: QuestionOptions = field(default_factory=QuestionOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -331,7 +341,7 @@ class Recipe(Options):
     place: PlaceOptions = field(default_factory=PlaceOptions)
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved recipe as plain values, every option present."""
+        """The recipe as plain values, with every option present."""
         return dataclasses.asdict(self)
 
 
@@ -342,4 +352,4 @@ RENAMED = {
     "ladder.label": "ladder.label_cost",
     "curve.rungs": "curve.methods",
 }
-"""What options were called before, and are called now: the old names are still read."""
+"""Former names of options, and their present names. The former names are still accepted."""

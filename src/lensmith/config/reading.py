@@ -1,7 +1,7 @@
-"""Recipes read from YAML files and command lines, checked, and explained.
+"""Read recipes from YAML files and command lines, validate them, and print the help for all options.
 
-Single options are set as `section.key=value` and win over the file. Unknown keys and wrong types are refused by name,
-with the nearest key that exists. Options that were renamed are still read by their old names, with a note.
+Options given as `section.key=value` override the file. An unknown key or a wrong type is an error that names the key
+and suggests the closest existing one. Renamed options are still accepted under their former names, with a note.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 SHIPPED = Path(__file__).with_name("recipes")
-"""Where the recipes that come with Lensmith lie."""
+"""The folder with the recipes that are shipped with Lensmith."""
 
 
 class OldName(UserWarning):
-    """An option was set by a name that it no longer has."""
+    """An option was set by its former name."""
 
 
 def known_keys(options: type = Recipe, prefix: str = "") -> list[str]:
@@ -56,16 +56,16 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def load_recipe(
     source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None, quiet: bool = False
 ) -> Recipe:
-    """Read a recipe and apply `section.key=value` overrides (values are read as YAML).
+    """Read a recipe and apply `section.key=value` overrides, whose values are parsed as YAML.
 
     Args:
-        source: a YAML file, or the name of a recipe that comes with Lensmith.
-        overrides: single options, which win over the file.
-        base: the recipe to start from where there is no file; the defaults if None.
-        quiet: don't warn (`OldName`) of options by their old names.
+        source: a YAML file, or the name of a shipped recipe.
+        overrides: options that override the file.
+        base: the recipe to start from if there is no file; the defaults if None.
+        quiet: don't warn (`OldName`) about former names of options.
 
     Raises:
-        UserError: the file is missing or isn't YAML; a key is unknown; a value has the wrong type or range.
+        UserError: the file is missing or isn't YAML; a key is unknown; a value has the wrong type or is out of range.
     """
     values: Any = base.to_dict() if base else {}
     if source is not None:
@@ -74,7 +74,7 @@ def load_recipe(
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise UserError(f"{override!r} is neither a file nor an option.", "Options are written section.key=value.")
+            raise UserError(f"{override!r} is neither a file nor an option.", "Write options as section.key=value.")
         if key in RENAMED:
             old.append(key)
             key = RENAMED[key]
@@ -102,12 +102,12 @@ def _read(source: Path | str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"The recipe {path} isn't valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise UserError(f"The recipe {path} must hold sections and keys, such as `tune: {{rank: 16}}`.")
+        raise UserError(f"The recipe {path} must contain sections and keys, such as `tune: {{rank: 16}}`.")
     return values
 
 
 def _value(text: str) -> Any:
-    """The value of an override, as YAML; text that isn't YAML is taken as it is."""
+    """The value of an override, parsed as YAML; text that isn't YAML is returned unchanged."""
     import yaml
 
     try:
@@ -120,32 +120,32 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     """Set `section.key` in nested plain values."""
     section, _, name = key.rpartition(".")
     inner = values.setdefault(section, {}) if section else values
-    if isinstance(inner, dict):  # else recipe_from refuses the section
+    if isinstance(inner, dict):  # otherwise recipe_from reports the section
         inner[name] = value
 
 
 def renamed(values: dict[str, Any]) -> list[str]:
-    """Give options in nested plain values the names they have now, where they stand; returns the old names found."""
-    found = []
+    """Replace former option names in nested plain values, in place; returns the former names that occurred."""
+    former = []
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
         inner = values.get(section)
         if isinstance(inner, dict) and name in inner:
             inner[new.partition(".")[2]] = inner.pop(name)
-            found.append(old)
+            former.append(old)
     sweep = values.get("sweep")
     over = sweep.get("over") if isinstance(sweep, dict) else None
     if isinstance(sweep, dict) and isinstance(over, dict):
-        found += [key for key in over if key in RENAMED]
+        former += [key for key in over if key in RENAMED]
         sweep["over"] = {RENAMED.get(key, key): value for key, value in over.items()}
-    return found
+    return former
 
 
 def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
-    """A typed recipe from nested plain values; `where` names their origin in messages.
+    """A validated recipe from nested plain values; `where` names their origin in messages.
 
     Raises:
-        UserError: a key is unknown, or a value has the wrong type or range.
+        UserError: a key is unknown, or a value has the wrong type or is out of range.
     """
     from pydantic import ValidationError
 
@@ -154,7 +154,7 @@ def recipe_from(values: dict[str, Any], where: str = "the recipe") -> Recipe:
     try:
         return _adapter().validate_python(values)
     except ValidationError as error:
-        # An option may take a list or a range: one that is written as a range is meant as a range.
+        # An option may accept a list or a range. For a value written as a range, skip the error about lists.
         errors = error.errors()
         first = next((e for e in errors if not (e["type"] == "list_type" and isinstance(e["input"], dict))), errors[0])
         key = ".".join(str(name) for name in first["loc"] if name not in ("float", "list[any]", "Range"))
@@ -175,13 +175,13 @@ def _built() -> TypeAdapter[Recipe]:
 
 
 def _adapter() -> TypeAdapter[Recipe]:
-    # pydantic reads the options' docstrings from their source, which Python's parser can't do in two threads at once.
+    # pydantic parses the options' docstrings from source, and Python's parser isn't safe in two threads at once.
     with _LOCK:
         return _built()
 
 
 def help_text() -> str:
-    """Every option with its default and meaning, for `lensmith recipe`."""
+    """The text of `lensmith recipe`: every option with its default and meaning."""
     from pydantic import TypeAdapter
 
     lines, defaults = [], flat(Recipe())

@@ -1,1 +1,1 @@
-"""Work that a verb does for a recipe, wherever it runs: the job itself, what it takes along, what happens there."""
+"""Jobs: the work of a verb, on any machine (`job`), its uploads (`cargo`), and the remote side (`worker`)."""

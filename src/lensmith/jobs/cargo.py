@@ -1,9 +1,9 @@
-"""What goes from this machine to the rented one, and what comes back.
+"""What a job uploads from this machine to a remote one.
 
-An upload is named after its content: a digest of all names and bytes. So what is there already is not sent again,
-whatever it is called and whenever it was touched, and what has changed can't be mistaken for what was sent before.
-(Sizes and times alone would be quicker to read, but copies and checkouts change times, and Modal reads every byte
-anyway for what it sends.)
+An upload is named after its content: a digest of all file names and bytes. So files that are there already are not sent
+again, whatever their folder is called and whenever it was modified, and changed files can't be mistaken for old ones.
+(Sizes and times would be faster to read. But copies and checkouts change times, and Modal reads every byte that it
+sends anyway.)
 """
 
 from __future__ import annotations
@@ -23,60 +23,63 @@ if TYPE_CHECKING:
     from lensmith.jobs.job import Job
 
 DATA, WEIGHTS = "data", "weights"
-"""The volumes that hold uploads, without the `lensmith-` of their names."""
+"""Kinds of uploads, each stored separately."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Files of one folder."""
+    """Files of one folder to upload."""
 
     folder: str
-    """As the recipe names it; there, the files appear under the same name."""
+    """The folder as named in the recipe; on the remote machine, the files appear in a folder of the same name."""
     volume: str
+    """`DATA` or `WEIGHTS`."""
     files: Mapping[str, Path]
-    """By their names in the folder."""
+    """The files by their names in the folder."""
     name: str
-    """Of the folder in the volume."""
+    """Name of the upload, a digest of its content."""
 
     @property
     def stored(self) -> str:
-        """Its place below the folder where the volumes are mounted."""
+        """Path below the folder where storage is mounted."""
         return f"{self.volume}/{self.name}"
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return sum(path.stat().st_size for path in self.files.values())
 
 
 def uploads(job: Job) -> list[Upload]:
-    """All that the recipe names and that lies here.
+    """All files that the recipe names and that are on this machine.
 
     Raises:
-        UserError: it isn't there, or a table's images can't be taken along.
+        UserError: they don't exist, or a table's images can't be uploaded.
     """
     from lensmith.data.paths import visible_files
     from lensmith.models import FILES, find, on_hub, read_config
 
     assert job.recipe
-    found = []
+    needed = []
     if data := _data(job):
-        found.append(_upload(DATA, data.folder, data.paths))
+        needed.append(_upload(DATA, data.folder, data.paths))
     base = job.recipe.model.base
-    if base != "nano" and not on_hub(base):  # what the hub has is fetched there
+    if base != "nano" and not on_hub(base):  # the remote machine downloads models of the hub itself
         folder = find(base)
-        read_config(folder, base)  # a folder that isn't a model is not for uploading
+        read_config(folder, base)  # raises an error if the folder isn't a model
         files = {
-            name: file for name, file in visible_files(folder).items() if any(fnmatch(name, kind) for kind in FILES)
+            name: file
+            for name, file in visible_files(folder).items()
+            if any(fnmatch(name, pattern) for pattern in FILES)
         }
-        found.append(_upload(WEIGHTS, base, files))
-    if job.recipe.model.adapter and job.verb == "evaluate":  # a training leaves it aside
-        found.append(_upload(WEIGHTS, *_adapter(job.recipe.model.adapter)))
-    return found
+        needed.append(_upload(WEIGHTS, base, files))
+    if job.recipe.model.adapter and job.verb == "evaluate":  # a training ignores it
+        needed.append(_upload(WEIGHTS, *_adapter(job.recipe.model.adapter)))
+    return needed
 
 
 def _data(job: Job) -> Files | None:
-    """The images that have to be uploaded; None if the remote machine gets them without this one."""
+    """The image files to upload; None if the remote machine can get them itself."""
     from lensmith.data.source import Columns
     from lensmith.data.sources import needed_files
 
@@ -85,20 +88,20 @@ def _data(job: Job) -> Files | None:
     files = needed_files(options.uri, Columns(options.image_column, options.label_column))
     if files and not files.paths:
         raise UserError(
-            f"There is nothing to upload in {os.path.expanduser(files.folder)}.", "Check that this is the right place."
+            f"There is nothing to upload in {os.path.expanduser(files.folder)}.", "Check that this is the right folder."
         )
     return files
 
 
 def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:
-    """Of a run folder its adapter, which is all that is read of it; or an adapter's own folder."""
+    """Folder and files of an adapter: of a run folder, only its adapter is needed."""
     from lensmith.data.paths import visible_files
 
     folder = Path(adapter)
     inner = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not inner.is_dir():
         raise UserError(
-            f"There is no adapter in {adapter}.", "Give a run folder of `lensmith train`, or a PEFT folder."
+            f"There is no adapter in {adapter}.", "Use the run folder of a `lensmith train`, or a PEFT folder."
         )
     return os.path.join(adapter, inner.name) if inner != folder else adapter, visible_files(inner)
 

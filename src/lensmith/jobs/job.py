@@ -1,4 +1,4 @@
-"""A job: what a verb is to do with which recipe, wherever it runs; and the note in a run folder of where that is."""
+"""A job: the work of a verb with a recipe, on any machine; and the note in a run folder of where its job runs."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from lensmith.progress import Tell
 
 NOTE = "place.json"
-"""In a run folder: where its job runs."""
+"""File in a run folder that says where its job runs."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A verb's work, to be done somewhere."""
+    """The work of a verb, which can run on any machine."""
 
     verb: str
     recipe: Recipe | None
-    """None where a resumed run keeps its own."""
+    """None if a resumed run keeps its recipe."""
     folder: Path | None = None
     """The run folder; None for runs/NAME-VERB-TIME."""
     resume: bool = False
     """Resume the run in `folder`."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of the verb's function, as plain values; a resumed run keeps its own."""
+    """Further arguments of the verb's function, as plain values; a resumed run keeps its options."""
 
 
 def perform(job: Job, tell: Tell) -> dict[str, Any]:
-    """Do a job in this process; returns the verb's record.
+    """Run a job in this process, and return the verb's record.
 
     Raises:
-        UserError: see the verb; or there is nothing to resume.
+        UserError: see the verb; also if there is nothing to resume.
         Stopped: Ctrl-C.
     """
     verb = _module(job.verb)
@@ -46,8 +46,8 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
     record: dict[str, Any]
     if job.resume:
         assert job.folder, "a resumed job has a folder"
-        own = unfinished(job.folder, verb.RECORD)
-        record = function(job.recipe or own, job.folder, tell, resume=True)
+        recipe = unfinished(job.folder, verb.RECORD)
+        record = function(job.recipe or recipe, job.folder, tell, resume=True)
     else:
         assert job.recipe, "a new job has a recipe"
         record = function(job.recipe, job.folder, tell, **job.options)
@@ -55,7 +55,7 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
 
 
 def _module(verb: str) -> Any:
-    """A verb's module, found by name, because verbs are above jobs."""
+    """A verb's module, imported by name because verbs are in a layer above jobs."""
     return import_module("lensmith.verbs").module(verb)
 
 
@@ -66,25 +66,25 @@ def record_of(folder: Path, verb: str) -> dict[str, Any] | None:
 
 
 class Detached(KeyboardInterrupt):
-    """Ctrl-C while a job was followed that continues without us; its text says how to return."""
+    """Ctrl-C while following a remote job, which continues; the message says how to follow it again."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(how_to_return(folder))
 
 
 def how_to_return(folder: Path) -> str:
-    """The sentence for somebody who leaves a job alone."""
+    """The message for a user who leaves a remote job running."""
     run = shlex.quote(str(folder))
     follow = f"lensmith attach {run}"
-    return f"the job continues. Follow it and copy its run back: {follow}. End it: {follow} --cancel"
+    return f"the job continues. To follow it and copy its run back: {follow}. To end it: {follow} --cancel"
 
 
 def leave(folder: Path) -> None:
-    """Write down that a run goes on here: what the other place holds of it is then an older copy."""
+    """Note that a run is resumed on this machine, which makes the remote copy outdated."""
     if (folder / NOTE).exists():
         write_json(folder / NOTE, read_json(folder / NOTE) | {"state": "left"})
 
 
 def away(folder: Path) -> bool:
-    """Whether a run folder's job may still be running elsewhere."""
+    """Whether the job of a run folder may still be running on a remote machine."""
     return (folder / NOTE).exists() and read_json(folder / NOTE).get("state") == "running"

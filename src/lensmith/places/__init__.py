@@ -1,4 +1,4 @@
-"""Where jobs run: one module each, with a class `Place`, found by its name, as in `--on modal`."""
+"""Places where jobs run, one module each with a class `Place`, found by its name, as in `--on modal`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """Somewhere a job can run."""
+    """A place where jobs can run."""
 
     def run(self, job: Job, tell: Tell, detach: bool = False) -> dict[str, Any]:
-        """Do the job, and have its run folder here at the end.
+        """Run the job, and copy its run folder to this machine at the end.
 
         Returns:
-            The verb's record; with `detach` at once, `run` and `detached`, a sentence on how to return.
+            The verb's record. With `detach`, returns at once `run` and `detached`, a sentence on how to follow the job.
 
         Raises:
-            UserError: see the verb; or the place can't be used. If the job could not be started, nothing is left.
-            Detached: Ctrl-C, where the job continues elsewhere.
+            UserError: see the verb; also if the place can't be used. If the job can't be started, no folder is left.
+            Detached: Ctrl-C, while the job continues on a remote machine.
         """
         ...
 
     def attach(self, folder: Path, tell: Tell) -> dict[str, Any]:
-        """Follow the job of a run folder that was left, and copy its run back; returns and raises as `run`."""
+        """Follow the detached job of a run folder, and copy its run back; returns and raises as `run`."""
         ...
 
     def cancel(self, folder: Path, tell: Tell) -> dict[str, Any]:
-        """End the job of a run folder and copy back what was done.
+        """End the job of a run folder, and copy back the unfinished run.
 
         Returns:
             `run`, and `cancelled`, a sentence.
@@ -44,29 +44,31 @@ class Place(Protocol):
 
 
 def places() -> list[str]:
-    """The places that can be named: the modules of this folder."""
+    """The names of all places, which are the modules of this folder."""
     return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def place(name: str) -> Place:
-    """The place of that name.
+    """The place with this name.
 
     Raises:
-        UserError: there is none; the known ones are named.
+        UserError: it doesn't exist; the message lists the known ones.
     """
     if name not in places():
         hint = f"{nearest(name, places())} Known places: {', '.join(places())}.".strip()
         raise UserError(f"There is no place {name!r} to run on.", hint)
-    found: Place = importlib.import_module(f"{__name__}.{name}").Place()
-    return found
+    instance: Place = importlib.import_module(f"{__name__}.{name}").Place()
+    return instance
 
 
 def place_of(folder: Path) -> Place:
     """The place where a run folder's job runs.
 
     Raises:
-        UserError: the run was never sent anywhere.
+        UserError: the run was never sent to a remote machine.
     """
     if not (folder / NOTE).exists():
-        raise UserError(f"The run {folder} isn't at another place.", f"A run that is has a {NOTE}.")
+        raise UserError(
+            f"The run {folder} has no remote job.", f"Only a run that was sent to a remote machine has a {NOTE}."
+        )
     return place(str(read_json(folder / NOTE)["place"]))

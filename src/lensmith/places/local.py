@@ -1,4 +1,4 @@
-"""This machine."""
+"""The local machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Place:
 
     def run(self, job: Job, tell: Tell, detach: bool = False) -> dict[str, Any]:
         if detach:
-            raise UserError("A job on this machine can't be detached.", "Name another place, as in --on modal.")
+            raise UserError("A job on this machine can't be detached.", "Use another place, such as --on modal.")
         if job.resume and job.folder:
             if away(job.folder):
                 hint = f"Copy it back first: lensmith attach {shlex.quote(str(job.folder))}"
-                raise UserError(f"The run {job.folder} continues elsewhere.", hint)
+                raise UserError(f"The run {job.folder} is still running on a remote machine.", hint)
             leave(job.folder)
         return perform(job, tell)
 

@@ -1,1 +1,1 @@
-"""A run folder: what it holds and how it begins (`folder`), its predictions, and files that are whole or not there."""
+"""Run folders: their contents (`folder`), files written atomically (`files`), predictions, and provenance."""

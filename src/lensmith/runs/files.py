@@ -1,4 +1,4 @@
-"""Files and folders of a run, written whole or not at all, and read back."""
+"""Write the files and folders of a run atomically, and read them back."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lensmith.errors import UserError
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        UserError: the disk is full or the folder can't be written; what stood there before is kept.
+        UserError: the disk is full or the folder can't be written; the previous content is kept.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.part")
@@ -34,7 +34,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def disk_error(path: Path, error: OSError) -> UserError:
-    """The sentence for a write that failed."""
+    """The error for a write that failed."""
     if error.errno == errno.ENOSPC:
         return UserError(f"The disk is full: {path} was not written.", "Free some space and run again.")
     return UserError(f"{path} can't be written: {error.strerror or error}.", "Check the folder and its permissions.")
@@ -46,7 +46,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a JSONL file; a last line cut short by a stop is left out."""
+    """The rows of a JSONL file, without a last line that was truncated by a crash."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
@@ -55,12 +55,12 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a JSONL file anew; see `write`."""
+    """Replace a JSONL file; see `write`."""
     write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Add one row to a JSONL file.
+    """Append one row to a JSONL file.
 
     Raises:
         UserError: the disk is full or the file can't be written.
@@ -81,20 +81,22 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"There is no {path.name} in {path.parent}.", "Give a finished run's folder.") from None
+        raise UserError(f"There is no {path.name} in {path.parent}.", "Use the folder of a finished run.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}.", "Make the run again.") from None
+        raise UserError(f"{path} is damaged: {error}.", "Repeat the run.") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no record.", "Make the run again.")
+        raise UserError(f"{path} is damaged: it is not a JSON object.", "Repeat the run.")
     return value
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes `folder`'s place when the block ends well, and goes when it doesn't.
+    """Replace a folder atomically.
+
+    Yields an empty folder to fill, which replaces `folder` when the block ends, and is removed if the block fails.
 
     Raises:
-        UserError: the disk is full or can't be written; the old folder is kept.
+        UserError: the disk is full or can't be written; the previous folder is kept.
     """
     new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     recover(folder)
@@ -113,7 +115,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(folder, error) from None
     except Exception as error:
-        # safetensors reports a full disk as an error of its own, with the system's words in it.
+        # safetensors raises its own class of error for a full disk, with the system's message in it.
         if "No space left" in str(error):
             raise disk_error(folder, OSError(28, "No space left on device")) from None
         raise
@@ -122,8 +124,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Undo a replacement that was cut off between its two renames."""
+    """Undo a replacement that was interrupted between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
-        with suppress(FileNotFoundError):  # another process has done it
+        with suppress(FileNotFoundError):  # another process was faster
             old.replace(folder)

@@ -1,8 +1,8 @@
-"""A run folder: what it holds, how it begins, and reading it back.
+"""Run folders: what they contain, how they are created, and how they are read.
 
-It holds recipe.yaml (resolved), record.json (commit, versions, machine, data), predictions.parquet, evaluation.json,
-calibration.json and report.html; of a training also metrics.jsonl (a line per step), adapter/ (what was tuned),
-training.json and result.json; while unfinished, checkpoint/ or predictions.unfinished/.
+A run folder contains recipe.yaml (all options), record.json (commit, versions, machine, data), predictions.parquet,
+evaluation.json, calibration.json and report.html. A training adds metrics.jsonl (a line per step), adapter/ (the tuned
+weights), training.json and result.json. An unfinished run has checkpoint/ or predictions.unfinished/.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 PREDICTIONS, CALIBRATION, REPORT = "predictions.parquet", "calibration.json", "report.html"
 ANYWHERE = {"name", "model.device", "place.gpu", "place.hours", "place.retries", "place.secrets"}
-"""Options that may change when a run is resumed: they say where it runs, not what it computes."""
+"""Options that may change when a run is resumed: they affect where it runs, but not what it computes."""
 SAME_TRAINING = ANYWHERE | {
     *("train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
     *("evaluate.batch_size", "evaluate.top", "evaluate.calibration"),
 }
-"""Options that may change when a training is resumed: they don't change the weights it ends in."""
+"""Options that may change when a training is resumed: they don't affect the final weights."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: its folder, its recipe, its images, and who is told about it."""
+    """A run in progress: its folder, recipe and images, and the callback for progress."""
 
     folder: Path
     recipe: Recipe
@@ -43,17 +43,17 @@ class Run:
     tell: Tell = silent
 
     def inner(self, name: str, recipe: Recipe) -> Run:
-        """A run in a folder within this one's, on the same images."""
+        """A run on the same images, in a subfolder of this one's folder."""
         return replace(self, folder=self.folder / name, recipe=recipe)
 
     @property
     def begun(self) -> bool:
-        """Whether its folder holds a run already."""
+        """Whether the folder contains a run already."""
         return (self.folder / "record.json").exists()
 
     def start(self, split: str = "test", verb: str = "") -> None:
-        """Write what a run folder holds from its first moment: the resolved recipe, where it comes from, and what is
-        scored; and the verb that resumes it, if any."""
+        """Write recipe.yaml (all options) and record.json: the provenance, the images, the split to score, and the verb
+        that can resume the run, if any."""
         import yaml
 
         from lensmith.runs.provenance import provenance
@@ -79,13 +79,13 @@ def begin_run(
     split: str = "test",
     free: Collection[str] = ANYWHERE,
 ) -> Run:
-    """A verb's run: a new one, or the one being resumed.
+    """Begin a verb's run, or continue the one being resumed.
 
     Args:
-        free: options that may differ from those it was begun with.
+        free: options that may have changed since the run was started.
 
     Raises:
-        UserError: its folder exists already, can't be created, or was begun with another recipe or other images.
+        UserError: the folder exists already or can't be created; or the recipe or the images have changed.
     """
     run = Run(folder or default_folder(recipe, verb), recipe, dataset, tell)
     if resume and run.begun:
@@ -102,7 +102,7 @@ def new_run_folder(folder: Path) -> Path:
     """Create a run folder.
 
     Raises:
-        UserError: it exists and holds something, or can't be created.
+        UserError: it exists and isn't empty, or can't be created.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
@@ -122,50 +122,52 @@ def default_folder(recipe: Recipe, verb: str) -> Path:
 
 
 def same_data(folder: Path, dataset: ImageDataset) -> None:
-    """Raises UserError if a run was begun with other images or labels than these, or in another order."""
+    """Raises UserError if the images, their labels or their order have changed since the run was started."""
     then = read_json(folder / "record.json")["data"]
     for split in dataset.splits:
         if any(then[split.name].get(key) != now for key, now in (("hash", split.hash), ("order", split.order))):
             raise UserError(
-                f"The {split.name} images of {dataset.uri} have changed since the run {folder} was begun: "
+                f"The {split.name} images of {dataset.uri} have changed since the run {folder} was started: "
                 f"{then[split.name]['n']:,} then, {len(split):,} now.",
                 "Restore them, or start a new run.",
             )
 
 
 def same_recipe(folder: Path, then: Recipe, now: Recipe, free: Collection[str] = ANYWHERE) -> None:
-    """Raises UserError if a run was begun with other options than these, and names them; those in `free` may differ."""
+    """Raises UserError naming the options that have changed since the run was started; those in `free` may change."""
     old, new = flat(then), flat(now)
-    changed = [f"{key} was {old[key]!r} and is {new[key]!r}" for key in old if old[key] != new[key] and key not in free]
+    changed = [
+        f"{key} was {old[key]!r} and is now {new[key]!r}" for key in old if old[key] != new[key] and key not in free
+    ]
     if changed:
         raise UserError(
-            f"The run {folder} was begun with another recipe: {'; '.join(changed)}.",
+            f"The run {folder} was started with another recipe: {'; '.join(changed)}.",
             "Change it back, or start a new run.",
         )
 
 
 def same_training(recipe: Recipe) -> set[str]:
-    """`SAME_TRAINING` for a recipe: with dropout, results also depend on what runs at once."""
+    """`SAME_TRAINING` for a recipe: with dropout, results also depend on the micro-batch."""
     return SAME_TRAINING - ({"train.micro_batch"} if recipe.tune.dropout else set())
 
 
 def verb_of(folder: Path) -> str:
-    """The verb that began a run, which resumes it.
+    """The verb that started a run, and that can resume it.
 
     Raises:
-        UserError: it is not a run folder, or part of a larger run.
+        UserError: it is not a run folder, or belongs to a larger run.
     """
     read_run(folder)
-    # A job at another place may not have begun yet, and then there is only its note.
+    # A remote job may not have started yet. Then there is no record, only the note of where it runs.
     records = (folder / name for name in ("record.json", "place.json"))
-    verb = next((found for path in records if path.exists() and (found := read_json(path).get("verb"))), "")
+    verb = next((name for path in records if path.exists() and (name := read_json(path).get("verb"))), "")
     if not verb:
-        raise UserError(f"The run {folder} can't be resumed by itself.", "Resume the run that it is a part of.")
+        raise UserError(f"The run {folder} can't be resumed by itself.", "Resume the run that contains it.")
     return str(verb)
 
 
 def unfinished(folder: Path, record: str) -> Recipe:
-    """The recipe of a run to resume; `record` is the file that a finished run has.
+    """The recipe of a run to resume; `record` is the file that only a finished run has.
 
     Raises:
         UserError: it is not a run folder, or it is finished.
@@ -177,14 +179,16 @@ def unfinished(folder: Path, record: str) -> Recipe:
 
 
 def require_one_process(verb: str) -> None:
-    """Raises UserError under torchrun: only training takes several processes."""
+    """Raises UserError under torchrun: only training supports several processes."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        hint = "Several workers share a sweep: lensmith resume RUN" if verb == "sweep" else "Start it without torchrun."
-        raise UserError(f"`lensmith {verb}` runs in one process, and torchrun has started several.", hint)
+        hint = (
+            "To add a worker to a sweep, use: lensmith resume RUN" if verb == "sweep" else "Start it without torchrun."
+        )
+        raise UserError(f"`lensmith {verb}` runs in one process, but torchrun started several.", hint)
 
 
 def recipe_for(source: str | None, overrides: Sequence[str], base: Recipe | None = None) -> Recipe:
-    """A recipe from a file, the name of a shipped one, or a run folder (then with the run's adapter); else `base`."""
+    """The recipe of a file, a shipped name or a run folder (with the run's adapter); without a source, `base`."""
     if source and Path(source).is_dir():
         recipe = read_run(Path(source))
         recipe.model.adapter = source if (Path(source) / "adapter").is_dir() else None
@@ -193,7 +197,7 @@ def recipe_for(source: str | None, overrides: Sequence[str], base: Recipe | None
 
 
 def name_of(adapter: str | None) -> str:
-    """What is scored: `zero-shot`, or what is written beside the weights: `tuned`, `probe`."""
+    """The name of a classifier: `zero-shot`, or the name stored beside its weights, such as `tuned` or `probe`."""
     if not adapter:
         return "zero-shot"
     folder = Path(adapter) / "adapter" if (Path(adapter) / "adapter").is_dir() else Path(adapter)
@@ -201,7 +205,7 @@ def name_of(adapter: str | None) -> str:
 
 
 def keep_calibration(folder: Path) -> None:
-    """Write a run's calibration beside its adapter, so that predictions use it too."""
+    """Store a run's calibration beside its adapter, so that `lensmith predict` applies it."""
     task = folder / "adapter" / TASK
     calibration = read_json(folder / CALIBRATION)["calibration"]
     write_json(task, read_json(task) | {"calibration": calibration})
@@ -219,7 +223,7 @@ def read_run(folder: Path) -> Recipe:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """The figures of a finished run.
+    """The evaluation of a finished run.
 
     Raises:
         UserError: the run isn't finished, or its evaluation.json is damaged.
@@ -238,6 +242,6 @@ def read_evaluation(folder: Path) -> Evaluation:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{folder / 'evaluation.json'} is damaged, or of another version: {where}: {first['msg']}.",
-            "Make the run again.",
+            f"{folder / 'evaluation.json'} is damaged, or from another version: {where}: {first['msg']}.",
+            "Repeat the run.",
         ) from None

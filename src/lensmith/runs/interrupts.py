@@ -1,4 +1,4 @@
-"""Ctrl-C between two pieces of work, never inside one."""
+"""Delay Ctrl-C to the end of a unit of work."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: a step, or a file, is done whole or not at all."""
+    """Delay Ctrl-C to the end of the block, so that a step or a file is completed."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
-    waiting: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-    if waiting:
+    if received:
         raise KeyboardInterrupt

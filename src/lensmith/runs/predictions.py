@@ -1,7 +1,7 @@
-"""Predictions on disk: one Parquet file with a row per image, written in parts, so that a stop loses nothing.
+"""Predictions on disk: one Parquet file with a row per image, written in chunks, so that a stop loses nothing.
 
-While images are being scored, whole parts lie in a folder beside the file to be; when all are there they are joined
-and the folder goes. Memory holds one part at a time.
+While images are being scored, complete chunks are stored in a folder beside the final file. At the end they are joined,
+and the folder is removed. Only one chunk at a time is in memory.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from lensmith.records import Prediction
 from lensmith.runs.files import disk_error, write, write_json
 
 PLAIN = [f.name for f in fields(Prediction) if f.name != "scores"]
-"""Columns of the file before the scores."""
+"""The columns that precede the scores."""
 OLD = {"share": "probability", "share_low": "probability_low", "share_high": "probability_high"}
-"""What columns were called before version 0.2, and are called now."""
+"""Names of columns before version 0.2, and their present names."""
 
 
 def to_table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
     """One row per image as an Arrow table: the fields of `Prediction`, and a column `score: LABEL` for each label."""
     import pyarrow as pa
 
-    kinds = dict.fromkeys(("probability", "probability_low", "probability_high"), pa.float32()) | {"rank": pa.int32()}
-    columns = {name: pa.array([getattr(p, name) for p in predictions], kinds.get(name, pa.string())) for name in PLAIN}
+    types = dict.fromkeys(("probability", "probability_low", "probability_high"), pa.float32()) | {"rank": pa.int32()}
+    columns = {name: pa.array([getattr(p, name) for p in predictions], types.get(name, pa.string())) for name in PLAIN}
     for i, label in enumerate(labels):
         values = [p.scores[i] if p.scores else None for p in predictions]
         columns[f"score: {label}"] = pa.array(values, pa.float32())
@@ -35,7 +35,7 @@ def to_table(predictions: Sequence[Prediction], labels: Sequence[str]) -> Any:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
-    """Write all at once; see `to_table`.
+    """Write all predictions at once; see `to_table`.
 
     Raises:
         UserError: the disk is full or the folder can't be written.
@@ -50,23 +50,23 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], labels: Seq
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The rows of a predictions file, without their scores, which may be large.
+    """The rows of a predictions file, without the scores, which may be large.
 
     Raises:
-        UserError: there is no such file, or it is damaged or cut short.
+        UserError: the file doesn't exist, or is damaged or truncated.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise UserError(f"There are no predictions at {path}.", "Make them with `lensmith evaluate`.")
+        raise UserError(f"There are no predictions at {path}.", "Create them with `lensmith evaluate`.")
     try:
         columns = [name for name in pq.read_schema(path).names if OLD.get(name, name) in PLAIN]
         rows = _renamed(pq.read_table(path, columns=columns, page_checksum_verification=True)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"The predictions {path} are damaged or cut short: {reason}", "Score the images again."
+            f"The predictions {path} are damaged or truncated: {reason}", "Score the images again."
         ) from None
     if rows and set(rows[0]) != set(PLAIN):
         missing = ", ".join(sorted(set(PLAIN) - set(rows[0])))
@@ -75,15 +75,15 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 class Unfinished:
-    """The predictions file `path` while it is being made.
+    """The predictions file `path` while it is being written in chunks.
 
     Args:
-        path: where the whole file will be.
+        path: the final file.
         labels: the classes, in the order of the scores.
-        about: what the scores depend on, as plain values; parts made under other conditions are refused.
+        about: what the scores depend on, as plain values. It must equal that of the chunks on disk.
 
     Raises:
-        UserError: the parts on disk were made under other conditions, or can't be written.
+        UserError: the chunks on disk depend on other values, or can't be written.
     """
 
     def __init__(self, path: Path, labels: Sequence[str], about: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Unfinished:
         self.path, self.labels, self.about = path, labels, about
         self.folder = path.with_name(f"{path.stem}.unfinished")
         self.done = 0
-        """Images in whole parts."""
+        """Number of images in complete chunks."""
         self.seconds = 0.0
         self._state = self.folder / "about.json"
         if not self._state.exists():
@@ -101,27 +101,28 @@ class Unfinished:
         changed = [key for key, value in about.items() if state["about"].get(key) != json.loads(json.dumps(value))]
         if changed:
             raise UserError(
-                f"{self.folder} was begun with another {', '.join(changed)}.", "Remove it, or use another run folder."
+                f"{self.folder} was started with a different {', '.join(changed)}.",
+                "Remove it, or use another run folder.",
             )
         self.about, self.seconds = state["about"], state["seconds"]
-        for part in self._parts():
-            count = _count(part)
-            if int(part.stem) != self.done or count is None:  # a disk's own mishap: score from here again
-                part.unlink()
+        for chunk in self._chunks():
+            count = _count(chunk)
+            if int(chunk.stem) != self.done or count is None:  # a missing or damaged chunk: score again from here
+                chunk.unlink()
             else:
                 self.done += count
 
     @property
     def window(self) -> int | None:
-        """Images of the first part, by which an unfinished file goes on; None if there is none."""
-        parts = self._parts()
-        return _count(parts[0]) if parts else None
+        """Number of images in the first chunk, which later chunks must keep; None if there is none."""
+        chunks = self._chunks()
+        return _count(chunks[0]) if chunks else None
 
-    def _parts(self) -> list[Path]:
+    def _chunks(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
 
     def add(self, predictions: Sequence[Prediction], seconds: float) -> None:
-        """Keep a part; `seconds` is what it took."""
+        """Store a chunk, which took this number of seconds."""
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -134,10 +135,10 @@ class Unfinished:
         self.done += len(predictions)
 
     def join(self) -> None:
-        """Make the parts one file, and remove them.
+        """Join the chunks into one file, and remove them.
 
         Raises:
-            UserError: the disk is full; the parts are kept.
+            UserError: the disk is full; the chunks are kept.
         """
         import pyarrow.parquet as pq
 
@@ -146,8 +147,8 @@ class Unfinished:
             with pq.ParquetWriter(
                 temporary, to_table([], self.labels).schema, compression="zstd", write_page_checksum=True
             ) as file:
-                for part in self._parts():
-                    file.write_table(_renamed(pq.read_table(part)))
+                for chunk in self._chunks():
+                    file.write_table(_renamed(pq.read_table(chunk)))
             temporary.replace(self.path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -156,16 +157,16 @@ class Unfinished:
 
 
 def _renamed(table: Any) -> Any:
-    """A table with the columns' names of today."""
+    """A table with the present column names."""
     return table.rename_columns([OLD.get(name, name) for name in table.column_names])
 
 
-def _count(part: Path) -> int | None:
-    """Rows of a part, or None if it is damaged."""
+def _count(chunk: Path) -> int | None:
+    """The number of rows of a chunk; None if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(part).num_rows)
+        return int(pq.read_metadata(chunk).num_rows)
     except (pa.ArrowException, OSError):
         return None

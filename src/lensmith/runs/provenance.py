@@ -1,4 +1,4 @@
-"""Which program made a figure, from which data, on which machine."""
+"""Provenance of results: which program produced them, from which data, on which machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lensmith.runs.folder import read_run
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions and machine: what is needed to say which program made a figure."""
+    """Commit, versions and machine, which identify the program that produced a result."""
     packages = {}
     for name in ("lensmith", "torch", "transformers", "peft", "datasets", "pillow"):
         try:
@@ -35,31 +35,31 @@ def provenance() -> dict[str, Any]:
 
 
 def facts(folder: Path) -> list[tuple[str, str]]:
-    """Where a run's figures come from, for a report."""
+    """The provenance of a run, as rows for a report."""
     record, recipe = read_json(folder / "record.json"), read_run(folder)
     data, machine = record["data"], record["machine"]
-    part = data[record["split"]]
+    split = data[record["split"]]
     return [
-        ("Data", f"{data['uri']}, {part['n']:,} {record['split']} images, hash {part['hash']}"),
+        ("Data", f"{data['uri']}, {split['n']:,} {record['split']} images, hash {split['hash']}"),
         ("Training images", f"{data['train']['n']:,}"),
         ("Validation images", f"{data['validation']['n']:,}"),
         ("Base model", recipe.model.base),
         ("Seed", str(recipe.seed)),
-        ("Commit", f"{record['commit'] or 'unknown'}{' (changed since)' if record['dirty'] else ''}"),
+        ("Commit", f"{record['commit'] or 'unknown'}{' (with local changes)' if record['dirty'] else ''}"),
         ("Versions", ", ".join(f"{k} {v}" for k, v in record["packages"].items())),
         ("Machine", f"{machine['processor']}, {machine['cores']} cores"),
-        ("Made", record["created"]),
+        ("Created", record["created"]),
     ]
 
 
 def _git(folder: Path, *words: str) -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _processor() -> str:

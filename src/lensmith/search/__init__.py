@@ -1,3 +1,3 @@
-"""A search for settings: what is searched (`trials`), the board that workers share (`board`) in a database that may go
-away (`database`), and what came of it (`outcome`). The verb is `sweeps`.
+"""The search for settings: the trials (`trials`), the board that workers share (`board`), its database (`database`),
+the worker (`worker`) and the conclusions (`outcome`). The verb is `lensmith sweep`.
 """

@@ -1,8 +1,8 @@
-"""The board on which the workers of a sweep share its trials: an Optuna study in any database that Optuna speaks to.
+"""The board on which the workers of a sweep share its trials: an Optuna study in any database that Optuna supports.
 
-No lock is held and no worker is in charge. A worker puts a claim on the board and then reads it: of claims with the
-same key the lowest number stands (`trials.standing`), and since the database gives out the numbers, all workers see
-the same one standing. What a dead worker had is handed back, and whoever claims it next goes on with it.
+There is no lock and no coordinator. A worker adds a claim to the board and then reads the board. Of claims with the
+same key, the one with the lowest number is valid (`trials.valid_entries`). The database assigns the numbers, so all
+workers agree on the valid claim. The work of a dead worker is released, and resumed by the next worker that claims it.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from typing import Any
 from lensmith.config import RENAMED
 from lensmith.errors import UserError
 from lensmith.progress import Note
-from lensmith.search.database import Database, Lost, lives
-from lensmith.search.trials import Entry, Space, State, quiet_optuna, standing
+from lensmith.search.database import Database, Lost, is_alive
+from lensmith.search.trials import Entry, Space, State, quiet_optuna, valid_entries
 
-BEAT, SILENCE = 30.0, 180.0
-"""Seconds between two signs of life, and without one until a worker on another machine counts as dead."""
-LOOK = 2.0
-"""Seconds between two looks at the board while others work."""
+HEARTBEAT, SILENCE = 30.0, 180.0
+"""Seconds between heartbeats, and seconds without one after which a worker on another machine counts as dead."""
+POLL = 2.0
+"""Seconds between two reads of the board while other workers are busy."""
 KILLS = 3
-"""Workers that may be killed at the same place of a trial, by the system for want of memory perhaps, before it counts
-as failed."""
+"""A trial fails if this number of its workers were killed at the same stage, perhaps for lack of memory."""
 
 
 class Board:
-    """One study: what is claimed, by whom, and what came of it.
+    """One study: what is claimed, by which worker, and with what result.
 
     Args:
-        name: the study's; it is made if there is none.
-        space: what is searched, so that Optuna's own tools see it; empty where nothing is.
+        name: of the study, which is created if it doesn't exist.
+        space: the search space, for Optuna's own tools; empty if nothing is searched.
     """
 
     def __init__(self, database: Database, name: str, space: Space) -> None:
         self.database, self.space, self.name = database, space, name
         self.current: int | None = None
-        """The entry that this worker has, by its id."""
-        self._heard: dict[int, tuple[int, float]] = {}
+        """The id of the entry that this worker is working on."""
+        self._last_heartbeat: dict[int, tuple[int, float]] = {}
         with quiet_optuna() as optuna:
             try:
                 self.study = database.call("get_study_id_from_name", name)
@@ -50,86 +49,90 @@ class Board:
                 self.study = database.call("get_study_id_from_name", name)
 
     def about(self, mine: dict[str, Any]) -> dict[str, Any]:
-        """What the first worker has written here of the sweep: `mine`, if that is this one."""
-        kept = self._call("get_study_user_attrs", self.study).get("about")
-        if kept is None:
+        """The description of the sweep stored by the first worker; stores `mine` if there is none."""
+        stored = self._call("get_study_user_attrs", self.study).get("about")
+        if stored is None:
             self._call("set_study_user_attr", self.study, "about", mine)
-        return mine if kept is None else dict(kept)
+        return mine if stored is None else dict(stored)
 
     def entries(self) -> list[Entry]:
         """All claims, in the order of their numbers."""
-        found = self._call("get_all_trials", self.study, False)
-        return sorted(map(_entry, found), key=lambda entry: entry.number)
+        trials = self._call("get_all_trials", self.study, False)
+        return sorted(map(_entry, trials), key=lambda entry: entry.number)
 
     def claim(
-        self, key: str, values: dict[str, Any], most: int | None = None, then: Entry | None = None
+        self, key: str, values: dict[str, Any], limit: int | None = None, resumed: Entry | None = None
     ) -> Entry | None:
-        """Put a claim on the board.
+        """Add a claim to the board.
 
         Args:
-            most: only so many entries count.
-            then: the entry whose work is gone on with.
+            limit: the maximum number of valid entries.
+            resumed: the entry whose work is resumed.
 
         Returns:
-            The entry, or None if another worker's stands.
+            The entry, or None if the claim isn't valid, because another worker was faster.
         """
         about: dict[str, Any] = {"key": key, "values": values, "worker": self.database.worker}
-        if then:
-            about |= {"origin": then.origin, "share": then.share, "killed": then.killed}
+        if resumed:
+            about |= {"origin": resumed.origin, "share": resumed.fraction, "killed": resumed.killed}
         with quiet_optuna() as optuna:
             template = optuna.create_trial(
                 state=optuna.trial.TrialState.RUNNING,
                 params={name: d.encode(values[name]) for name, d in self.space.items()},
                 distributions={name: d.distribution() for name, d in self.space.items()},
-                intermediate_values=dict(then.reports) if then else {},
+                intermediate_values=dict(resumed.reports) if resumed else {},
                 user_attrs=about,
             )
         self.current = self._call("create_new_trial", self.study, template)
         entries = self.entries()
         mine = next(entry for entry in entries if entry.id == self.current)
-        if mine in standing(entries, most):
+        if mine in valid_entries(entries, limit):
             return mine
         self.end(mine, "left")
         return None
 
-    def report(self, entry: Entry, part: int, accuracy: float, share: float) -> list[Entry]:
-        """Write down how far an entry has got, and give all of them as they are now.
+    def report(self, entry: Entry, stage: int, accuracy: float, fraction: float) -> list[Entry]:
+        """Store the progress of an entry, and return all entries.
+
+        Args:
+            stage: the number of completed stages.
+            fraction: the completed fraction of the training.
 
         Raises:
-            Lost: another worker has it.
+            Lost: another worker has taken over the entry.
         """
-        self._call("set_trial_user_attr", entry.id, "share", share)
-        if entry.killed and share > entry.share:
+        self._call("set_trial_user_attr", entry.id, "share", fraction)
+        if entry.killed and fraction > entry.fraction:
             self._call("set_trial_user_attr", entry.id, "killed", 0)
-        self._call("set_trial_intermediate_value", entry.id, part, accuracy)
+        self._call("set_trial_intermediate_value", entry.id, stage, accuracy)
         return self.entries()
 
     def end(self, entry: Entry, state: State, accuracy: float | None = None, sentence: str = "") -> None:
-        """Say what came of an entry: `left` for anybody to go on with, or what it is for good.
+        """Store the final state of an entry, or `left` if any worker may resume it.
 
         Args:
-            sentence: why it failed. One that is `pruned` with a sentence has diverged.
+            sentence: why it failed. An entry that is `pruned` with a sentence has diverged.
 
         Raises:
-            Lost: another worker has it.
+            Lost: another worker has taken over the entry.
         """
         with quiet_optuna() as optuna:
             states = optuna.trial.TrialState
         self.current = None if self.current == entry.id else self.current
         if sentence:
             self._call("set_trial_user_attr", entry.id, "sentence", sentence)
-        end = {"finished": states.COMPLETE, "pruned": states.PRUNED}.get(state, states.FAIL)
-        self._call("set_trial_state_values", entry.id, end, None if accuracy is None else [accuracy])
+        final = {"finished": states.COMPLETE, "pruned": states.PRUNED}.get(state, states.FAIL)
+        self._call("set_trial_state_values", entry.id, final, None if accuracy is None else [accuracy])
 
     def work(
-        self, propose: Callable[[Sequence[Entry]], tuple[str, dict[str, Any]] | None], most: int | None = None
+        self, propose: Callable[[Sequence[Entry]], tuple[str, dict[str, Any]] | None], limit: int | None = None
     ) -> Iterator[Entry]:
-        """Entries for this worker to work on, one after another, until all workers are done: what others had to leave,
-        and what is new.
+        """Entries for this worker, one after another, until all workers are done: unfinished work that others gave up,
+        then new work.
 
         Args:
-            propose: key and values of a new entry, from those that stand; None if there is nothing new to do.
-            most: only so many entries count.
+            propose: from the valid entries, returns key and values of a new one, or None if there is nothing new to do.
+            limit: the maximum number of valid entries.
         """
         waiting = False
         while True:
@@ -137,20 +140,20 @@ class Board:
                 with suppress(Lost):
                     self._call("set_trial_user_attr", entry.id, "killed", entry.killed + 1)
                     self.end(entry, "left")
-            now = standing(self.entries(), most)
-            left = next((entry for entry in now if entry.state == "left"), None)
+            current = valid_entries(self.entries(), limit)
+            left = next((entry for entry in current if entry.state == "left"), None)
             if left:
-                mine = self.claim(f"after {left.number}", left.values, most, left)
+                mine = self.claim(f"after {left.number}", left.values, limit, left)
                 if mine and mine.killed >= KILLS:
-                    self.end(mine, "failed", sentence=f"Its worker was killed {mine.killed} times at the same place.")
+                    self.end(mine, "failed", sentence=f"Its worker was killed {mine.killed} times at the same stage.")
                     continue
-            elif new := propose(now):
-                mine = self.claim(*new, most)
-            elif running := sum(entry.state == "running" for entry in now):
+            elif new := propose(current):
+                mine = self.claim(*new, limit)
+            elif running := sum(entry.state == "running" for entry in current):
                 if not waiting:
-                    self.database.tell(Note(f"Waiting for other workers: they have {running} in hand."))
+                    self.database.tell(Note(f"Waiting for other workers, which are training {running}."))
                 waiting = True
-                time.sleep(LOOK)
+                time.sleep(POLL)
                 continue
             else:
                 return
@@ -160,18 +163,18 @@ class Board:
 
     @contextmanager
     def alive(self, entry: Entry) -> Iterator[None]:
-        """Signs of life while an entry is worked on, so that workers on other machines don't take it."""
+        """Send heartbeats inside the block, so that workers on other machines don't take over the entry."""
         stop, storage = Event(), self.database.storage
 
-        def beat() -> None:
-            count = entry.beat
-            while not stop.wait(BEAT):
+        def send_heartbeats() -> None:
+            count = entry.heartbeats
+            while not stop.wait(HEARTBEAT):
                 count += 1
-                with suppress(Exception):  # the work itself waits for the database, and hears of a loss
+                with suppress(Exception):  # the main thread handles an unreachable database or a lost entry
                     storage.set_trial_user_attr(entry.id, "beat", count)
             storage.remove_session()
 
-        thread = Thread(target=beat, daemon=True)
+        thread = Thread(target=send_heartbeats, daemon=True)
         thread.start()
         try:
             yield
@@ -180,26 +183,28 @@ class Board:
             thread.join()
 
     def leave(self) -> None:
-        """Hand back what this worker has; if the database doesn't answer now, others see that the process is gone."""
+        """Release this worker's entry. If the database doesn't respond, other workers see that this one is dead."""
         if self.current is not None:
             with suppress(Exception), quiet_optuna() as optuna:
                 self.database.storage.set_trial_state_values(self.current, optuna.trial.TrialState.FAIL)
 
     def _dead(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Running entries whose worker is gone: on this machine by its process, else by its silence.
+        """Running entries whose worker is dead.
 
-        Silence is measured on this machine's own clock, so clocks need not agree."""
+        A worker on this machine is dead if its process has ended, another if it sends no heartbeats. The time without
+        heartbeats is measured by this machine's clock, so clocks need not agree.
+        """
         dead, now = [], time.monotonic()
         for entry in entries:
             if entry.state != "running":
                 continue
-            alive = lives(entry.worker)
+            alive = is_alive(entry.worker)
             if entry.worker.get("token") == self.database.worker["token"]:
                 alive = entry.id == self.current
             if alive is None:
-                beat, since = self._heard.get(entry.id, (-1, now))
-                self._heard[entry.id] = (entry.beat, since if beat == entry.beat else now)
-                alive = beat != entry.beat or now - since < SILENCE
+                heartbeats, since = self._last_heartbeat.get(entry.id, (-1, now))
+                self._last_heartbeat[entry.id] = (entry.heartbeats, since if heartbeats == entry.heartbeats else now)
+                alive = heartbeats != entry.heartbeats or now - since < SILENCE
             if not alive:
                 dead.append(entry)
         return dead
@@ -209,19 +214,19 @@ class Board:
             return self.database.call(method, *args)
         except KeyError:
             raise UserError(
-                f"The sweep {self.name!r} is no longer in the database {self.database.shown}.", "Start a new one."
+                f"The sweep {self.name!r} is no longer in the database {self.database.shown}.", "Start a new sweep."
             ) from None
 
 
 def _entry(trial: Any) -> Entry:
     about = trial.user_attrs
-    kind, sentence = trial.state.name, about.get("sentence", "")
+    optuna_state, sentence = trial.state.name, about.get("sentence", "")
     state: State = "running"
-    if kind == "FAIL":
+    if optuna_state == "FAIL":
         state = "failed" if sentence else "left"
-    elif kind == "PRUNED":
+    elif optuna_state == "PRUNED":
         state = "failed" if sentence else "pruned"
-    elif kind == "COMPLETE":
+    elif optuna_state == "COMPLETE":
         state = "finished"
     reports = dict(trial.intermediate_values)
     return Entry(
@@ -231,12 +236,12 @@ def _entry(trial: Any) -> Entry:
         key=about.get("key", f"{trial.number}"),
         origin=about.get("origin", trial.number),
         reports=reports,
-        share=about.get("share", 0.0),
+        fraction=about.get("share", 0.0),
         accuracy=trial.value if state == "finished" else max(reports.values(), default=None),
         sentence=sentence,
-        diverged=kind == "PRUNED" and bool(sentence),
+        diverged=optuna_state == "PRUNED" and bool(sentence),
         worker=about.get("worker", {}),
-        beat=about.get("beat", 0),
+        heartbeats=about.get("beat", 0),
         killed=about.get("killed", 0),
         id=trial._trial_id,
     )

@@ -1,4 +1,4 @@
-"""What came of a sweep: the finalists, the winner, what mattered, and sentences that say how sure that is."""
+"""The conclusions of a sweep: the finalists, the winner, the importance of options, and how certain all that is."""
 
 from __future__ import annotations
 
@@ -9,148 +9,151 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lensmith.config import Recipe, flat
 from lensmith.errors import UserError
 from lensmith.runs.files import disk_error, write, write_json
 from lensmith.runs.folder import Run
 from lensmith.runs.provenance import facts
-from lensmith.search.trials import PARTS, RUNGS, Entry, Space, key_of, quiet_optuna, said, with_values
-
-if TYPE_CHECKING:
-    pass
+from lensmith.search.trials import RUNGS, STAGES, Entry, Space, format_values, key_of, quiet_optuna, with_values
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was trained with several seeds."""
+    """One of the best trials, trained with several seeds."""
 
     number: int
-    """Its place among the trials, from 1."""
+    """Number of the trial, from 1."""
     trial: Entry
     accuracies: list[float]
-    """Of each training on the validation images, the trial's own first; 0 for one that diverged."""
+    """Validation accuracy of each training, the trial's first; 0 for a training that diverged."""
 
     @property
     def mean(self) -> float:
         return statistics.fmean(self.accuracies)
 
 
-def best_first(trials: Sequence[Entry], most: int, again: bool) -> list[Entry]:
-    """The finalists: the best of those that were trained to the end, or nearly went on to it.
+def best_first(trials: Sequence[Entry], limit: int, retrained: bool) -> list[Entry]:
+    """The best `limit` trials among those that were trained in full or reached the last rung.
 
     Args:
-        again: finalists are trained again, so one may be among them that was stopped at the last rung.
+        retrained: whether finalists are trained again. Only then can they include trials pruned at the last rung.
     """
-    last = [e for e in trials if e.state == "finished" or (again and e.state == "pruned" and e.at(RUNGS[-1]))]
-    return sorted(last, key=lambda e: (-(e.accuracy or 0.0), e.number))[:most]
+    eligible = [e for e in trials if e.state == "finished" or (retrained and e.state == "pruned" and e.at(RUNGS[-1]))]
+    return sorted(eligible, key=lambda e: (-(e.accuracy or 0.0), e.number))[:limit]
 
 
 def finalists(chosen: Sequence[Entry], trials: Sequence[Entry], repeats: Sequence[Entry]) -> list[Finalist]:
-    """The finalists with what all their trainings gave, the best mean first.
+    """The finalists with the accuracies of all their trainings, by descending mean.
 
     Args:
-        chosen: as `best_first` gives them.
-        trials: all, in their order.
-        repeats: trainings with other seeds, whose values are the `trial` (its origin) and the `shift` of the seed.
+        chosen: the result of `best_first`.
+        trials: all trials, in their order.
+        repeats: trainings with other seeds. Their values are `trial` (its origin) and `shift` (of the seed).
     """
-    places = {entry.origin: i for i, entry in enumerate(trials, 1)}
-    found = []
+    numbers = {entry.origin: i for i, entry in enumerate(trials, 1)}
+    ranked = []
     for entry in chosen:
-        own = [entry.accuracy] if entry.state == "finished" else []
+        results = [entry.accuracy] if entry.state == "finished" else []
         again = sorted((e for e in repeats if e.values["trial"] == entry.origin), key=lambda e: e.values["shift"])
-        own += [0.0 if e.diverged else e.accuracy for e in again if e.diverged or e.state == "finished"]
-        if accuracies := [a for a in own if a is not None]:
-            found.append(Finalist(places[entry.origin], entry, accuracies))
-    return sorted(found, key=lambda f: (-f.mean, f.number))
+        results += [0.0 if e.diverged else e.accuracy for e in again if e.diverged or e.state == "finished"]
+        if accuracies := [a for a in results if a is not None]:
+            ranked.append(Finalist(numbers[entry.origin], entry, accuracies))
+    return sorted(ranked, key=lambda f: (-f.mean, f.number))
 
 
 def verdict(best: Finalist, validation: int) -> str:
-    """The winner, in a sentence."""
-    times = len(best.accuracies)
-    spread = f", the mean of {times} trainings ({_span(best.accuracies)})" if times > 1 else ", of one training"
-    right = f"{100 * best.mean:.1f} % of {validation:,} validation images right"
-    return f"Train with {said(best.trial.values)}: {right}{spread}."
+    """A sentence that names the winner."""
+    n = len(best.accuracies)
+    basis = f"the mean of {n} trainings ({_span(best.accuracies)})" if n > 1 else "from one training"
+    accuracy = f"{100 * best.mean:.1f} % of {validation:,} validation images correct"
+    return f"Train with {format_values(best.trial.values)}: {accuracy}, {basis}."
 
 
-def sentences(found: Sequence[Finalist], own: Entry | None, validation: int) -> list[str]:
-    """How sure that is.
+def sentences(ranked: Sequence[Finalist], original: Entry | None, validation: int) -> list[str]:
+    """Sentences on how certain the result is.
 
     Args:
-        found: the finalists, the best first.
-        own: the trial with the recipe's own values, if there was one; it is spoken of if it was trained to its end.
+        ranked: the finalists, the best first.
+        original: the trial with the recipe's own values, if any. It is compared only if it was trained in full.
+        validation: the number of validation images.
     """
-    best, out = found[0], []
-    if len(found) > 1 and (noise := scatter(found)) is not None:
-        lead = best.mean - found[1].mean
-        error = noise * math.sqrt(1 / len(best.accuracies) + 1 / len(found[1].accuracies))
+    best, out = ranked[0], []
+    if len(ranked) > 1 and (noise := scatter(ranked)) is not None:
+        lead = best.mean - ranked[1].mean
+        error = noise * math.sqrt(1 / len(best.accuracies) + 1 / len(ranked[1].accuracies))
         out.append(
-            f"Its mean is {_points(lead)} above the next finalist's (trial {found[1].number}). Another seed alone "
-            f"moves a training by about {_points(noise)} (standard deviation): "
-            + ("more than chance explains." if lead > 2 * error else "so the two can't be told apart.")
+            f"Its mean is {_points(lead)} above that of the next finalist (trial {ranked[1].number}). "
+            f"Accuracy varies by about {_points(noise)} between seeds (standard deviation), "
+            + ("so chance doesn't explain the lead." if lead > 2 * error else "so the two can't be distinguished.")
         )
-    if own and own.state == "finished" and own.accuracy is not None and key_of(own.values) != key_of(best.trial.values):
-        change = best.mean - own.accuracy
+    if (
+        original
+        and original.state == "finished"
+        and original.accuracy is not None
+        and key_of(original.values) != key_of(best.trial.values)
+    ):
+        change = best.mean - original.accuracy
         word = "above" if change >= 0 else "below"
         out.append(
-            f"That is {_points(abs(change))} {word} the recipe as it was, of which there is one training "
-            f"({100 * own.accuracy:.1f} %)."
+            f"That is {_points(abs(change))} {word} the original recipe, which was trained once "
+            f"({100 * original.accuracy:.1f} %)."
         )
     p = min(max(best.mean, 1 / (validation + 2)), 1 - 1 / (validation + 2))
     half = 1.96 * math.sqrt(p * (1 - p) / validation)
     out.append(
-        f"{validation:,} images give such a figure to within {_points(half)} either way (95 %), and the best of many "
-        "looks better than it is. How good these settings are, a training with them shows on the test images, which "
-        "had no part in the search."
+        f"With {validation:,} images, such an accuracy is known to within ±{_points(half)} (95 % interval), and the "
+        "best of many trials looks better than it is. To measure these settings, train with them: the test images were "
+        "not used in the search."
     )
     return out
 
 
-def scatter(found: Sequence[Finalist]) -> float | None:
-    """The standard deviation of trainings that differ in their seed alone; None if there are no two."""
-    several = [f.accuracies for f in found if len(f.accuracies) > 1]
+def scatter(ranked: Sequence[Finalist]) -> float | None:
+    """The pooled standard deviation of trainings that differ only in their seed; None if there are none."""
+    several = [f.accuracies for f in ranked if len(f.accuracies) > 1]
     freedom = sum(len(a) - 1 for a in several)
     return math.sqrt(sum(statistics.variance(a) * (len(a) - 1) for a in several) / freedom) if freedom else None
 
 
 def tied(trials: Sequence[Entry]) -> str:
-    """A sentence, if pruning had little to judge by; else an empty one."""
+    """A sentence if most trials were tied when they were first pruned; otherwise an empty string."""
     first = [value for e in trials if (value := e.at(RUNGS[0])) is not None]
     most = max(map(first.count, first), default=0)
     if len(first) < 4 or most <= len(first) / 2:
         return ""
     return (
-        f"After the first part of its training, {most} of {len(first)} trials had the same images right, so which of "
-        "them went on was a matter of lots. More epochs, more validation images, or sweep.prune=false tell more."
+        f"After the first stage of training, {most} of {len(first)} trials had the same accuracy, so it was partly "
+        "random which of them continued. More epochs, more validation images or sweep.prune=false would tell more."
     )
 
 
 def importance(space: Space, entries: Sequence[Entry], prune: bool) -> list[tuple[str, float]]:
-    """How much of the differences between trials each option explains, the most first; the sum is 1.
+    """The fraction of the variance between trials that each option explains, in descending order; the sum is 1.
 
-    Judged where all trials can be compared: at the first rung if trials are pruned, else at the end. Empty where fewer
-    than four got there, or nothing differs.
+    Trials are compared at the first rung if they are pruned, otherwise at the end. The result is empty if fewer than
+    four trials got there, or if nothing differs.
     """
-    rung = RUNGS[0] if prune else PARTS
-    found = [(e, value) for e in entries if (value := e.at(rung)) is not None]
-    varied = [key for key in space if len({key_of({key: e.values[key]}) for e, _ in found}) > 1]
-    if len(found) < 4 or not varied or len({value for _, value in found}) < 2:
+    rung = RUNGS[0] if prune else STAGES
+    reached = [(e, accuracy) for e in entries if (accuracy := e.at(rung)) is not None]
+    varied = [key for key in space if len({key_of({key: e.values[key]}) for e, _ in reached}) > 1]
+    if len(reached) < 4 or not varied or len({accuracy for _, accuracy in reached}) < 2:
         return []
     if len(varied) == 1:
         return [(varied[0], 1.0)]
     with quiet_optuna() as optuna:
         study = optuna.create_study(direction="maximize")
-        for entry, value in found:
+        for entry, accuracy in reached:
             study.add_trial(
                 optuna.create_trial(
-                    value=value,
+                    value=accuracy,
                     params={key: space[key].encode(entry.values[key]) for key in varied},
                     distributions={key: space[key].distribution() for key in varied},
                 )
             )
-        judge = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return list(optuna.importance.get_param_importances(study, evaluator=judge).items())
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return list(optuna.importance.get_param_importances(study, evaluator=evaluator).items())
 
 
 def conclude(
@@ -161,108 +164,108 @@ def conclude(
     repeats: Sequence[Entry],
     started: float,
 ) -> dict[str, Any]:
-    """Write best.yaml, report.html and sweep.json, each whole, whoever else may do so at the same moment.
+    """Write best.yaml, report.html and sweep.json, each atomically, since other workers may do so at the same time.
 
     Args:
-        chosen: the finalists, as `best_first` gives them.
-        trials: all, in their order.
+        chosen: the finalists, from `best_first`.
+        trials: all trials, in their order.
         repeats: trainings of the finalists with other seeds.
-        started: when work began, by `time.perf_counter`.
+        started: when the work began, by `time.perf_counter`.
 
     Returns:
         The record, as in sweep.json.
 
     Raises:
-        UserError: no trial was trained to its end, or the disk is full.
+        UserError: no trial was trained in full, or the disk is full.
     """
     from lensmith.pages import sweep as sweep_page
 
     recipe, folder, dataset = run.recipe, run.folder, run.dataset
-    found, n = finalists(chosen, trials, repeats), len(dataset.validation)
-    if not found:
+    ranked, n = finalists(chosen, trials, repeats), len(dataset.validation)
+    if not ranked:
         last = next((entry.sentence for entry in reversed(trials) if entry.sentence), "")
-        raise UserError(f"None of the {len(trials)} trials could be trained to its end: {last}", "Start a new sweep.")
-    best, plain = found[0], flat(recipe)
-    own = next(
+        raise UserError(f"None of the {len(trials)} trials could be trained in full: {last}", "Start a new sweep.")
+    best, plain = ranked[0], flat(recipe)
+    original = next(
         (e for e in trials if all(plain[key] == value for key, value in e.values.items())),
         None,
     )
-    said_of = [verdict(best, n), *sentences(found, own, n)]
+    conclusions = [verdict(best, n), *sentences(ranked, original, n)]
     notes = [f"Trial {i} failed: {entry.sentence}" for i, entry in enumerate(trials, 1) if entry.sentence]
     notes += [f"A training with another seed failed: {entry.sentence}" for entry in repeats if entry.sentence]
     notes += [tied(trials)] if recipe.sweep.prune and tied(trials) else []
-    advised = with_values(recipe, best.trial.values)
-    advised.model.adapter = None
-    mattered = importance(space, trials, recipe.sweep.prune)
+    winner = with_values(recipe, best.trial.values)
+    winner.model.adapter = None
+    importances = importance(space, trials, recipe.sweep.prune)
     record: dict[str, Any] = {
         "run": str(folder),
         "recipe": str(folder / "best.yaml"),
         "report": str(folder / "report.html"),
-        "verdict": said_of[0],
-        "sentences": said_of[1:],
+        "verdict": conclusions[0],
+        "sentences": conclusions[1:],
         "best": best.trial.values,
         "chosen": best.number,
         "accuracy": best.mean,
         "validation": n,
         "trials": [
-            {"number": i, "state": e.state, "values": e.values, "accuracy": e.accuracy, "share": round(e.share, 4)}
+            {"number": i, "state": e.state, "values": e.values, "accuracy": e.accuracy, "share": round(e.fraction, 4)}
             | ({"sentence": e.sentence} if e.sentence else {})
             for i, e in enumerate(trials, 1)
         ],
         "finalists": [
-            {"number": f.number, "values": f.trial.values, "accuracies": f.accuracies, "mean": f.mean} for f in found
+            {"number": f.number, "values": f.trial.values, "accuracies": f.accuracies, "mean": f.mean} for f in ranked
         ],
         "cost": {
-            "trials": round(sum(entry.share for entry in trials), 3),
-            "finalists": round(sum(entry.share for entry in repeats), 3),
+            "trials": round(sum(entry.fraction for entry in trials), 3),
+            "finalists": round(sum(entry.fraction for entry in repeats), 3),
         },
-        "importance": mattered,
+        "importance": importances,
         "notes": notes,
         "seconds": time.perf_counter() - started,
     }
     page = sweep_page.SweepData(
         title=f"Settings for {recipe.model.base} on {dataset.uri}",
-        verdict=said_of[0],
-        sentences=said_of[1:],
-        trials=[sweep_page.Trial(i, e.state, e.values, e.accuracy, e.share) for i, e in enumerate(trials, 1)],
-        importance=mattered,
+        verdict=conclusions[0],
+        sentences=conclusions[1:],
+        trials=[sweep_page.Trial(i, e.state, e.values, e.accuracy, e.fraction) for i, e in enumerate(trials, 1)],
+        importance=importances,
         ranges={key: list(d.choices) or {"low": d.low, "high": d.high, "log": d.log} for key, d in space.items()},
-        finalists=[sweep_page.Finalist(f.number, f.trial.values, f.accuracies) for f in found],
+        finalists=[sweep_page.Finalist(f.number, f.trial.values, f.accuracies) for f in ranked],
         chosen=best.number,
         validation=n,
-        recipe=as_yaml(_changed(advised)),
+        recipe=as_yaml(_changed(winner)),
         facts=facts(folder),
         notes=notes,
     )
-    whole = advised.to_dict()
-    del whole["sweep"]
-    head = f"# Made by a sweep ({folder}). {said_of[0]}\n# lensmith train {folder / 'best.yaml'}\n"
+    values = winner.to_dict()
+    del values["sweep"]
+    head = f"# Written by the sweep {folder}. {conclusions[0]}\n# lensmith train {folder / 'best.yaml'}\n"
     try:
-        with TemporaryDirectory(prefix=".page-", dir=folder) as there:
-            write(Path(there) / "best.yaml", head + as_yaml(whole))
-            sweep_page.write_sweep(Path(there) / "report.html", page)
-            write_json(Path(there) / "sweep.json", record)
+        with TemporaryDirectory(prefix=".page-", dir=folder) as temporary:
+            write(Path(temporary) / "best.yaml", head + as_yaml(values))
+            sweep_page.write_sweep(Path(temporary) / "report.html", page)
+            write_json(Path(temporary) / "sweep.json", record)
             for name in ("best.yaml", "report.html", "sweep.json"):
-                (Path(there) / name).replace(folder / name)
+                (Path(temporary) / name).replace(folder / name)
     except OSError as error:
         raise disk_error(folder / "sweep.json", error) from None
     return record
 
 
 def as_yaml(values: dict[str, Any]) -> str:
-    """As a recipe file holds it."""
+    """Plain values as the text of a recipe file."""
     import yaml
 
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _changed(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe isn't at its default, without what the sweep was."""
+    """The options of a recipe that differ from their defaults, except those of the sweep."""
     values: dict[str, Any] = {}
-    usual = flat(Recipe())
+    defaults = flat(Recipe())
     for key, value in flat(recipe).items():
         section, _, name = key.partition(".")
-        if value != usual[key] and section != "sweep":
+        if value != defaults[key] and section != "sweep":
             (values.setdefault(section, {}) if name else values)[name or key] = value
     return values
 

@@ -1,6 +1,7 @@
-"""The trials of a sweep: what is searched, which setting comes next, and which trials are hopeless.
+"""The trials of a sweep: the search space, the next setting to try, and which trials are pruned.
 
-All of it follows from the entries on the board (`board`), which all workers read alike; nothing here waits or writes.
+All of it is a function of the entries on the board (`board`), which are the same for all workers. Nothing here waits or
+writes.
 """
 
 from __future__ import annotations
@@ -17,91 +18,94 @@ from typing import Any, Literal
 from lensmith.config import Range, Recipe, flat, known_keys, recipe_from
 from lensmith.errors import UserError, nearest, optional
 
-PARTS = 9
-"""A trial is validated after each ninth of its training."""
+STAGES = 9
+"""A training is divided into this number of equal stages, with a validation after each."""
 RUNGS = (1, 3)
-"""After so many of them it may be stopped: at a ninth and at a third."""
-EARLY = 2
-"""Full trainings that may be spent ahead of time."""
-BEST = 3
-"""One in so many goes on."""
+"""The stages after which a trial may be pruned: after a ninth and after a third of its training."""
+ADVANCE = 2
+"""Full trainings that may be spent early, before the rest of the budget is spread evenly over the trials."""
+REDUCTION = 3
+"""One trial in this number continues beyond a rung."""
 SPEND = 0.4
-"""At most this share of what all trials would cost to their ends is spent on them."""
+"""Maximum cost of all trials, as a fraction of the cost of training all of them in full."""
 SECTIONS = ("question", "model", "tune", "train", "augment")
 FIXED = {
     *("model.adapter", "model.device", "train.validate_every", "train.patience", "train.micro_batch"),
     *("train.checkpoint_minutes", "train.cache_features", "train.tracker"),
 }
-"""Options of these sections that a sweep sets itself, or that change nothing of what is learned."""
+"""Options of these sections that a sweep sets itself, or that don't change what is learned."""
 
 State = Literal["running", "left", "finished", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One claim on the board: a trial of these values, or a part of one that another worker went on with."""
+    """One claim on the board: a worker trains with these values, or resumes the training of an earlier claim."""
 
     number: int
-    """Given out by the database, in the order of the claims."""
+    """Assigned by the database, in the order of the claims."""
     state: State
-    """`left` is what a worker had to leave unfinished, for anybody to go on with."""
+    """`left` is unfinished work that its worker gave up, which any worker may resume."""
     values: dict[str, Any]
     key: str
-    """What is claimed; of several with the same key the first stands."""
+    """What is claimed. Of several claims with the same key, only the first is valid."""
     origin: int
-    """The number of the claim that this one goes on with the work of, at last; else its own."""
+    """The number of the first claim whose work this one resumes, or of this claim if it began the work."""
     reports: dict[int, float] = field(default_factory=dict)
-    """After so many ninths of the training, the best share of the validation images right so far."""
-    share: float = 0.0
-    """How much of its training is done."""
+    """After each stage of the training, the best validation accuracy so far."""
+    fraction: float = 0.0
+    """The completed fraction of the training."""
     accuracy: float | None = None
     sentence: str = ""
     """Why it failed."""
     diverged: bool = False
-    """A loss that is no number: of all failures the one that tells something about the values."""
+    """Whether it failed with a NaN or infinite loss, the only kind of failure that is due to the values."""
     worker: dict[str, Any] = field(default_factory=dict)
-    """The process that has it; see `database.this_process`."""
-    beat: int = 0
-    """Its signs of life."""
+    """The process that works on it; see `database.this_process`."""
+    heartbeats: int = 0
+    """The number of heartbeats of its worker."""
     killed: int = 0
-    """How many of its workers were killed since it last got ahead."""
+    """How many of its workers were killed since it last made progress."""
     id: int = -1
-    """What the database calls it."""
+    """The database's id of the claim."""
 
     def at(self, rung: int) -> float | None:
-        """What it had got when it reached a rung; None if it did not."""
-        return next((value for part, value in sorted(self.reports.items()) if part >= rung), None)
+        """The accuracy when it reached a rung; None if it did not."""
+        return next((accuracy for stage, accuracy in sorted(self.reports.items()) if stage >= rung), None)
 
 
-def standing(entries: Sequence[Entry], most: int | None = None) -> list[Entry]:
-    """The claims that count, the first `most` of them: of equal keys the first, and of work that was handed on its
-    last part, in the order in which they were begun. A trial's place in this list never changes."""
+def valid_entries(entries: Sequence[Entry], limit: int | None = None) -> list[Entry]:
+    """The first `limit` valid claims, in the order in which their work was begun.
+
+    Of claims with equal keys the first is valid, and of work that was resumed the last claim represents it. A trial's
+    position in this list never changes.
+    """
     keys: set[str] = set()
     last: dict[int, Entry] = {}
     for entry in sorted(entries, key=lambda e: e.number):
         if entry.key not in keys:
             keys.add(entry.key)
             last[entry.origin] = entry
-    return [last[origin] for origin in sorted(last)][:most]
+    return [last[origin] for origin in sorted(last)][:limit]
 
 
-# What is searched
+# The search space
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """What one option is searched in: choices, or a range of numbers."""
+    """The values of one option to search: choices, or a range of numbers."""
 
     choices: tuple[Any, ...] = ()
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    whole: bool = False
+    integer: bool = False
 
     @property
     def count(self) -> float:
-        """How many values there are."""
-        return len(self.choices) or (self.high - self.low + 1 if self.whole else float("inf"))
+        """The number of values."""
+        return len(self.choices) or (self.high - self.low + 1 if self.integer else float("inf"))
 
     def __contains__(self, value: Any) -> bool:
         if self.choices:
@@ -110,31 +114,31 @@ class Dimension:
 
     def __str__(self) -> str:
         if self.choices:
-            return ", ".join(map(_said, self.choices))
-        return f"{_said(self.low)} to {_said(self.high)}{', by its logarithm' * self.log}"
+            return ", ".join(map(_format, self.choices))
+        return f"{_format(self.low)} to {_format(self.high)}{', on a logarithmic scale' * self.log}"
 
     def encode(self, value: Any) -> Any:
-        """As Optuna holds it: a choice that isn't a plain value is written as JSON."""
+        """The value as Optuna stores it: a choice that isn't a plain value is encoded as JSON."""
         plain = all(isinstance(choice, bool | int | float | str | None) for choice in self.choices)
         return value if plain else json.dumps(value, sort_keys=True)
 
     def decode(self, value: Any) -> Any:
-        """The value that was encoded."""
+        """The inverse of `encode`."""
         return next((choice for choice in self.choices if self.encode(choice) == value), value)
 
-    def near(self, value: Any) -> Any:
-        """A number with three digits, so that what is shown is what was trained."""
-        if self.choices or self.whole:
+    def rounded(self, value: Any) -> Any:
+        """A number rounded to three digits, so that the values shown are exactly those used in training."""
+        if self.choices or self.integer:
             return value
         return min(self.high, max(self.low, float(f"{value:.3g}")))
 
     def distribution(self) -> Any:
-        """The same for Optuna."""
+        """The dimension as an Optuna distribution."""
         from optuna import distributions
 
         if self.choices:
             return distributions.CategoricalDistribution([self.encode(choice) for choice in self.choices])
-        if self.whole:
+        if self.integer:
             return distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
         return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
@@ -142,69 +146,71 @@ class Dimension:
 Space = dict[str, Dimension]
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
 
 
-def said(values: Mapping[str, Any]) -> str:
-    """Values as they are written on the command line."""
-    return ", ".join(f"{key}={_said(value)}" for key, value in values.items())
+def format_values(values: Mapping[str, Any]) -> str:
+    """Values in the form of command-line options."""
+    return ", ".join(f"{key}={_format(value)}" for key, value in values.items())
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], where: str = "the sweep") -> Recipe:
-    """The recipe with some options set.
+    """A copy of the recipe with some options set.
 
     Raises:
-        UserError: a value is of the wrong type or out of range; it names option and value.
+        UserError: a value has the wrong type or is out of range; the message names option and value.
     """
     plain = recipe.to_dict()
     for key, value in values.items():
         *path, last = key.split(".")
         section = plain
-        for part in path:
-            section = section[part]
+        for name in path:
+            section = section[name]
         section[last] = value
     return recipe_from(plain, where)
 
 
 def search_space(recipe: Recipe) -> Space:
-    """What the recipe's sweep searches, checked.
+    """The validated search space of the recipe's sweep.
 
     Raises:
         UserError: an unknown option, one that can't be searched, an empty range, or a value of the wrong type.
     """
     space: Space = {}
-    for key, wanted in recipe.sweep.over.items():
+    for key, values in recipe.sweep.over.items():
         if key not in known_keys():
             raise UserError(f"There is no option {key!r} to search (sweep.over).", nearest(key, known_keys()))
         if key.partition(".")[0] not in SECTIONS or key in FIXED:
             raise UserError(
-                f"{key} can't be searched (sweep.over): all trials must have it alike.",
-                f"What can be: options of {', '.join(SECTIONS)} that change what is learned.",
+                f"{key} can't be searched (sweep.over): it must be the same for all trials.",
+                f"Search options of {', '.join(SECTIONS)} that change what is learned.",
             )
 
         def checked(value: Any, key: str = key) -> Any:
             return flat(with_values(recipe, {key: value}, "sweep.over"))[key]
 
-        if isinstance(wanted, Range):
-            low, high = checked(wanted.low), checked(wanted.high)
+        if isinstance(values, Range):
+            low, high = checked(values.low), checked(values.high)
             if isinstance(low, bool) or not isinstance(low, int | float):
-                raise UserError(f"{key} isn't a number: it has no range.", "Give a list of values in sweep.over.")
+                raise UserError(
+                    f"{key} isn't a number, so it can't have a range (sweep.over).", "Use a list of values."
+                )
             if not low < high:
                 raise UserError(f"The range of {key} in sweep.over is empty: low is {low}, high is {high}.")
-            if wanted.log and low <= 0:
-                raise UserError(f"The range of {key} in sweep.over begins at {low}, which has no logarithm.")
-            space[key] = Dimension((), low, high, wanted.log, isinstance(low, int))
+            if values.log and low <= 0:
+                raise UserError(f"The range of {key} in sweep.over starts at {low}, which has no logarithm.")
+            space[key] = Dimension((), low, high, values.log, isinstance(low, int))
         else:
-            choices = {json.dumps(value, sort_keys=True): value for value in map(checked, wanted)}
+            choices = {json.dumps(value, sort_keys=True): value for value in map(checked, values)}
             if not choices:
-                raise UserError(f"The list of {key} in sweep.over is empty.", "Give it values, or leave it out.")
+                raise UserError(f"The list of {key} in sweep.over is empty.", "Add values, or remove the option.")
             space[key] = Dimension(tuple(choices.values()))
     return space
 
 
 def settings(space: Space) -> float:
-    """How many different settings there are."""
+    """The number of different settings."""
     total = 1.0
     for dimension in space.values():
         total *= dimension.count
@@ -212,14 +218,14 @@ def settings(space: Space) -> float:
 
 
 def key_of(values: Mapping[str, Any]) -> str:
-    """Names a setting: no setting is tried twice."""
+    """A string that identifies a setting, so that none is tried twice."""
     return json.dumps(values, sort_keys=True)
 
 
 def suggest(space: Space, tried: Sequence[Entry], recipe: Recipe) -> dict[str, Any]:
-    """The next setting to try: the recipe's own first, if it lies within the ranges; then what Optuna's TPE proposes.
+    """The next setting to try: first that of the recipe, if it lies within the ranges, then proposals of Optuna's TPE.
 
-    The proposal follows from the recipe's seed and from what was tried, so one worker's sweep can be repeated.
+    A proposal is a function of the recipe's seed and of what was tried, so a sweep with one worker is reproducible.
     """
     own, keys = flat(recipe), {key_of(entry.values) for entry in tried}
     first = {key: own[key] for key in space}
@@ -233,18 +239,18 @@ def suggest(space: Space, tried: Sequence[Entry], recipe: Recipe) -> dict[str, A
                 n_startup_trials=5, multivariate=True, constant_liar=True, seed=seed
             )
             trial = study.ask({key: dimension.distribution() for key, dimension in space.items()})
-            found = {key: d.near(d.decode(trial.params[key])) for key, d in space.items()}
+            values = {key: d.rounded(d.decode(trial.params[key])) for key, d in space.items()}
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if key_of(found) not in keys:
-                return found
-    # It proposes the same again and again: of a few settings, one that is left.
-    values = [d.choices or range(int(d.low), int(d.high) + 1) for d in space.values()]
-    every = (dict(zip(space, combination, strict=True)) for combination in product(*values))
-    return next(found for found in every if key_of(found) not in keys)
+            if key_of(values) not in keys:
+                return values
+    # TPE keeps proposing settings that were tried. So there are few settings, and the first untried one is returned.
+    choices = [d.choices or range(int(d.low), int(d.high) + 1) for d in space.values()]
+    settings_left = (dict(zip(space, combination, strict=True)) for combination in product(*choices))
+    return next(values for values in settings_left if key_of(values) not in keys)
 
 
 def _study(optuna: Any, space: Space, entries: Sequence[Entry]) -> Any:
-    """A study in memory with what was tried. What failed for other reasons than its values says nothing of them."""
+    """An in-memory study of the settings tried. Trials that failed for reasons other than their values are ignored."""
     states = optuna.trial.TrialState
     study = optuna.create_study(direction="maximize")
     for entry in entries:
@@ -263,7 +269,7 @@ def _study(optuna: Any, space: Space, entries: Sequence[Entry]) -> Any:
 
 @contextmanager
 def quiet_optuna() -> Iterator[Any]:
-    """Optuna without its log and its warnings about what is new in it."""
+    """Optuna without its log and without warnings about experimental features."""
     optuna: Any = optional("optuna", "sweep", "A sweep")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
@@ -271,44 +277,50 @@ def quiet_optuna() -> Iterator[Any]:
         yield optuna
 
 
-# Which trials are hopeless
+# Pruning
 
 
-def hopeful(own: Entry, others: Sequence[Entry], trials: int) -> bool:
-    """Whether a trial that has just been validated goes on.
+def should_continue(trial: Entry, others: Sequence[Entry], trials: int) -> bool:
+    """Whether a trial that has just been validated continues.
 
-    At a rung it does if it is in the best third of those that got there; between equal ones lots are drawn, so that
-    where all are still as good as chance, a third goes on all the same, and not all or none. And only if the sweep can
-    afford it: what was spent, and what all the others take before they are judged again, stays within `limit`, which
-    is spent evenly, so that there is something left for better trials that come late.
+    At a rung, it must be in the best third of the trials that got there. Ties are broken at random. So if all trials
+    are at chance level, a third of them continues, and not all or none.
+
+    The sweep must also be able to afford it. What was spent, plus what all other trials cost until their next rung,
+    must stay within `budget`. The budget is spread evenly, so that something is left for better trials that start late.
+
+    Args:
+        trial: the trial, with its latest report.
+        others: all trials so far; `trial` itself among them is ignored.
+        trials: the number of trials of the sweep.
     """
-    part = max(own.reports)
-    rung = next((r for r in reversed(RUNGS) if part >= r), None)
-    if rung is None or any(rung <= p < part for p in own.reports):
+    stage = max(trial.reports)
+    rung = next((r for r in reversed(RUNGS) if stage >= r), None)
+    if rung is None or any(rung <= s < stage for s in trial.reports):
         return True  # between two rungs
-    started = [e for e in others if e.origin != own.origin]
-    there = [(value, _lot(e)) for e in started if (value := e.at(rung)) is not None]
-    better = sum(other > (own.at(rung), _lot(own)) for other in there)
-    if better >= max(1, (len(there) + 1) // BEST):
+    started = [e for e in others if e.origin != trial.origin]
+    reached = [(accuracy, _tie_break(e)) for e in started if (accuracy := e.at(rung)) is not None]
+    better = sum(other > (trial.at(rung), _tie_break(trial)) for other in reached)
+    if better >= max(1, (len(reached) + 1) // REDUCTION):
         return False
-    cost = sum(_until(e) for e in started) + 1  # what goes on may have to go on to the end
-    most, begun = limit(trials), len(started) + 1
-    evenly = EARLY + (most - EARLY) * begun / trials
-    return cost <= min(evenly, most - (trials - begun) * RUNGS[0] / PARTS) + 1e-9
+    cost = sum(_committed(e) for e in started) + 1  # this trial may have to be trained in full
+    total, begun = budget(trials), len(started) + 1
+    evenly = ADVANCE + (total - ADVANCE) * begun / trials
+    return cost <= min(evenly, total - (trials - begun) * RUNGS[0] / STAGES) + 1e-9
 
 
-def limit(trials: int) -> float:
-    """What the trials cost at most, in full trainings: enough for two that are trained to the end."""
-    return max(SPEND * trials, min(trials, EARLY + (trials - EARLY) * RUNGS[0] / PARTS))
+def budget(trials: int) -> float:
+    """The maximum cost of all trials, in full trainings: enough to train two in full."""
+    return max(SPEND * trials, min(trials, ADVANCE + (trials - ADVANCE) * RUNGS[0] / STAGES))
 
 
-def _lot(entry: Entry) -> bytes:
+def _tie_break(entry: Entry) -> bytes:
     return hashlib.blake2b(str(entry.origin).encode()).digest()
 
 
-def _until(entry: Entry) -> float:
-    """The share of its training that a trial takes before it is judged again, or took."""
+def _committed(entry: Entry) -> float:
+    """The fraction of its training that a trial has used, or will have used at its next rung if it is unfinished."""
     if entry.state not in ("running", "left"):
-        return entry.share
-    part = max(entry.reports, default=0)
-    return max(entry.share, next((r for r in RUNGS if r > part), PARTS) / PARTS)
+        return entry.fraction
+    stage = max(entry.reports, default=0)
+    return max(entry.fraction, next((r for r in RUNGS if r > stage), STAGES) / STAGES)

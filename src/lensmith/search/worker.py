@@ -1,7 +1,7 @@
-"""A worker of a sweep: it trains trials and then finalists, shared with any number of other workers by the board.
+"""A worker of a sweep, which trains trials and then finalists, and shares them with other workers through the board.
 
-Trials are chosen, pruned and compared on the validation images alone. The best are trained again with other seeds, and
-the best mean wins (`outcome`). What a stopped or killed worker began is resumed by any worker, in the same folder.
+Trials are chosen, pruned and compared only on the validation images. The best are trained again with other seeds, and
+the best mean wins (`outcome`). Any worker can resume what a stopped or killed worker began, in the same folder.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from lensmith.search.database import Gone, Lost
 from lensmith.search.outcome import as_yaml, best_first, conclude
 from lensmith.search.trials import (
     FIXED,
-    PARTS,
     SECTIONS,
+    STAGES,
     Entry,
     Space,
     State,
-    hopeful,
+    budget,
+    format_values,
     key_of,
-    limit,
-    said,
     settings,
-    standing,
+    should_continue,
     suggest,
+    valid_entries,
     with_values,
 )
 
@@ -45,35 +45,35 @@ if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.records import Training
 
-ALIKE = 3
-"""So many trainings of one worker that fail with the same sentence, one after another, end the sweep with it."""
+MAX_FAILURES = 3
+"""The sweep ends with an error after this number of consecutive trainings of a worker that fail in the same way."""
 HEAVY = ("adapter", "checkpoint")
-"""What a trial's folder holds only while it is unfinished."""
+"""Folders in a trial's folder that are removed when the trial ends."""
 
 
 class Pruned(Exception):
-    """A trial is hopeless: its training ends here."""
+    """A trial is pruned: its training ends early."""
 
 
 @dataclass
 class Work:
-    """What a worker works on."""
+    """The state of a worker."""
 
     run: Run
     space: Space
     trials: Board
     repeats: Board
     failures: list[str] = field(default_factory=list)
-    """Why its last trainings failed, since one that didn't."""
+    """Why the latest consecutive trainings failed."""
 
     @property
-    def most(self) -> int:
-        """How many trials there are to be: no setting is tried twice."""
+    def trial_count(self) -> int:
+        """The number of trials to run, at most the number of settings."""
         return int(min(self.run.recipe.sweep.trials, settings(self.space)))
 
 
 def same_sweep(board: Board, recipe: Recipe, dataset: ImageDataset) -> None:
-    """Raises UserError if the board is of a sweep of other options or images than these."""
+    """Raises UserError if the board belongs to a sweep with other options or images."""
     free = FIXED - {"train.validate_every", "train.patience"}
     options = recipe.to_dict()
     mine: dict[str, Any] = {
@@ -85,49 +85,51 @@ def same_sweep(board: Board, recipe: Recipe, dataset: ImageDataset) -> None:
     for split in (dataset.train, dataset.validation):
         mine[f"the {split.name} images"] = split.hash
     mine = json.loads(json.dumps(mine))
-    kept = {RENAMED.get(key, key): value for key, value in board.about(mine).items()}
+    stored = {RENAMED.get(key, key): value for key, value in board.about(mine).items()}
     for key in mine:
-        if kept.get(key) != mine[key]:
-            change = "are others" if " " in key else f"was {kept.get(key)!r} and is {mine[key]!r}"
+        if stored.get(key) != mine[key]:
+            change = "have changed" if " " in key else f"was {stored.get(key)!r} and is now {mine[key]!r}"
             raise UserError(
                 f"The database {board.database.shown} has another sweep named {recipe.name!r}: {key} {change}.",
-                "Give this one a name of its own (name=...), or the other's recipe and images.",
+                "Give this sweep another name (name=...), or use the same recipe and images.",
             )
 
 
 def plan(work: Work) -> str:
-    """What is going to be done, and what it costs at most."""
-    options, most = work.run.recipe.sweep, work.most
+    """A sentence on the planned trainings and their maximum cost."""
+    options, trials = work.run.recipe.sweep, work.trial_count
     searched = "; ".join(f"{key} ({dimension})" for key, dimension in work.space.items())
-    cost = f"at most {limit(most):.1f} full trainings" if options.prune else f"{most} full trainings"
-    text = f"{most} trials over {searched}: {cost}."
-    finalists = min(options.finalists, most)
-    few, many = finalists * (options.repeats - 1), finalists * options.repeats
-    again = f"{few} to {many}" if options.prune else few  # one that was stopped is trained anew
-    return text + (f" Then {again} more, of the best with other seeds." if few else "")
+    cost = f"at most {budget(trials):.1f} full trainings" if options.prune else f"{trials} full trainings"
+    text = f"{trials} trials over {searched}: {cost}."
+    finalists = min(options.finalists, trials)
+    fewest, most = finalists * (options.repeats - 1), finalists * options.repeats
+    repeats = (
+        f"{fewest} to {most}" if options.prune else fewest
+    )  # a pruned finalist is also trained with the first seed
+    return text + (f" Then {repeats} trainings of the best trials with other seeds." if fewest else "")
 
 
 def run_trials(work: Work) -> None:
     """Train trials, until those of all workers are done."""
-    most = work.most
+    trials = work.trial_count
 
-    def propose(now: Sequence[Entry]) -> tuple[str, dict[str, Any]] | None:
-        if len(now) >= most:
+    def propose(current: Sequence[Entry]) -> tuple[str, dict[str, Any]] | None:
+        if len(current) >= trials:
             return None
-        values = suggest(work.space, now, work.run.recipe)
+        values = suggest(work.space, current, work.run.recipe)
         return key_of(values), values
 
-    for entry in work.trials.work(propose, most):
-        place = _place(work, entry)
+    for entry in work.trials.work(propose, trials):
+        number = _number(work, entry)
         recipe = trial_recipe(work.run.recipe, entry.values)
-        what = f"Trial {place} of {most}: {said(entry.values)}"
+        label = f"Trial {number} of {trials}: {format_values(entry.values)}"
         train_entry(
             work,
             work.trials,
             entry,
             recipe,
-            work.run.folder / "trials" / f"{place:03d}",
-            what,
+            work.run.folder / "trials" / f"{number:03d}",
+            label,
             work.run.recipe.sweep.prune,
         )
 
@@ -142,50 +144,59 @@ def run_finalists(work: Work) -> None:
         if shift or entry.state != "finished"
     }
 
-    def propose(now: Sequence[Entry]) -> tuple[str, dict[str, Any]] | None:
-        begun = [entry.values for entry in now]
+    def propose(current: Sequence[Entry]) -> tuple[str, dict[str, Any]] | None:
+        begun = [entry.values for entry in current]
         return next(((key, values) for key, values in wanted.items() if values not in begun), None)
 
     for entry in work.repeats.work(propose):
         trial, shift = chosen[entry.values["trial"]], entry.values["shift"]
-        recipe, place = trial_recipe(work.run.recipe, trial.values, shift), _place(work, trial)
-        what = f"Trial {place} with seed {recipe.seed}: {said(trial.values)}"
+        recipe, number = trial_recipe(work.run.recipe, trial.values, shift), _number(work, trial)
+        label = f"Trial {number} with seed {recipe.seed}: {format_values(trial.values)}"
         train_entry(
-            work, work.repeats, entry, recipe, work.run.folder / "finalists" / f"{place:03d}-{shift}", what, prune=False
+            work,
+            work.repeats,
+            entry,
+            recipe,
+            work.run.folder / "finalists" / f"{number:03d}-{shift}",
+            label,
+            prune=False,
         )
 
 
 def trial_recipe(recipe: Recipe, values: dict[str, Any], shift: int = 0) -> Recipe:
-    """What a trial trains with: the recipe with its values, validated after each ninth of the training."""
-    own = with_values(recipe, values)
-    if own.train.patience:  # as many epochs as before
-        own.train.patience = max(1, round(own.train.patience * own.train.validate_every * PARTS / own.train.epochs))
-    own.train.validate_every = own.train.epochs / PARTS
-    own.seed = (recipe.seed + shift) % 2**32
-    own.model.adapter, own.sweep = None, SweepOptions()
-    return own
+    """The recipe of a trial: the sweep's recipe with the trial's values, validated after each stage of the training."""
+    trial = with_values(recipe, values)
+    if trial.train.patience:  # the same number of epochs
+        trial.train.patience = max(
+            1, round(trial.train.patience * trial.train.validate_every * STAGES / trial.train.epochs)
+        )
+    trial.train.validate_every = trial.train.epochs / STAGES
+    trial.seed = (recipe.seed + shift) % 2**32
+    trial.model.adapter, trial.sweep = None, SweepOptions()
+    return trial
 
 
-def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, what: str, prune: bool) -> None:
-    """Train an entry, or go on with it, and write on the board what came of it.
+def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: Path, label: str, prune: bool) -> None:
+    """Train an entry, or resume its training, and store the result on the board.
 
     Args:
-        what: name and values of it.
-        prune: stop it when it is hopeless.
+        label: the name and values of the trial, as "NAME: VALUES".
+        prune: whether it may be stopped early.
 
     Raises:
-        UserError: the database doesn't answer, or the third training in a row has failed with the same sentence.
+        UserError: the database doesn't respond, or the third training in a row has failed in the same way.
     """
-    reports, done_of = dict(entry.reports), [entry.share]
-    name, _, values = what.partition(": ")
+    reports, fraction = dict(entry.reports), entry.fraction
+    name, _, values = label.partition(": ")
 
-    def checked(done: int, steps: int, found: Rate | None) -> None:
-        if found is None:
+    def checked(done: int, steps: int, rate: Rate | None) -> None:
+        nonlocal fraction
+        if rate is None:
             return
-        part = int(PARTS * done / steps + 0.5)
-        reports[part], done_of[0] = max([found.accuracy, *reports.values()]), done / steps
-        now = standing(board.report(entry, part, reports[part], done / steps), work.most)
-        if prune and done < steps and not hopeful(replace(entry, reports=reports), now, work.most):
+        stage = int(STAGES * done / steps + 0.5)
+        reports[stage], fraction = max([rate.accuracy, *reports.values()]), done / steps
+        current = valid_entries(board.report(entry, stage, reports[stage], fraction), work.trial_count)
+        if prune and done < steps and not should_continue(replace(entry, reports=reports), current, work.trial_count):
             raise Pruned
 
     _prepare(folder, recipe, begun=entry.origin != entry.number)
@@ -196,10 +207,10 @@ def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: 
             with board.alive(entry):
                 training = train_once(Run(folder, recipe, work.run.dataset, _named(name, work.run.tell)), checked)
             if not training.validation:
-                raise UserError("No validation image can be read.")
+                raise UserError("None of the validation images can be read.")
             accuracy = training.validation.accuracy
-            if PARTS not in reports and not recipe.train.patience:  # it was stopped just after its last validation
-                board.report(entry, PARTS, accuracy, 1.0)
+            if STAGES not in reports and not recipe.train.patience:  # it was stopped just after its last validation
+                board.report(entry, STAGES, accuracy, 1.0)
         except Pruned:
             state = "pruned"
         except Gone:
@@ -208,55 +219,55 @@ def train_entry(work: Work, board: Board, entry: Entry, recipe: Recipe, folder: 
             state, trouble = "pruned" if isinstance(error, Diverged) else "failed", error
         board.end(entry, state, accuracy, trouble.what if trouble else "")
     except Lost:
-        work.run.tell(Note(f"{name} was given to another worker, since this one was silent for long."))
+        work.run.tell(Note(f"{name} was given to another worker, because this one sent no heartbeat for too long."))
         return
-    for part in HEAVY:
-        shutil.rmtree(folder / part, ignore_errors=True)
+    for heavy in HEAVY:
+        shutil.rmtree(folder / heavy, ignore_errors=True)
     if trouble:
         work.run.tell(Note(f"{name} failed ({values}): {trouble.what}"))
     else:
-        right = f"{accuracy if accuracy is not None else max(reports.values()):.1%}".replace("%", " %")
-        early = f", stopped after {done_of[0]:.0%} of its training".replace("%", " %") if state == "pruned" else ""
-        work.run.tell(Note(f"{name}: {right} right with {values}{early}."))
+        correct = f"{accuracy if accuracy is not None else max(reports.values()):.1%}".replace("%", " %")
+        early = f", stopped after {fraction:.0%} of its training".replace("%", " %") if state == "pruned" else ""
+        work.run.tell(Note(f"{name}: {correct} correct with {values}{early}."))
     if not trouble or isinstance(trouble, Diverged):
         work.failures.clear()
         return
     work.failures.append(trouble.what.replace(str(folder), ""))
-    if len(work.failures) >= ALIKE and len(set(work.failures[-ALIKE:])) == 1:
-        raise UserError(f"{ALIKE} trainings in a row have failed: {trouble.what}", trouble.hint)
+    if len(work.failures) >= MAX_FAILURES and len(set(work.failures[-MAX_FAILURES:])) == 1:
+        raise UserError(f"{MAX_FAILURES} trainings in a row have failed: {trouble.what}", trouble.hint)
 
 
 def train_once(run: Run, checked: Callable[[int, int, Rate | None], None]) -> Training:
-    """One training, resumed from the folder's last checkpoint if it has one; see `learn.loop.train`."""
+    """Run one training, resumed from the last checkpoint in the folder if there is one; see `learn.loop.train`."""
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
 
-    gc.collect()  # free the memory of the last one's model
+    gc.collect()  # free the memory of the previous model
     return train(prepare(run.recipe, run.dataset), run, resume=True, checked=checked)
 
 
 def finish(work: Work, started: float) -> dict[str, Any]:
-    """Write the record, the recipe to train with and the page. Every worker may do it: all read the same board.
+    """Write the record, the recipe of the winner and the report. Every worker may do so: all read the same board.
 
     Raises:
-        UserError: no trial was trained to its end, or the disk is full.
+        UserError: no trial was trained in full, or the disk is full.
     """
-    trials, repeats = standing(work.trials.entries(), work.most), standing(work.repeats.entries())
+    trials, repeats = valid_entries(work.trials.entries(), work.trial_count), valid_entries(work.repeats.entries())
     return conclude(work.run, work.space, _chosen(work), trials, repeats, started)
 
 
 def _chosen(work: Work) -> list[Entry]:
     options = work.run.recipe.sweep
-    return best_first(standing(work.trials.entries(), work.most), options.finalists, options.repeats > 1)
+    return best_first(valid_entries(work.trials.entries(), work.trial_count), options.finalists, options.repeats > 1)
 
 
-def _place(work: Work, trial: Entry) -> int:
-    """A trial's number as it is shown: 1 for the first."""
-    return 1 + sum(entry.origin < trial.origin for entry in standing(work.trials.entries(), work.most))
+def _number(work: Work, trial: Entry) -> int:
+    """The number of a trial as it is shown, from 1."""
+    return 1 + sum(entry.origin < trial.origin for entry in valid_entries(work.trials.entries(), work.trial_count))
 
 
 def _prepare(folder: Path, recipe: Recipe, begun: bool) -> None:
-    """A trial's folder: with what is there if that is of the same training, else empty."""
+    """Prepare a trial's folder. Its content is kept if it belongs to the same training, and removed otherwise."""
     same = False
     with suppress(UserError):
         same = begun and load_recipe(folder / "recipe.yaml", quiet=True) == recipe
@@ -270,5 +281,5 @@ def _prepare(folder: Path, recipe: Recipe, begun: bool) -> None:
 
 
 def _named(name: str, tell: Tell) -> Tell:
-    """Passes on what a training says, with the trial's name before its sentences."""
+    """A callback that adds the trial's name to the sentences of its training."""
     return lambda event: tell(Note(f"{name}: {event.text}") if isinstance(event, Note) else event)

@@ -1,8 +1,8 @@
-"""The commands, one module each, in a folder for each thing that a person wants: see, teach, choose, use.
+"""The verbs, one module each, in one folder per purpose: see, teach, choose, use.
 
-The module of `lensmith VERB` is called VERB. It offers `ABOUT` (a line of help), `arguments(parser)` and
-`run(args, screen) -> Output`; the function of the module's name is the verb in Python (`lensmith.train`). A verb that
-can be resumed also has `RECORD`, the file by which a finished run is known, and `text(record)`, and its function takes
+The module of `lensmith VERB` is called VERB. It defines `ABOUT` (one line of help), `arguments(parser)` and
+`run(args, screen) -> Output`. The function with the module's name is the verb in Python (`lensmith.train`). A verb that
+can be resumed also defines `RECORD`, the file that only a finished run has, and `text(record)`; its function accepts
 `resume`.
 """
 
@@ -19,9 +19,9 @@ GROUPS = {
 }
 """The verbs of each folder, in the order of `lensmith --help`."""
 VERBS = {verb: group for group, verbs in GROUPS.items() for verb in verbs}
-"""Each verb's folder."""
+"""The folder of each verb."""
 
 
 def module(verb: str) -> Any:
-    """A verb's module."""
+    """The module of a verb."""
     return import_module(f"{__name__}.{VERBS[verb]}.{verb}")

@@ -1,4 +1,4 @@
-"""What the verbs have in common on the terminal: arguments, lines of text, and what a verb returns to be printed."""
+"""Shared by the verbs' command lines: arguments, lines of text, and the output that a verb returns for printing."""
 
 from __future__ import annotations
 
@@ -12,46 +12,48 @@ from lensmith.config import Recipe
 from lensmith.progress import Advance, Note
 from lensmith.runs.folder import read_run, recipe_for
 
-RECIPE_HELP = "a YAML recipe, the name of a shipped one, or a run folder; then options as section.key=value"
+RECIPE_HELP = "a YAML file, the name of a shipped recipe, or a run folder; then options as section.key=value"
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a command prints: its record with --json, else its text."""
+    """What a command prints: its record with --json, otherwise its text."""
 
     record: Any
     text: str
 
 
 class Screen(Protocol):
-    """Who is told of progress, and asked."""
+    """Shows progress, and asks for confirmation."""
 
     def __call__(self, event: Note | Advance) -> None: ...
 
     def agree(self) -> None:
-        """Ask whether to continue; no is KeyboardInterrupt."""
+        """Ask whether to continue; any answer but yes raises KeyboardInterrupt."""
         ...
 
 
 def add_recipe(parser: argparse.ArgumentParser, verb: str, resumable: bool = True) -> None:
-    """Arguments RECIPE and --run, and --resume, which `lensmith resume` has taken the place of."""
+    """Add the arguments RECIPE and --run, and the hidden --resume, which `lensmith resume` has replaced."""
     parser.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
-    parser.add_argument("--run", type=Path, help=f"folder to write to (default: runs/NAME-{verb}-TIME)")
+    parser.add_argument("--run", type=Path, help=f"run folder to create (default: runs/NAME-{verb}-TIME)")
     if resumable:
         parser.add_argument("--resume", type=Path, metavar="RUN", help=argparse.SUPPRESS)
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """Arguments --on and --detach."""
+    """Add the arguments --on and --detach."""
     parser.add_argument("--on", default="local", metavar="PLACE", help="where to run: local (the default) or modal")
-    parser.add_argument("--detach", action="store_true", help="leave the job running there; see `lensmith attach`")
+    parser.add_argument(
+        "--detach", action="store_true", help="return while the job runs remotely; see `lensmith attach`"
+    )
 
 
 def recipe_from(words: Sequence[str], resumed: Path | None = None) -> Recipe:
-    """The recipe that RECIPE's words describe: a source, if the first word is one, and options.
+    """The recipe that the RECIPE arguments describe: an optional source, then options.
 
     Args:
-        resumed: the run folder whose recipe the options change.
+        resumed: a run folder whose recipe the options change.
     """
     source = words[0] if words and ("=" not in words[0] or Path(words[0]).exists()) else None
     return recipe_for(source, words[1:] if source else words, read_run(resumed) if resumed else None)
@@ -64,20 +66,20 @@ def rate_line(rate: dict[str, Any]) -> str:
 
 
 def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
-    """The images that could not be read: the first few in full; the report lists all of them."""
+    """Lines about unreadable images, naming the first few; the report lists all of them."""
     if not sentences:
         return []
     more = [f"  and {len(sentences) - 5} more, in the report"] if len(sentences) > 5 else []
     many = len(sentences) > 1
-    count = f"{len(sentences)} images could not be read, and were" if many else "1 image could not be read, and was"
-    return [f"{count} {consequence}:", *(f"  {s}" for s in sentences[:5]), *more]
+    subject = f"{len(sentences)} images could not be read, and were" if many else "1 image could not be read, and was"
+    return [f"{subject} {consequence}:", *(f"  {s}" for s in sentences[:5]), *more]
 
 
 def run_lines(record: dict[str, Any]) -> list[str]:
-    """Where a run and its report are."""
+    """Lines with the paths of a run and its report."""
     return [f"Run: {record['run']}", f"Report: {record['report']}"]
 
 
 def elsewhere(record: dict[str, Any]) -> str:
-    """What became of a job at another place that isn't finished; nothing where another process reports."""
+    """The sentence about a remote job that isn't finished; empty if another process reports."""
     return str(record.get("detached") or record.get("cancelled") or "")

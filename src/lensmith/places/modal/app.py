@@ -1,4 +1,4 @@
-"""The app at Modal: what its machine is made of, and the function that works there."""
+"""The app at Modal: the description of its machine, and the function that runs there."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 VOLUMES = ("weights", "data", "runs")
 QUEUE = "lensmith-events"
 PACKAGE = "/root/lensmith"
-"""Where Modal puts Python sources, and looks for them."""
+"""The folder where Modal puts Python sources, and searches for them."""
 FUNCTION = "work"
 ENVIRONMENT = {
     "HF_HOME": f"{ROOT}/weights",
-    # What `datasets` unpacks is mapped into memory, for which a volume is slow; what it downloads stays in HF_HOME.
+    # `datasets` maps its unpacked files into memory, which is slow on a volume. Its downloads stay in HF_HOME.
     "HF_DATASETS_CACHE": "/tmp/datasets",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -33,64 +33,67 @@ ENVIRONMENT = {
 
 
 def versions(extras: Collection[str] = ()) -> list[str]:
-    """What Lensmith needs, as `name==version` of what is installed here; what isn't, as Lensmith asks for it.
+    """The dependencies of Lensmith: as `name==version` if installed here, otherwise as Lensmith requires them.
 
-    Local parts of versions are left out: `2.13.0+cpu` is a build for this machine.
+    Local version labels are dropped: `2.13.0+cpu` is a build for this machine.
 
     Raises:
-        UserError: Lensmith itself isn't installed, so its needs aren't known.
+        UserError: Lensmith itself isn't installed, so its dependencies aren't known.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found: dict[str, str] = {}
+    pinned: dict[str, str] = {}
     seen = set()
-    open_ones = [Requirement(f"lensmith[{','.join(sorted(extras))}]")]
-    while open_ones:
-        needed = open_ones.pop()
-        name = canonicalize_name(needed.name)
-        if (name, *sorted(needed.extras)) in seen:
+    pending = [Requirement(f"lensmith[{','.join(sorted(extras))}]")]
+    while pending:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, *sorted(requirement.extras)) in seen:
             continue
-        seen.add((name, *sorted(needed.extras)))
+        seen.add((name, *sorted(requirement.extras)))
         try:
-            here = metadata.distribution(name)
+            installed = metadata.distribution(name)
         except metadata.PackageNotFoundError:
-            found[name] = f"{name}{needed.specifier}"
+            pinned[name] = f"{name}{requirement.specifier}"
             continue
-        found[name] = f"{name}=={here.version.partition('+')[0]}"
-        for text in here.requires or []:
-            further = Requirement(text)
-            if not further.marker or any(further.marker.evaluate({"extra": e}) for e in ("", *needed.extras)):
-                open_ones.append(further)
-    if "==" not in found.pop("lensmith"):
-        raise UserError("Lensmith isn't installed, so what it needs isn't known.", "Install it with pip.")
-    return [found[name] for name in sorted(found)]
+        pinned[name] = f"{name}=={installed.version.partition('+')[0]}"
+        for text in installed.requires or []:
+            dependency = Requirement(text)
+            if not dependency.marker or any(
+                dependency.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)
+            ):
+                pending.append(dependency)
+    if "==" not in pinned.pop("lensmith"):
+        raise UserError("Lensmith isn't installed, so its dependencies aren't known.", "Install it with pip.")
+    return [pinned[name] for name in sorted(pinned)]
 
 
 def build(options: PlaceOptions, extras: Collection[str] = ()) -> tuple[modal.App, Any]:
-    """The app and its one function, described and not yet sent anywhere.
+    """The description of the app and its only function, which is not deployed yet.
 
-    Its name is a digest of all that it is made of. So a later job with other options, or another version of
-    Lensmith, is another app, and never takes the place of one whose retries are still to come.
+    Its name is a digest of its whole content. So a later job with other options, or with another version of Lensmith,
+    is another app, and never replaces one that may still retry.
 
     Args:
-        extras: Lensmith's extras that the recipe needs.
+        options: GPU, time limit, retries and secrets.
+        extras: the extras of Lensmith that the recipe needs.
     """
     import modal
 
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    needs, source = versions(extras), Path(__file__).parents[2]
-    made = hashlib.blake2b(repr((python, needs, options, ENVIRONMENT)).encode(), digest_size=6)
+    packages, source = versions(extras), Path(__file__).parents[2]
+    digest = hashlib.blake2b(repr((python, packages, options, ENVIRONMENT)).encode(), digest_size=6)
     for path in sorted(source.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            made.update(path.relative_to(source).as_posix().encode() + path.read_bytes())
+            digest.update(path.relative_to(source).as_posix().encode() + path.read_bytes())
     image = (
         modal.Image.debian_slim(python_version=python)
-        .pip_install(*needs)
+        .pip_install(*packages)
         .env(ENVIRONMENT)
         .add_local_dir(source, PACKAGE, ignore=["**/__pycache__"])
     )
-    app = modal.App(f"lensmith-{made.hexdigest()}")
+    app = modal.App(f"lensmith-{digest.hexdigest()}")
     function = app.function(
         name=FUNCTION,
         image=image,
@@ -102,21 +105,21 @@ def build(options: PlaceOptions, extras: Collection[str] = ()) -> tuple[modal.Ap
         volumes={str(ROOT / name): volume(name) for name in VOLUMES},
         cpu=4,
         memory=16 * 1024,
-        single_use_containers=True,  # a used one would see volumes as they were when it started
-        include_source=False,  # the image has the package, with the files that aren't Python
+        single_use_containers=True,  # a reused container would see the volumes as they were when it started
+        include_source=False,  # the image has the package, including its data files
     )(work)
     return app, function
 
 
 def volume(name: str) -> modal.Volume:
-    """One of Lensmith's volumes; made where it is missing."""
+    """One of Lensmith's volumes, created if it doesn't exist."""
     import modal
 
     return modal.Volume.from_name(f"lensmith-{name}", create_if_missing=True)
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """What Modal calls; see `jobs.worker.attempt`."""
+    """The function that Modal calls; see `jobs.worker.attempt`."""
     import queue
 
     import modal
@@ -127,7 +130,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     def put(event: dict[str, Any]) -> None:
         try:
             events.put(event, block=False, partition=name)
-        except queue.Full:  # nobody listens; whoever comes back wants to know how far it is now
+        except queue.Full:  # nobody is listening; a client that returns needs only recent progress
             events.clear(partition=name)
             events.put(event, block=False, partition=name)
 

@@ -1,4 +1,4 @@
-"""What Modal's GPUs cost."""
+"""Prices of Modal's GPUs."""
 
 from __future__ import annotations
 
@@ -21,46 +21,47 @@ PRICES: dict[str, float | None] = {
     "H200": None,
     "B200": None,
 }
-"""US dollars an hour; None where no dated price was found. Modal takes a wrong name until a machine is to start."""
+"""US dollars per hour; None if no dated price is known. Modal reports a wrong name only when a machine starts."""
 LISTED = "2026-05-07"
+"""Date of these prices."""
 
 
 def gpu(name: str) -> str:
-    """Modal's name of a GPU, whatever its case.
+    """Modal's name of a GPU, for a name in any case.
 
     Raises:
-        UserError: it has no such GPU, or several are asked for.
+        UserError: Modal has no such GPU, or the name asks for several.
     """
     known = name.upper()
     if ":" in name:
         raise UserError(
             f"place.gpu={name} asks for several GPUs, but a job at Modal is one process.",
-            f"Ask for one: place.gpu={name.partition(':')[0]}.",
+            f"Use one: place.gpu={name.partition(':')[0]}.",
         )
     if known not in PRICES:
         raise UserError(
             f"place.gpu={name} isn't a GPU that Modal has.",
-            f"{nearest(known, PRICES)} Known: {', '.join(PRICES)}.".strip(),
+            f"{nearest(known, PRICES)} Known GPUs: {', '.join(PRICES)}.".strip(),
         )
     return known
 
 
 def price_before(options: PlaceOptions) -> str:
-    """What a job will cost at most, as a sentence."""
+    """A sentence on the maximum cost of a job."""
     price, attempts = PRICES[options.gpu], 1 + options.retries
-    limit = f"{options.hours:g} h and {attempts} attempt{'s' if attempts > 1 else ''} at most"
+    limit = f"up to {attempts} attempt{'s' if attempts > 1 else ''} of {options.hours:g} h"
     if price is None:
         return f"{options.gpu} at Modal: price unknown; {limit}."
     most = options.hours * price * attempts
     return (
-        f"{options.gpu} at Modal: ${price:.2f} an hour by the list of {LISTED}, so ${most:.2f} at most ({limit}); "
-        "processor and memory come on top."
+        f"{options.gpu} at Modal: ${price:.2f} per hour (prices of {LISTED}), so at most ${most:.2f} for {limit}; "
+        "CPU and memory cost extra."
     )
 
 
 def price_after(name: str, seconds: float, price: float | None) -> str:
-    """What a job has cost, as a sentence; `seconds` over all attempts, `price` in dollars an hour."""
+    """A sentence on the cost of a job; `seconds` is the sum over all attempts, `price` is in dollars per hour."""
     took = f"{seconds / 60:.1f} min on {name}"
     if price is None:
         return f"{took}: price unknown."
-    return f"{took}: about ${seconds / 3600 * price:.2f} by the list of {LISTED}, processor and memory on top."
+    return f"{took}: about ${seconds / 3600 * price:.2f} (prices of {LISTED}); CPU and memory cost extra."

@@ -1,4 +1,4 @@
-"""What goes to Modal's volumes and comes back from them."""
+"""Uploads to Modal's volumes, and downloads from them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lensmith.errors import UserError
 from lensmith.jobs.cargo import Upload
 
 LAST = ("result.json", "evaluation.json")
-"""What says that a run is finished; put in its place after everything else."""
+"""Files that only a finished run has; they are copied back after all others."""
 
 
 def send(upload: Upload, volume: Any) -> bool:
-    """Upload what isn't there yet.
+    """Upload files, unless they were uploaded before.
 
-    The note that says so is written last, so that an upload that was cut off doesn't pass for a whole one.
+    A note is written last, so that an interrupted upload isn't taken for a complete one.
 
     Returns:
-        Whether there was anything to send.
+        Whether anything was sent.
     """
     note = f"{upload.name}.json"
     if note in {entry.path.lstrip("/") for entry in volume.listdir("/")}:
@@ -36,7 +36,7 @@ def send(upload: Upload, volume: Any) -> bool:
 
 
 def send_run(runs: Any, folder: Path, name: str) -> None:
-    """Upload a run that was begun here, to go on there."""
+    """Upload a run that was started on this machine, to be resumed remotely."""
     with runs.batch_upload(force=True) as batch:
         for path in sorted(folder.rglob("*")):
             inner = path.relative_to(folder)
@@ -44,24 +44,25 @@ def send_run(runs: Any, folder: Path, name: str) -> None:
                 batch.put_file(path, f"/{name}/{inner.as_posix()}")
 
 
-def bring_home(runs: Any, name: str, folder: Path) -> bool:
-    """Copy a run from its volume into its folder; each file whole or not at all, and those that mean "finished" last.
+def copy_back(runs: Any, name: str, folder: Path) -> bool:
+    """Download a run from its volume to its folder, each file atomically, and the files of finished runs last.
 
     Args:
         runs: the volume.
-        name: of the run in it.
+        name: the name of the run in the volume.
+        folder: the run folder on this machine.
 
     Returns:
-        Whether there was anything.
+        Whether there was anything to download.
 
     Raises:
-        UserError: a file came incomplete, or can't be written.
+        UserError: a file was downloaded incompletely, or can't be written.
     """
     from modal.exception import NotFoundError
     from modal.types import FileEntryType
 
-    part = folder / ".home.part"
-    shutil.rmtree(part, ignore_errors=True)
+    temporary = folder / ".home.part"
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         entries = list(runs.listdir(f"/{name}", recursive=True))
     except (NotFoundError, FileNotFoundError):
@@ -69,29 +70,31 @@ def bring_home(runs: Any, name: str, folder: Path) -> bool:
     try:
         for entry in entries:
             inner = PurePosixPath(entry.path.lstrip("/")).relative_to(name)
-            # Hidden files are those that were being written; the others can't lead out of the folder.
+            # Hidden files are incomplete. Skipping them also skips "..", so no path leads out of the folder.
             if entry.type != FileEntryType.FILE or any(word.startswith(".") for word in inner.parts):
                 continue
-            path = part / inner
+            path = temporary / inner
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 for block in runs.read_file(entry.path):
                     file.write(block)
             if path.stat().st_size != entry.size:
-                raise UserError(f"{entry.path} came home incomplete.", f"Again: lensmith attach {folder}")
-        if not part.exists():
+                raise UserError(
+                    f"The download of {entry.path} is incomplete.", f"Try again with: lensmith attach {folder}"
+                )
+        if not temporary.exists():
             return False
-        _replace(part, folder)
+        _replace(temporary, folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 
-def _replace(part: Path, folder: Path) -> None:
-    """Put what came home in its place; what an unfinished run holds goes if it didn't come."""
+def _replace(temporary: Path, folder: Path) -> None:
+    """Move downloaded files to their final paths, and remove outdated files of an unfinished run."""
     for old in ("checkpoint", "predictions.unfinished"):
         shutil.rmtree(folder / old, ignore_errors=True)
-    for path in sorted(part.iterdir(), key=lambda path: path.name in LAST):
+    for path in sorted(temporary.iterdir(), key=lambda path: path.name in LAST):
         if path.is_dir():
             shutil.rmtree(folder / path.name, ignore_errors=True)
         path.replace(folder / path.name)

@@ -1,1 +1,1 @@
-"""Choose: between runs, methods, numbers of labels and settings."""
+"""Choose between runs, methods, numbers of labels and settings."""

@@ -1,4 +1,4 @@
-"""`lensmith compare`: compare finished runs on the same images, in sentences and a report that shows what changed."""
+"""`lensmith compare`: compare finished runs on the same images, with a report that shows which predictions changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lensmith.config import Recipe, flat
 from lensmith.data import open_data
@@ -19,20 +19,19 @@ from lensmith.runs.folder import PREDICTIONS, default_folder, new_run_folder, re
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
 
-if TYPE_CHECKING:
-    pass
-
-ABOUT = "tell which run is better on the same images, or that the images can't tell"
+ABOUT = "compare runs on the same images: better, worse, or can't tell"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, each compared with the first")
-    parser.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-compare-TIME)")
+    """Add the verb's command-line arguments."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; each is compared with the first"
+    )
+    parser.add_argument("--run", type=Path, help="run folder to create (default: runs/NAME-compare-TIME)")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = compare(args.runs, args.run)
     width = max(map(len, record["accuracies"])) + 2
     lines = [f"{name:<{width}}{terminal.rate_line(rate)}" for name, rate in record["accuracies"].items()]
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
 
 
 def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
-    """Compare finished runs on the same images, each with the first, and write a report with what changed.
+    """Compare each of several finished runs with the first, on the same images, and write a report of what changed.
 
     Returns:
         `comparisons`, one for each run after the first, `accuracies` by run, `run` and `report`.
@@ -53,30 +52,30 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
     from lensmith.runs.predictions import read_predictions
 
     if len(set(map(Path.resolve, runs))) < 2:
-        raise UserError("A comparison takes two runs or more.", "Give their folders: lensmith compare RUN RUN.")
+        raise UserError("A comparison needs two runs or more.", "Give their folders: lensmith compare RUN RUN.")
     names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [str(run) for run in runs]
     recipes, evaluations = [], []
     for run, name in zip(runs, names, strict=True):
         recipes.append(read_run(run))
         evaluations.append(replace(read_evaluation(run), name=name, notes=[]))
     predictions = [read_predictions(run / PREDICTIONS) for run in runs]
-    found = compare_all(names, predictions)
+    comparisons = compare_all(names, predictions)
     folder = new_run_folder(folder or default_folder(Recipe(name=names[-1]), "compare"))
     record = {
-        "comparisons": [asdict(comparison) for comparison in found],
+        "comparisons": [asdict(comparison) for comparison in comparisons],
         "accuracies": {name: asdict(e.accuracy) for name, e in zip(names, evaluations, strict=True)},
         "run": str(folder),
         "report": str(folder / "report.html"),
     }
     write_json(folder / "comparison.json", record)
-    pictures, note = changes(runs[0], found[0], predictions[0], predictions[1])
+    pictures, note = changes(runs[0], comparisons[0], predictions[0], predictions[1])
     second = {c.label: c for c in evaluations[1].classes}
     data = ComparisonData(
         title=f"{', '.join(names[1:])} compared with {names[0]}",
         evaluations=evaluations,
-        comparisons=found,
-        lost=[pictures[name] for name in found[0].lost if name in pictures],
-        gained=[pictures[name] for name in found[0].gained if name in pictures],
+        comparisons=comparisons,
+        lost=[pictures[name] for name in comparisons[0].lost if name in pictures],
+        gained=[pictures[name] for name in comparisons[0].gained if name in pictures],
         settings=differing(recipes),
         classes=[
             (c.label, c.recall.accuracy, second[c.label].recall.accuracy, c.recall.n)
@@ -92,29 +91,29 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
 
 
 def changes(
-    run: Path, found: Comparison, before: Sequence[Prediction], after: Sequence[Prediction], most: int = 40
+    run: Path, comparison: Comparison, before: Sequence[Prediction], after: Sequence[Prediction], most: int = 40
 ) -> tuple[dict[str, Any], str]:
-    """Pictures of what one run had right and the other wrong, by id, and a sentence if there can be none."""
+    """Pictures, by id, of images that only one of two runs classified correctly; and a sentence if some are missing."""
     from lensmith.pages.comparison import Change
 
     try:
         split = open_data(read_run(run).data).split(read_json(run / "record.json")["split"])
     except UserError as error:
-        return {}, f"There are no pictures, because the images can't be opened any more: {error}"
-    place = {name: i for i, name in enumerate(split.ids)}
-    first, second = ({p.id: p.predicted for p in answers} for answers in (before, after))
-    shown, out = [*found.lost[:most], *found.gained[:most]], {}
+        return {}, f"Pictures are not shown, because the images can't be opened any more: {error}"
+    index = {name: i for i, name in enumerate(split.ids)}
+    first, second = ({p.id: p.predicted for p in predictions} for predictions in (before, after))
+    shown, out = [*comparison.lost[:most], *comparison.gained[:most]], {}
     for name in shown:
-        if name in place:
-            with suppress(ImageError):  # one of the runs had read it, but files change
-                image = split.image(place[name])
-                out[name] = Change(image, split.labels[place[name]], first[name], second[name])
+        if name in index:
+            with suppress(ImageError):  # one of the runs could read it, but the file has changed
+                image = split.image(index[name])
+                out[name] = Change(image, split.labels[index[name]], first[name], second[name])
     missing = len(shown) - len(out)
-    return out, f"{missing} of the pictures can't be shown: the images have changed since." if missing else ""
+    return out, f"{missing} of the pictures can't be shown, because the images have changed since." if missing else ""
 
 
 def differing(recipes: Sequence[Recipe]) -> list[tuple[str, list[str]]]:
-    """The options in which recipes differ, with the value of each."""
+    """The options in which recipes differ, each with its value in every recipe."""
     values = [flat(recipe) for recipe in recipes]
     rows = [(key, [str(value[key]) for value in values]) for key in values[0]]
     return [(key, row) for key, row in rows if len(set(row)) > 1]

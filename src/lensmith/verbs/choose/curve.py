@@ -1,4 +1,4 @@
-"""`lensmith curve`: what more labels would bring: accuracy against their number, and a power law through it."""
+"""`lensmith curve`: measure accuracy against the number of labels, and extrapolate it with a power law."""
 
 from __future__ import annotations
 
@@ -26,53 +26,54 @@ if TYPE_CHECKING:
     from lensmith.learn.methods import Method
     from lensmith.pages.learning_curve import Curve
 
-ABOUT = "tell what more labels would bring"
+ABOUT = "estimate how much more labels would improve accuracy"
 RECORD = "curve.json"
 POINTS = "points.jsonl"
-"""In the run folder: a row for each model."""
+"""File in the run folder with a row for each model."""
 SIZES, LEAST = 6, 4
-"""Sizes that are chosen where the recipe names none; and how many a curve needs."""
+"""Number of sizes if the recipe names none, and the minimum number for a curve."""
 SPAN = 32
-"""The largest of them over the smallest, at most."""
+"""Maximum ratio of the largest of these sizes to the smallest."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "curve")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = curve(terminal.recipe_from(args.recipe), args.run, screen)
     return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
+    """The printed form of a record."""
     lines = []
-    for name, found in record["curves"].items():
-        lines += [f"{name:<12}{p['size']:>8,} images{p['mean'] * 100:>8.1f} %" for p in found["points"]]
-        lines += ["", found["sentence"], *([found["check"]["sentence"]] if found["check"] else []), ""]
+    for name, curve_record in record["curves"].items():
+        lines += [f"{name:<12}{p['size']:>8,} images{p['mean'] * 100:>8.1f} %" for p in curve_record["points"]]
+        check = [curve_record["check"]["sentence"]] if curve_record["check"] else []
+        lines += ["", curve_record["sentence"], *check, ""]
     return "\n".join([*lines, f"Report: {record['report']}"])
 
 
 def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
-    """Make classifiers with more and more labels, and fit a power law to their accuracies.
+    """Train or fit classifiers with increasing numbers of labels, and fit a power law to their accuracies.
 
-    Each is scored once on the test images, and nothing is chosen by that; what a method chooses, it chooses on the
+    Each classifier is scored once on the test images, which influence no choice. A method makes its choices on the
     validation images, which are the same for all sizes.
 
     Args:
         folder: the run folder; runs/NAME-curve-TIME if None.
         tell: called with progress.
-        resume: the run in `folder`, in which no model is made twice; see `lensmith.resume`.
+        resume: resume the run in `folder`, keeping the models measured so far; see `lensmith.resume`.
 
     Returns:
         The record: `curves` by method (`points`, `forecast`, `sentence`, `check`, `law`), `run`, `report`.
 
     Raises:
-        UserError: see `open_data` and `Method`; or there are too few images.
-        Stopped: Ctrl-C; what was measured is kept.
+        UserError: see `open_data` and `Method`; also if there are too few images.
+        Stopped: Ctrl-C; results measured so far are kept.
     """
     from lensmith.learn import methods
     from lensmith.pages.learning_curve import LearningCurveData, write_learning_curve
@@ -82,7 +83,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     drawn = methods.chosen("curve.methods", options.methods, learning=True)
     dataset = open_data(recipe.data)
     if not len(dataset.test):
-        raise UserError(f"{recipe.data.uri} has no test images.", "A learning curve is measured on them.")
+        raise UserError(f"{recipe.data.uri} has no test images.", "A learning curve is measured on test images.")
     sizes = sizes_of(recipe, dataset)
     for method in () if resume else drawn:
         method.require(method.recipe(recipe), dataset)
@@ -98,11 +99,11 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     for fitted in fits:
         tell(Note(f"{fitted.line.name}: {fitted.line.sentence}"))
     report = run.folder / REPORT
-    # Which method is best is not for the test images to say.
+    # The test images must not choose the best method, so the verdict names none.
     ahead = ", ".join(f"{f.line.name} {f.record['forecast']['accuracy'] * 100:.1f} %" for f in fits)
     verdict = fits[0].line.sentence if len(fits) == 1 else f"At {sizes[-1] * options.ahead:,.0f} images: {ahead}."
     data = LearningCurveData(
-        title=f"What more labels bring, on {dataset.uri}",
+        title=f"Accuracy against the number of labels, on {dataset.uri}",
         verdict=verdict,
         curves=[f.line for f in fits],
         measured=len(dataset.test),
@@ -121,41 +122,41 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
 
 def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
-    """The numbers of training images, smallest first.
+    """The numbers of training images, in ascending order.
 
     Raises:
-        UserError: there are too few images for four sizes that hold every class, or for those that the recipe names.
+        UserError: there are too few images for four sizes that include every class, or for the sizes in the recipe.
     """
     n, classes = len(dataset.train), len(dataset.labels)
     if recipe.curve.sizes:
         sizes = sorted(set(recipe.curve.sizes))
         if sizes[-1] > n:
             raise UserError(
-                f"curve.sizes has {sizes[-1]:,}, but there are only {n:,} training images.", "Name smaller sizes."
+                f"curve.sizes has {sizes[-1]:,}, but there are only {n:,} training images.", "Use smaller sizes."
             )
         if sizes[0] < classes:
             raise UserError(
                 f"curve.sizes has {sizes[0]:,}, but there are {classes:,} classes, and each needs an image.",
-                "Name larger sizes.",
+                "Use larger sizes.",
             )
     else:
         first = max(2 * classes, n / SPAN)
         ratio = max(1.0, n / first) ** (1 / (SIZES - 1))
         sizes = sorted({round(first * ratio**k) for k in range(SIZES)} if n > first else {n})
     if len(sizes) < LEAST or sizes[-1] < 2 * sizes[0]:
-        need = f"A learning curve needs {LEAST} sizes, of which the largest is twice the smallest"
+        need = f"A learning curve needs {LEAST} sizes, the largest at least twice the smallest"
         if recipe.curve.sizes:
-            raise UserError(f"{need}: curve.sizes has {', '.join(map(str, sizes))}.", "Name others.")
+            raise UserError(f"{need}: curve.sizes has {', '.join(map(str, sizes))}.", "Use others.")
         raise UserError(
-            f"{need}, which is {2 * classes:,} images, and there are {n:,} training images.",
-            f"Add some, to {4 * classes:,} or more.",
+            f"{need}, which is {2 * classes:,} images, but there are only {n:,} training images.",
+            f"Add images, up to at least {4 * classes:,}.",
         )
     return sizes
 
 
 def measure(drawn: Sequence[Method], run: Run, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """A row for each model, from the folder or made now: method, size, seed, how many of n test images are correct
-    (`right`), and the seconds it took."""
+    """A row for each model, from the folder or measured now: method, size, seed, the number of correct test images
+    (`right`) out of `n`, and the seconds it took."""
     from lensmith.learn.frozen import SharedFrozenModel
 
     path = run.folder / POINTS
@@ -179,7 +180,7 @@ def measure(drawn: Sequence[Method], run: Run, sizes: Sequence[int]) -> list[dic
 
 
 def plan(drawn: Sequence[Method], sizes: Sequence[int], seeds: int, n: int) -> Iterator[tuple[Method, int, int]]:
-    """Method, size and seed of each model. All n images are one subset: a deterministic method is fitted on it once."""
+    """Method, size and seed of each model. A deterministic method is fitted only once on all n images."""
     for method in drawn:
         for size in sizes:
             for seed in range(1 if size == n and method.deterministic else seeds):
@@ -188,14 +189,14 @@ def plan(drawn: Sequence[Method], sizes: Sequence[int], seeds: int, n: int) -> I
 
 @dataclass(frozen=True)
 class Fit:
-    """The law through one method's points, as plain values and for the page."""
+    """The power law fitted to one method's points, as plain values and for the page."""
 
     record: dict[str, Any]
     line: Curve
 
 
 def fit(method: str, points: Sequence[tuple[int, float]], ahead: float) -> Fit:
-    """The law through one method's points: (training images, accuracy) of each model."""
+    """Fit a power law to one method's points: (training images, accuracy) of each model."""
     from lensmith.measure import power_law
     from lensmith.pages.learning_curve import Curve
 

@@ -1,4 +1,4 @@
-"""`lensmith ladder`: which method is worth its time, from the model as it is to LoRA, on one dataset."""
+"""`lensmith ladder`: compare methods on one dataset, from zero-shot to LoRA, and choose the one worth its cost."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ if TYPE_CHECKING:
     from lensmith.learn.methods import Method
     from lensmith.pages.ladder import MethodRow
 
-ABOUT = "compare methods, from the model as it is to LoRA: which is worth its time"
+ABOUT = "compare methods, from zero-shot to LoRA, and choose the one worth its cost"
 RECORD = "ladder.json"
 VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
-"""In a method's folder: its predictions of the validation images, and what making it took; in the ladder's: what was
-chosen before any test image was scored."""
-FLATTERED = (
-    "A training's checkpoint, a probe's feature and C, and a calibration were chosen on the validation images too. "
-    "That favours the methods with most to choose from, and the less so the more validation images there are "
-    "(data.validation)."
+"""Files in a method's folder: its predictions on the validation images, and the cost of making its classifier. File in
+the ladder's folder: the choice, made before any test image was scored."""
+OPTIMISTIC = (
+    "The validation images were also used to choose each training's checkpoint, each probe's feature and C, and each "
+    "calibration. This favours the methods that choose among most candidates; more validation images (data.validation) "
+    "reduce the effect."
 )
-CACHED = "Features were cached; the seconds of neighbours and probe exclude their extraction."
+CACHED = "Features were cached, so the times of neighbours and probe exclude extraction."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "ladder")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = ladder(terminal.recipe_from(args.recipe), args.run, screen)
     return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
+    """The printed form of a record."""
     costs = any(row["dollars"] is not None for row in record["methods"])
     head = f"{'':<12}{'validation':>10}{'test':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"
     lines = [head + f"{'dollars':>10}" * costs]
@@ -72,50 +72,51 @@ def text(record: dict[str, Any]) -> str:
 
 
 def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
-    """Make a classifier by each method, choose one on the validation images, and score all once on the test images.
+    """Make a classifier with each method, choose one on the validation images, and score each once on the test images.
 
-    Each method has a run folder of its own within, for `evaluate` and `compare`, and for `predict` where it has learnt.
+    Each method has its own run folder inside the ladder's, which `evaluate` and `compare` accept, and also `predict` if
+    the method trains or fits something.
 
     Args:
         folder: the run folder; runs/NAME-ladder-TIME if None.
         tell: called with progress.
-        resume: the run in `folder`, in which nothing is made twice; see `lensmith.resume`.
+        resume: resume the run in `folder`, keeping what is complete; see `lensmith.resume`.
 
     Returns:
         The record: `methods` (accuracies, seconds, dollars), `chosen`, `verdict`, `sentences`, `run`, `report`.
 
     Raises:
-        UserError: see `open_data` and `Method`; or a split has no images.
-        Stopped: Ctrl-C; what was done is kept.
+        UserError: see `open_data` and `Method`; also if a split has no images.
+        Stopped: Ctrl-C; completed work is kept.
     """
     from lensmith.learn import methods
     from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")
     started, options = time.perf_counter(), recipe.ladder
-    rungs = methods.chosen("ladder.methods", options.methods)
-    names = [method.name for method in rungs]
+    compared = methods.chosen("ladder.methods", options.methods)
+    names = [method.name for method in compared]
     dataset = open_data(recipe.data)
     for split in dataset.splits:
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images.", "A ladder needs all three splits.")
-    for method in () if resume else rungs:
+    for method in () if resume else compared:
         method.require(method.recipe(recipe), dataset)
     run = begin_run(folder, recipe, dataset, "ladder", tell, resume)
     tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
     try:
-        make(rungs, run)
-        validated = {method.name: validation_predictions(method, run) for method in rungs}
+        make(compared, run)
+        validated = {method.name: validation_predictions(method, run) for method in compared}
         choice = choose(names, validated, len(dataset.validation))
         write_json(run.folder / CHOICE, asdict(choice))
         tell(Note(choice.verdict))
-        tested = {method.name: test_predictions(method, run) for method in rungs}
+        tested = {method.name: test_predictions(method, run) for method in compared}
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
-    rows = [row(method, validated[method.name], run, options) for method in rungs]
+    rows = [row(method, validated[method.name], run, options) for method in compared]
     sentences = confirm(names, choice.chosen, validated, tested)
-    cached = any(made_of(run.folder / name)["features_cached"] for name in names)
+    cached = any(cost_of(run.folder / name)["features_cached"] for name in names)
     report = run.folder / REPORT
     write_ladder(
         report,
@@ -126,7 +127,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             methods=rows,
             chosen=choice.chosen,
             facts=facts(run.folder),
-            notes=[*dataset.notes, FLATTERED, *([CACHED] if cached else [])],
+            notes=[*dataset.notes, OPTIMISTIC, *([CACHED] if cached else [])],
         ),
     )
     record = {
@@ -142,12 +143,12 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     return record
 
 
-def make(rungs: Sequence[Method], run: Run) -> None:
-    """Make each method's classifier into its run folder, if it isn't there yet; test images are not touched."""
+def make(compared: Sequence[Method], run: Run) -> None:
+    """Make each method's classifier in its run folder, unless it exists already; test images are not used."""
     from lensmith.learn.frozen import SharedFrozenModel
 
     shared = SharedFrozenModel(run.recipe, run.dataset, run.tell)
-    for method in rungs:
+    for method in compared:
         inner = run.inner(method.name, method.recipe(run.recipe))
         if (inner.folder / MADE).exists():
             continue
@@ -156,18 +157,18 @@ def make(rungs: Sequence[Method], run: Run) -> None:
             inner.folder.mkdir(exist_ok=True)
             inner.start()
         made = method.make(inner, shared, resume)
-        what = {"seconds": made.seconds, "note": made.note, "features_cached": made.cached}
-        write_json(inner.folder / MADE, what)
+        cost = {"seconds": made.seconds, "note": made.note, "features_cached": made.cached}
+        write_json(inner.folder / MADE, cost)
 
 
-def made_of(folder: Path) -> dict[str, Any]:
-    """What making a method's classifier took, from its folder."""
-    made = read_json(folder / MADE)
-    return {"features_cached": made.get("looked_before", False)} | made  # its name before version 0.2
+def cost_of(folder: Path) -> dict[str, Any]:
+    """The cost of making a method's classifier, from its folder."""
+    cost = read_json(folder / MADE)
+    return {"features_cached": cost.get("looked_before", False)} | cost  # its name before version 0.2
 
 
 def validation_predictions(method: Method, run: Run) -> Sequence[Prediction]:
-    """A method's predictions of the validation images, from its folder or made now."""
+    """A method's predictions on the validation images, read from its folder or computed now."""
     from lensmith.measure.evaluation import calibrate, predict_split
 
     inner, dataset = run.inner(method.name, method.recipe(run.recipe)), run.dataset
@@ -180,14 +181,14 @@ def validation_predictions(method: Method, run: Run) -> Sequence[Prediction]:
 
 
 def test_predictions(method: Method, run: Run) -> Sequence[Prediction]:
-    """A method's predictions of the test images, from its folder or made now, with its report."""
+    """A method's predictions on the test images, read from its folder or computed now, with its report."""
     from lensmith.measure.evaluation import score_split
     from lensmith.pages.run import write_run
 
     inner, test = run.inner(method.name, method.recipe(run.recipe)), run.dataset.test
     if not (inner.folder / REPORT).exists():
         if not (inner.folder / "evaluation.json").exists():
-            note = str(made_of(inner.folder)["note"])
+            note = str(cost_of(inner.folder)["note"])
             score_split(inner, _classifier(inner), test, method.name, [note] if note else [])
         if (inner.folder / "adapter").is_dir():
             keep_calibration(inner.folder)
@@ -208,12 +209,12 @@ def _classifier(inner: Run) -> Any:
 
 
 def row(method: Method, validated: Sequence[Prediction], run: Run, options: LadderOptions) -> MethodRow:
-    """A method's line in the table."""
+    """A method's row in the table."""
     from lensmith.pages.ladder import MethodRow
 
     folder, dataset = run.folder / method.name, run.dataset
     evaluation = read_evaluation(folder)
-    seconds, labels = float(made_of(folder)["seconds"]), method.labels(dataset)
+    seconds, labels = float(cost_of(folder)["seconds"]), method.labels(dataset)
     free = not options.hourly_cost and not options.label_cost
     return MethodRow(
         name=method.name,

@@ -1,4 +1,4 @@
-"""`lensmith sweep`: search settings, with trials shared by any number of workers; it ends in a recipe to train with."""
+"""`lensmith sweep`: search for the best settings, with trials shared by any number of workers, and write a recipe."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from lensmith.progress import Note, Tell, silent
 from lensmith.runs.folder import Run, default_folder, new_run_folder, require_one_process, same_data
 from lensmith.verbs import terminal
 
-ABOUT = "search settings; several workers may share a search"
+ABOUT = "search for the best settings; several workers can share a search"
 RECORD = "sweep.json"
 DATABASE = "sweep.db"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "sweep")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = sweep(terminal.recipe_from(args.recipe), args.run, screen)
     return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
+    """The printed form of a record."""
     lines = [record["verdict"], *record["sentences"], f"Train with: lensmith train {shlex.quote(record['recipe'])}"]
     return "\n".join([*lines, f"Report: {record['report']}"])
 
 
 def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
-    """Search for the settings that do best on the validation images.
+    """Search for the settings with the best accuracy on the validation images.
 
-    A fixed tune.alpha beside a searched tune.rank changes LoRA's scale with the rank (alpha / rank).
+    If tune.rank is searched and tune.alpha is fixed, LoRA's scale (alpha / rank) changes with the rank.
 
     Args:
-        folder: the run folder, a new one; runs/NAME-sweep-TIME if None. Where `sweep.storage` is given, this worker
-            joins the sweep of the recipe's name there.
+        folder: a new run folder; runs/NAME-sweep-TIME if None. If `sweep.storage` is given, this worker joins the
+            sweep with the recipe's name in that database.
         tell: called with progress.
-        resume: the sweep in `folder`, or another worker for it; see `lensmith.resume`.
+        resume: resume the sweep in `folder`, or join it as another worker; see `lensmith.resume`.
 
     Returns:
-        The record, as it stands in sweep.json: `recipe` (the file to train with), `best`, `accuracy`, `trials`,
+        The record, as in sweep.json: `recipe` (the file to train with), `best`, `accuracy`, `trials`,
         `finalists`, `cost`, `report`, ...
 
     Raises:
-        UserError: an option can't be searched; there are no validation images; the database doesn't answer, or
-            holds another sweep of this name; no trial could be trained.
+        UserError: an option can't be searched; there are no validation images; the database doesn't respond, or
+            contains another sweep with this name; no trial could be trained.
         Stopped: Ctrl-C; the current trial resumes from its checkpoint.
     """
     optional("optuna", "sweep", "A sweep")
@@ -67,7 +67,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     started, space, url = time.perf_counter(), search_space(recipe), recipe.sweep.storage
     require_one_process("sweep")
     dataset = open_data(recipe.data)
-    for split, use in ((dataset.train, "learn from"), (dataset.validation, "choose by")):
+    for split, use in ((dataset.train, "train on"), (dataset.validation, "choose by")):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images to {use}.", "See data.validation.")
     run = Run(folder or default_folder(recipe, "sweep"), recipe, dataset, tell)
@@ -75,7 +75,9 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     if resume:
         same_data(run.folder, dataset)
         if not url and not file.exists():
-            raise UserError(f"{file} is gone, and with it the results of the trials.", "Start a new sweep.")
+            raise UserError(
+                f"{file} no longer exists, and the results of the trials are lost with it.", "Start a new sweep."
+            )
     else:
         prepare(worker.trial_recipe(recipe, suggest(space, [], recipe)), dataset)
         if not url:
@@ -89,8 +91,8 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
             run.start("validation", "sweep")
             if ":***@" in database.shown:
                 recipe_file = run.folder / "recipe.yaml"
-                tell(Note(f"{recipe_file} holds the database's password: PGPASSWORD would keep it out."))
-        database.hint = f"What was done is kept; resume with: lensmith resume {run.folder}"
+                tell(Note(f"{recipe_file} contains the database's password. Set PGPASSWORD instead to keep it out."))
+        database.hint = f"Completed trials are kept. Resume with: lensmith resume {run.folder}"
         work = worker.Work(run, space, trials, Board(database, f"{recipe.name} finalists", {}))
         tell(Note(dataset.describe()))
         tell(Note(worker.plan(work)))

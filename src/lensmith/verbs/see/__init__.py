@@ -1,1 +1,1 @@
-"""See what is there: the demo, how good a model is as it stands, which labels are wrong, which options exist."""
+"""See: a demo, the accuracy of a model, labels that are likely wrong, and all options."""

@@ -1,4 +1,4 @@
-"""`lensmith demo`: baseline, training and comparison, on data and a base model that come with Lensmith."""
+"""`lensmith demo`: baseline, training and comparison, with data and a base model that are shipped with Lensmith."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from lensmith.runs.files import write_json
 from lensmith.runs.folder import begin_run, keep_calibration
 from lensmith.verbs import terminal
 
-ABOUT = "see all of it in a few minutes: baseline, training, comparison, report"
+ABOUT = "run the whole workflow in a few minutes: baseline, training, comparison, report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
-    parser.add_argument("--data", default="fashion", help="fashion (photographs, the default) or digits")
-    parser.add_argument("--run", type=Path, help="folder to write to (default: runs/NAME-demo-TIME)")
+    """Add the verb's command-line arguments."""
+    parser.add_argument("--data", default="fashion", help="fashion (photographs; the default) or digits")
+    parser.add_argument("--run", type=Path, help="run folder to create (default: runs/NAME-demo-TIME)")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = demo(args.data, args.run, screen)
     lines = [f"{'':<12}{'accuracy':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"]
     for row in record["rows"]:
         rate = record[row["name"].replace("-", "_")]
         lines.append(f"{row['name']:<12}{terminal.rate_line(rate)}{row['seconds']:>9.1f}")
-    lines += ["", record["verdict"], f"{record['seconds']:.0f} s in all. Report: {record['report']}"]
+    lines += ["", record["verdict"], f"{record['seconds']:.0f} s in total. Report: {record['report']}"]
     return terminal.Output(record, "\n".join(lines))
 
 
 def demos() -> list[str]:
-    """The names `--data` takes: the shipped recipes called demo-NAME."""
+    """The values of `--data`: NAME of each shipped recipe demo-NAME."""
     return sorted(path.stem.removeprefix("demo-") for path in SHIPPED.glob("demo-*.yaml"))
 
 
 def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
-    """Score the base model as it is, a simple classifier on raw pixels, and the base model after training.
+    """Score the base model zero-shot, a simple classifier on raw pixels, and the base model after training.
 
-    All three are scored on the same test images, which neither training nor the choice of settings sees.
+    All three are scored on the same test images, which are not used in training or to choose settings.
 
     Returns:
         `zero_shot`, `pixels` and `tuned` accuracies, `verdict`, `seconds`, `run`, `report`.
@@ -64,14 +64,14 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     from lensmith.verbs.teach.probe import fit_and_score
 
     if data not in demos():
-        raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"There are: {', '.join(demos())}.")
+        raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"Known demos: {', '.join(demos())}.")
     recipe = load_recipe(f"demo-{data}")
     started = time.perf_counter()
     dataset = open_data(recipe.data)
     run = begin_run(folder, recipe, dataset, "demo", tell)
-    # The two baselines have run folders of their own within, so that `lensmith compare` takes them.
-    asked, simple = run.inner("zero-shot", recipe), run.inner("pixels", recipe)
-    for inner in (asked, simple):
+    # The two baselines have their own run folders inside this one, for `lensmith compare`.
+    zero_shot_run, pixels_run = run.inner("zero-shot", recipe), run.inner("pixels", recipe)
+    for inner in (zero_shot_run, pixels_run):
         inner.folder.mkdir()
         inner.start()
     tell(Note(dataset.describe()))
@@ -79,11 +79,11 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
 
     shared = SharedFrozenModel(recipe, dataset, tell)
     frozen = shared.load()
-    zero_shot = score_split(asked, frozen.asked, dataset.test, "zero-shot")
-    tell(Note(f"As it is, the base model gets {percent(zero_shot.evaluation.accuracy)} correct."))
+    zero_shot = score_split(zero_shot_run, frozen.asked, dataset.test, "zero-shot")
+    tell(Note(f"The accuracy of the base model before training is {percent(zero_shot.evaluation.accuracy)}."))
 
     clock = time.perf_counter()
-    pixels = fit_and_score(methods()["pixels"], simple, shared)
+    pixels = fit_and_score(methods()["pixels"], pixels_run, shared)
     pixels.evaluation.seconds = time.perf_counter() - clock
     shared.release()
 

@@ -17,25 +17,25 @@ from lensmith.runs.files import read_json
 from lensmith.runs.folder import begin_run, name_of
 from lensmith.verbs import terminal
 
-ABOUT = "score a model, as it is or tuned, on labelled images"
+ABOUT = "score a model, zero-shot or tuned, on labelled images"
 RECORD = "evaluation.json"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "evaluate")
-    parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="images to score")
     terminal.add_place(parser)
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     job = Job("evaluate", terminal.recipe_from(args.recipe), args.run, options={"split": args.split})
     return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
 
 
 def text(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
+    """The printed form of a record."""
     if "accuracy" not in record:
         return terminal.elsewhere(record)
     lines = [f"{record['name']:<12}{terminal.rate_line(record['accuracy'])}"]
@@ -51,15 +51,15 @@ def evaluate(
     Args:
         folder: the run folder; runs/NAME-evaluate-TIME if None.
         tell: called with progress.
-        split: what is scored; a resumed run keeps its own.
-        resume: the run in `folder`; see `lensmith.resume`.
+        split: the images to score; a resumed run keeps its split.
+        resume: resume the run in `folder`; see `lensmith.resume`.
 
     Returns:
         The evaluation as plain values, with `run` and `report`.
 
     Raises:
         UserError: see `open_data`, `models.load` and `measure.evaluation`.
-        Stopped: Ctrl-C; what was scored is kept in the run folder.
+        Stopped: Ctrl-C; the predictions so far are kept in the run folder.
     """
     from lensmith import models
     from lensmith.engine.question import make_question
@@ -75,7 +75,7 @@ def evaluate(
         raise UserError(f"{recipe.data.uri} has no {split} images.")
     tuned = models.load(recipe.model)
     question = make_question(tuned.model, recipe.question, dataset.labels)
-    classifier = classifier_for(tuned, question, recipe.evaluate)  # refuses before anything is written
+    classifier = classifier_for(tuned, question, recipe.evaluate)  # raises errors before anything is written
     run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, split)
     tell(Note(dataset.describe()))
     tell(Note(power_hint(len(images))))
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
-    """`lensmith.resume`, by its name before version 0.2."""
+    """The name of `lensmith.resume` before version 0.2."""
     from lensmith.verbs.teach.resume import resume
 
     return resume(folder, tell)

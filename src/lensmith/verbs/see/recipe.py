@@ -1,4 +1,4 @@
-"""`lensmith recipe`: show every option."""
+"""`lensmith recipe`: list every option."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import argparse
 from lensmith.config import Recipe, help_text
 from lensmith.verbs import terminal
 
-ABOUT = "show every option of a recipe, its default and its meaning"
+ABOUT = "list every option of a recipe, with its default and meaning"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line: none."""
+    """Add no arguments."""
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     return terminal.Output(Recipe().to_dict(), help_text())

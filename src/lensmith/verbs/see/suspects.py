@@ -1,4 +1,4 @@
-"""`lensmith suspects`: list the images whose labels are likely wrong, as a page of pictures and a table to correct."""
+"""`lensmith suspects`: list images whose labels are likely wrong, on a page of pictures and in a table to correct."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.pages import suspects as page
 
-ABOUT = "find the labels that are likely wrong"
+ABOUT = "find images whose labels are likely wrong"
 TABLE = "suspects.csv"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "suspects", resumable=False)
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = suspects(terminal.recipe_from(args.recipe), args.run, screen)
     lines = [record["verdict"], *record["notes"], f"Table: {record['table']}", f"Report: {record['report']}"]
     return terminal.Output(record, "\n".join(lines))
 
 
 def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
-    """Find the training and validation images whose labels are likely wrong: a page of pictures, and a table to
-    correct, which `data.corrections` reads.
+    """Find training and validation images whose labels are likely wrong.
 
-    A stopped call leaves no run folder, but extracted features stay in the cache, so the next one is fast.
+    Writes a page of pictures, and a table to correct, which `data.corrections` reads. A stopped call leaves no run
+    folder, but extracted features stay in the cache, so the next call is fast.
 
     Returns:
-        The record: `suspects` (number), `images` examined, `table`, `report`, `run`, `pairs`.
+        The record: `suspects` (their number), `images` (the number examined), `table`, `report`, `run`, `pairs`.
 
     Raises:
-        UserError: `cleanlab` isn't installed; or fewer than two classes have enough images.
+        UserError: `cleanlab` isn't installed, or fewer than two classes have enough images.
     """
     require_one_process("suspects")
     started = time.perf_counter()
@@ -62,29 +62,31 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
 
     dataset = open_data(recipe.data)
     if not len(dataset.train):
-        raise UserError(f"{recipe.data.uri} has no training images.", "Suspects are searched for among them.")
+        raise UserError(
+            f"{recipe.data.uri} has no training images.", "Suspects are found among training and validation images."
+        )
     run = Run(new_run_folder(folder or default_folder(recipe, "suspects")), recipe, dataset, tell)
     tell(Note(dataset.describe()))
     try:
-        found = find_suspects(recipe, dataset, tell)
+        result = find_suspects(recipe, dataset, tell)
     except BaseException:
-        run.folder.rmdir()  # nothing is in it yet
+        run.folder.rmdir()  # still empty
         raise
     run.start("train")
-    count, images = len(found.suspects), found.images
-    verdict = f"None of {images:,} labels is in doubt."
+    count, images = len(result.suspects), result.images
+    verdict = f"None of {images:,} labels looks wrong."
     if count:
         verdict = f"{count:,} of {images:,} images ({100 * count / images:.1f} %) may have a wrong label."
-    pairs = [(a, b, n) for (a, b), n in Counter((s.label, s.suggested) for s in found.suspects).most_common()]
-    write(run.folder / TABLE, table(found.suspects, dataset))
+    pairs = [(a, b, n) for (a, b), n in Counter((s.label, s.suggested) for s in result.suspects).most_common()]
+    write(run.folder / TABLE, table(result.suspects, dataset))
     report = run.folder / REPORT
-    pictures = (picture(suspect, dataset) for suspect in found.suspects[: recipe.suspects.most])
+    pictures = (picture(suspect, dataset) for suspect in result.suspects[: recipe.suspects.most])
     page.write_suspects(
         report,
         page.SuspectsData(
-            title=f"Labels in doubt, of {dataset.uri}",
+            title=f"Labels that may be wrong in {dataset.uri}",
             verdict=verdict,
-            sentences=found.notes,
+            sentences=result.notes,
             suspects=[shown for shown in pictures if shown is not None],
             total=count,
             images=images,
@@ -97,7 +99,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
         "suspects": count,
         "images": images,
         "pairs": pairs,
-        "notes": found.notes,
+        "notes": result.notes,
         "verdict": verdict,
         "seconds": time.perf_counter() - started,
         "table": str(run.folder / TABLE),
@@ -108,12 +110,12 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     return record
 
 
-def table(found: Sequence[Suspect], dataset: ImageDataset) -> str:
-    """The suspects as CSV, a row each; see `data.corrections`."""
+def table(suspected: Sequence[Suspect], dataset: ImageDataset) -> str:
+    """The suspects as CSV, one row each; see `data.corrections`."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow([*COLUMNS, "suggested", "probability_of_label", "probability_of_suggested", "split", "file"])
-    for s in found:
+    for s in suspected:
         split = dataset.split(s.split)
         probabilities = f"{s.label_probability:.3f}", f"{s.suggested_probability:.3f}"
         labels = s.label, s.label, s.suggested
@@ -122,7 +124,7 @@ def table(found: Sequence[Suspect], dataset: ImageDataset) -> str:
 
 
 def picture(suspect: Suspect, dataset: ImageDataset) -> page.Suspect | None:
-    """A suspect for the page; None if the image has gone since."""
+    """A suspect for the page; None if its image can't be read any more."""
     from lensmith.pages import suspects as page
 
     split = dataset.split(suspect.split)

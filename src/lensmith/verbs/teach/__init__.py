@@ -1,1 +1,1 @@
-"""Teach: train a model, fit a probe, resume what was stopped, follow a job that runs elsewhere."""
+"""Teach: train a model, fit a probe, resume a stopped run, follow a remote job."""

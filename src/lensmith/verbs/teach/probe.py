@@ -1,4 +1,4 @@
-"""`lensmith probe`: fit simple classifiers on the frozen model's features: seconds, where training takes hours."""
+"""`lensmith probe`: fit simple classifiers on the frozen model's features, in seconds where training takes hours."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 ABOUT = "fit simple classifiers on the frozen model's features, in seconds"
 RECORD = "result.json"
 FIT = "fit.json"
-"""In the run folder of a fitted classifier: which feature and setting were chosen, and what was tried."""
+"""File in the run folder of a fitted classifier: the chosen feature and setting, and all that were tried."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "probe")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     record = probe(terminal.recipe_from(args.recipe), args.run, screen)
     return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
+    """The printed form of a record."""
     both = {"neighbours": record["neighbours"]["accuracy"], "probe": record["accuracy"]}
     lines = [f"{name:<12}{terminal.rate_line(rate)}" for name, rate in both.items()]
     lines += terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
@@ -49,17 +49,18 @@ def text(record: dict[str, Any]) -> str:
 
 
 def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
-    """Fit a probe, and nearest neighbours beside it, on frozen features; score both once on the test images.
+    """Fit a probe and a nearest-neighbour classifier on frozen features, and score both once on the test images.
 
-    The run folder is one like any other: `evaluate`, `compare` and `predict` take it; `neighbours` within it too.
+    `evaluate`, `compare` and `predict` accept the run folder, and also `neighbours` inside it.
 
     Args:
         folder: the run folder; runs/NAME-probe-TIME if None.
         tell: called with progress.
-        resume: the run in `folder`; see `lensmith.resume`.
+        resume: resume the run in `folder`; see `lensmith.resume`.
 
     Returns:
-        The run's record: `run`, `accuracy` on test, `probe` and `neighbours` (what was chosen and tried), `report`.
+        The run's record: `run`, `accuracy` on the test images, `probe` and `neighbours` (the chosen setting and all
+        that were tried), `report`.
 
     Raises:
         UserError: see `open_data`, `FrozenModel` and `probes.fit`.
@@ -75,21 +76,23 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     dataset = open_data(recipe.data)
     for split in (dataset.train, dataset.test):
         if not len(split):
-            raise UserError(f"{recipe.data.uri} has no {split.name} images.", "A probe needs both train and test.")
+            raise UserError(
+                f"{recipe.data.uri} has no {split.name} images.", "A probe needs both training and test images."
+            )
     methods()["probe"].require(recipe, dataset)
     shared = SharedFrozenModel(recipe, dataset, tell)
     frozen = shared.load()
     run = begin_run(folder, recipe, dataset, "probe", tell, resume)
-    beside = run.inner("neighbours", recipe)
-    if not beside.begun:
-        beside.folder.mkdir(exist_ok=True)
-        beside.start()
+    neighbours_run = run.inner("neighbours", recipe)
+    if not neighbours_run.begun:
+        neighbours_run.folder.mkdir(exist_ok=True)
+        neighbours_run.start()
     tell(Note(dataset.describe()))
     tell(Note(image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)))
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is ignored: a probe uses the base model."))
     try:
-        neighbours = fit_and_score(methods()["neighbours"], beside, shared)
+        neighbours = fit_and_score(methods()["neighbours"], neighbours_run, shared)
         scored = fit_and_score(methods()["probe"], run, shared)
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
@@ -99,7 +102,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         "run": str(run.folder),
         "accuracy": asdict(scored.evaluation.accuracy),
         "probe": read_json(run.folder / FIT),
-        "neighbours": read_json(beside.folder / FIT) | {"accuracy": asdict(neighbours.evaluation.accuracy)},
+        "neighbours": read_json(neighbours_run.folder / FIT) | {"accuracy": asdict(neighbours.evaluation.accuracy)},
         "evaluation": scored.evaluation.to_dict(),
         "report": str(report),
         "seconds": time.perf_counter() - started,
@@ -109,11 +112,11 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
 
 def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored:
-    """Fit one classifier into its run folder, and score it on the test images.
+    """Fit one classifier in its run folder, and score it on the test images.
 
     Args:
-        method: one that is fitted on frozen features.
-        run: which has been started; what it has from before a stop is kept.
+        method: a method that is fitted on frozen features.
+        run: a run that has been started; results from before a stop are kept.
     """
     from lensmith.learn.methods.fitted import FittedMethod
     from lensmith.measure.evaluation import Scored, score_split

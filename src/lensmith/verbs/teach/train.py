@@ -1,4 +1,4 @@
-"""`lensmith train`: teach the model a person's classes, and score it once on the test images."""
+"""`lensmith train`: tune the model on labelled images, and score it once on the test images."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from lensmith.runs.files import write_json
 from lensmith.runs.folder import begin_run, default_folder, keep_calibration, same_training
 from lensmith.verbs import terminal
 
-ABOUT = "teach the model your classes, and score it on held-out images"
+ABOUT = "teach the model your classes, and score it on held-out test images"
 RECORD = "result.json"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "train")
     terminal.add_place(parser)
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     job = Job("train", terminal.recipe_from(args.recipe), args.run)
     return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
 
 
 def text(record: dict[str, Any]) -> str:
-    """What is printed of a record."""
+    """The printed form of a record."""
     if "accuracy" not in record:
         return terminal.elsewhere(record)
     lines = [f"{'tuned':<12}{terminal.rate_line(record['accuracy'])}"]
@@ -52,15 +52,15 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     Args:
         folder: the run folder; runs/NAME-train-TIME if None.
         tell: called with progress.
-        resume: the run in `folder`; see `lensmith.resume`.
+        resume: resume the run in `folder`; see `lensmith.resume`.
 
     Returns:
-        The run's record: `run`, `accuracy` on test, `validation`, `training`, `coverage`, `report`. Of several
-        processes (torchrun), those that are not the main one return nothing.
+        The run's record: `run`, `accuracy` on the test images, `validation`, `training`, `coverage`, `report`. Under
+        torchrun, all processes but the main one return an empty dict.
 
     Raises:
         UserError: see `open_data`, `learn.learner.prepare` and `learn.loop.train`.
-        Stopped: Ctrl-C; the run folder then holds a checkpoint to resume from.
+        Stopped: Ctrl-C; the run folder then has a checkpoint to resume from.
     """
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train as train_loop
@@ -75,20 +75,22 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     dataset = open_data(recipe.data)
     for split in (dataset.train, dataset.test):
         if not len(split):
-            raise UserError(f"{recipe.data.uri} has no {split.name} images.", "Training needs both train and test.")
+            raise UserError(
+                f"{recipe.data.uri} has no {split.name} images.", "Training needs both training and test images."
+            )
     learner = prepare(recipe, dataset)
     folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
     if processes.main:
         begin_run(folder, recipe, dataset, "train", tell, resume, free=same_training(recipe))
-    processes.agree(None)  # the folder is there
+    processes.agree(None)  # wait until the folder exists
     run = begin_run(folder, recipe, dataset, "train", tell, resume=True, free=same_training(recipe))
     tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(learner.coverage)))
-    past = len(learner.question.prompt.before)
-    tell(Note(image_cost(learner.tuned.model, dataset.train, past, recipe.data.max_pixels)))
+    before_image = len(learner.question.prompt.before)
+    tell(Note(image_cost(learner.tuned.model, dataset.train, before_image, recipe.data.max_pixels)))
     if recipe.model.adapter:
-        tell(Note(f"The adapter {recipe.model.adapter} is ignored: training begins with the base model."))
+        tell(Note(f"The adapter {recipe.model.adapter} is ignored: training starts from the base model."))
 
     training = train_loop(learner, run, resume, processes)
     processes.close()

@@ -1,1 +1,1 @@
-"""Use: classify images, and bring what is needed to a machine without network."""
+"""Use: classify images, and download weights and data for a machine without network access."""

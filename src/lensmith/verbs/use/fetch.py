@@ -1,8 +1,8 @@
-"""`lensmith fetch`: bring weights and data to a folder, for machines without network.
+"""`lensmith fetch`: download weights and data to a folder, for machines without network access.
 
-First it is planned what comes, how large it is and under which licence; then files are loaded one after the other, each
-under another name until it is whole and its hash fits (`downloads`). So a stop or a broken connection costs nothing:
-the same command goes on.
+A plan is shown first: the files, their size and their licence. Then the files are downloaded one after the other, each
+under a temporary name until it is complete and its hash matches (`hub.download`). So a stop or a broken connection
+loses nothing: the same command resumes the download.
 """
 
 from __future__ import annotations
@@ -27,39 +27,38 @@ from lensmith.verbs import terminal
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
-ABOUT = "bring weights and data to a folder, for machines without network"
+ABOUT = "download weights and data to a folder, for machines without network access"
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz"
 CIFAR = {
     "cifar10": ("cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"),
     "cifar100": ("cifar-100-python.tar.gz", 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85"),
 }
-"""The published archives: file, bytes, MD5."""
+"""The published archives: file name, size in bytes, MD5."""
 
 NO_LICENCE = "no stated licence"
 DATA_FILES = ["*.parquet", "README.md", "LICENSE*"]
 CONVERTED = "refs/convert/parquet"
-"""Where the hub keeps its own Parquet version of a dataset that is stored otherwise."""
+"""The revision in which the hub keeps its own Parquet version of a dataset in another format."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
-    parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="owner/name, hub:owner/name, cifar10, cifar100, RECIPE"
-    )
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to bring it to")
-    parser.add_argument("--yes", action="store_true", help="don't ask after showing what will be downloaded")
+    """Add the verb's command-line arguments."""
+    names = "owner/name (a model), hub:owner/name (a dataset), cifar10, cifar100, or a recipe"
+    parser.add_argument("names", nargs="+", metavar="NAME", help=names)
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder to download to")
+    parser.add_argument("--yes", action="store_true", help="don't ask for confirmation before downloading")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
-    # Without a terminal a script has decided already.
+    """Run the command."""
+    # Without a terminal, the caller is a script, which can't be asked.
     record = fetch(args.names, args.to, screen, None if args.yes or not sys.stdin.isatty() else screen.agree)
     return terminal.Output(record, "\n".join(item["option"] for item in record["fetched"]))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is brought for one name: a model, a dataset of the hub, or one of CIFAR's archives."""
+    """The download for one name: a model or dataset of the hub, or one of CIFAR's archives."""
 
     kind: str
     name: str
@@ -71,68 +70,70 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def target(self, file: File) -> Path:
-        """Where a file ends up."""
+        """The final path of a file."""
         return self.folder / file.path
 
-    def there(self, file: File) -> bool:
-        """Whether a file of this name and size is there; whether it is the right one is checked later."""
+    def present(self, file: File) -> bool:
+        """Whether a file of this name and size exists; its hash is checked later."""
         return self.target(file).is_file() and self.target(file).stat().st_size == file.size
 
     @property
     def missing(self) -> int:
-        """Bytes still to load."""
-        return sum(file.size - begun(file, self.target(file)) for file in self.files if not self.there(file))
+        """Bytes still to download."""
+        return sum(file.size - begun(file, self.target(file)) for file in self.files if not self.present(file))
 
     def text(self) -> str:
-        """The plan as a user reads it before it starts."""
-        here = sum(map(self.there, self.files))
-        other = [f.path for f in self.files if not self.there(f) and self.target(f).exists()]
+        """The plan as shown to the user before the download."""
+        existing = sum(map(self.present, self.files))
+        other = [f.path for f in self.files if not self.present(f) and self.target(f).exists()]
         amount = f"{_count(len(self.files))}, {size(sum(file.size for file in self.files))}"
         if not self.missing:
-            amount += "; all there already, and checked now"
-        elif here or self.missing < sum(file.size for file in self.files):
-            amount += f"; {_count(here)} there already, {size(self.missing)} to load"
+            amount += "; all already present, hashes are checked now"
+        elif existing or self.missing < sum(file.size for file in self.files):
+            amount += f"; {_count(existing)} already present, {size(self.missing)} to download"
         lines = [f"The {self.kind} {self.name}", f"  from     {self.source}", f"  licence  {self.licence}"]
         lines += [f"  size     {amount}", f"  to       {self.folder}"]
-        lines += [f"  replaces {', '.join(other)} (of another size)"] if other else []
+        lines += [f"  replaces {', '.join(other)} (different size)"] if other else []
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 def fetch(
     names: Sequence[str], to: Path | str, tell: Tell = silent, agree: Callable[[], object] | None = None
 ) -> dict[str, Any]:
-    """Bring models and data to a folder, and check their published hashes.
+    """Download models and data to a folder, and verify their published hashes.
 
     Args:
         names: models of the hub (`owner/name`), its datasets (`hub:owner/name`), `cifar10`, `cifar100`, or recipes,
-            which stand for what they name.
-        agree: called after the plan has been told, if there is anything to load; raises to stop.
+            which stand for their model and data.
+        agree: called after the plan has been shown, if there is anything to download; raises to stop.
 
     Returns:
-        `fetched`: for each its `name`, `kind`, `source`, `licence`, `folder`, `option` (how a recipe names it),
-        `files`, `bytes` and `loaded` (bytes loaded now).
+        `fetched`: for each item its `name`, `kind`, `source`, `licence`, `folder`, `option` (as written in a recipe),
+        `files`, `bytes` and `loaded` (bytes downloaded now).
 
     Raises:
-        UserError: a name that is nothing to fetch, or that the hub doesn't give; no network, or a broken connection;
-            too little room; a file that doesn't fit its hash (it is removed).
+        UserError: a name can't be fetched, or the hub refuses it; there is no network, or the connection breaks; the
+            disk has too little space; a file doesn't match its hash (it is removed).
     """
     folder = Path(to).expanduser()
     targets = list(dict.fromkeys(target for name in names for target in _targets(name)))
     plans = [_cifar(name, folder) if kind == "cifar" else _hub(kind, name, folder) for kind, name in targets]
     for plan in plans:
         if twin := next((p for p in plans if p.option == plan.option and p is not plan), None):
-            raise UserError(f"{plan.name} and {twin.name} would both go to {plan.folder}.", "Give each its own --to.")
+            raise UserError(
+                f"{plan.name} and {twin.name} would both go to {plan.folder}.", "Fetch them to different folders."
+            )
         tell(Note(plan.text()))
     missing = sum(plan.missing for plan in plans)
-    _require_room(folder, missing)
+    _require_space(folder, missing)
     if missing and agree:
         agree()
     loaded = [plan.missing for plan in plans]
     try:
         for plan in plans:
-            _bring(plan, tell)
+            _download(plan, tell)
     except KeyboardInterrupt:
-        tell(Note("What was loaded stays; the same command goes on."))
+        tell(Note("Downloaded data is kept. Run the same command again to resume."))
         raise
     return {
         "fetched": [
@@ -153,31 +154,31 @@ def fetch(
 
 
 def _targets(name: str) -> list[tuple[str, str]]:
-    """What a name stands for, as pairs of kind and name. Raises `UserError` if that is nothing to fetch."""
+    """What a name stands for, as pairs of kind and name. Raises `UserError` if there is nothing to fetch."""
     path = Path(name).expanduser()
     if (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
     if path.suffix in (".yaml", ".yml") or (SHIPPED / f"{name}.yaml").is_file():
         recipe = load_recipe(str(path))
-        found = [*_model(recipe.model.base), *_data(recipe.data.uri)]
-        if not found:
+        targets = [*_model(recipe.model.base), *_data(recipe.data.uri)]
+        if not targets:
             raise UserError(
-                f"The recipe {name} names nothing to fetch: its model is {recipe.model.base}, its data "
+                f"There is nothing to fetch for the recipe {name}: its model is {recipe.model.base}, its data "
                 f"{recipe.data.uri}.",
-                "What comes with Lensmith or lies on this machine needs no fetching.",
+                "Models and data that are shipped with Lensmith or already on this machine need no download.",
             )
-        return found
+        return targets
     if name == "nano" or name.startswith("demo:"):
-        raise UserError(f"{name} comes with Lensmith: there is nothing to fetch.")
+        raise UserError(f"{name} is shipped with Lensmith: there is nothing to fetch.")
     if name in CIFAR:
         return [("cifar", name)]
     if os.path.exists(path) or (name.startswith("hub:") and os.path.exists(os.path.expanduser(name[4:]))):
         raise UserError(f"{name} is on this machine already: there is nothing to fetch.")
-    if found := [*_data(name), *_model(name)]:
-        return found
+    if targets := [*_data(name), *_model(name)]:
+        return targets
     raise UserError(
-        f"{name!r} is nothing that can be fetched.",
-        f"{nearest(name, CIFAR)} Give a model (owner/name), a dataset (hub:owner/name, cifar10, cifar100), or a "
+        f"{name!r} can't be fetched.",
+        f"{nearest(name, CIFAR)} Name a model (owner/name), a dataset (hub:owner/name, cifar10, cifar100), or a "
         "recipe.".strip(),
     )
 
@@ -192,9 +193,9 @@ def _data(uri: str) -> list[tuple[str, str]]:
     scheme, _, rest = uri.partition(":")
     if scheme == "hub" and rest and not os.path.exists(os.path.expanduser(rest)):
         return [("dataset", rest)]
-    place = rest if scheme == "cifar" else uri
-    if not os.path.exists(os.path.expanduser(place)):
-        return [("cifar", name) for name, (file, _, _) in CIFAR.items() if PurePosixPath(place).name == file]
+    path = rest if scheme == "cifar" else uri
+    if not os.path.exists(os.path.expanduser(path)):
+        return [("cifar", name) for name, (file, _, _) in CIFAR.items() if PurePosixPath(path).name == file]
     return []
 
 
@@ -206,7 +207,7 @@ def _cifar(name: str, to: Path) -> Plan:
 
 
 def _hub(kind: str, name: str, to: Path) -> Plan:
-    """The plan for a model or dataset of the hub, by what it says of its files."""
+    """The plan for a model or dataset of the hub, from the hub's list of files."""
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import RevisionNotFoundError
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # public by its documentation
@@ -219,14 +220,14 @@ def _hub(kind: str, name: str, to: Path) -> Plan:
         about = api.model_info if kind == "model" else api.dataset_info
         info: ModelInfo | DatasetInfo = about(name, files_metadata=True)
         if getattr(info, "gated", False):
-            api.auth_check(name, repo_type=kind)  # the list of its files is public, they themselves aren't
+            api.auth_check(name, repo_type=kind)  # its list of files is public, but the files aren't
         siblings, revision = info.siblings or [], info.sha
         if kind == "dataset" and not any(s.rfilename.endswith(".parquet") for s in siblings):
             with suppress(RevisionNotFoundError):
                 other = api.dataset_info(name, revision=CONVERTED, files_metadata=True)
                 siblings, revision = other.siblings or [], other.sha
-                notes.append("It is stored in another format; this is the hub's own Parquet version of it.")
-    # The client lets errors of its HTTP library through, and of what it is written in.
+                notes.append("It is stored in another format; this is the hub's own Parquet version.")
+    # The client also passes on errors of its HTTP library and of its native code.
     except Exception as error:
         raise explain(error, name, kind) from error
     patterns = [*FILES, "LICENSE*"] if kind == "model" else DATA_FILES
@@ -235,93 +236,97 @@ def _hub(kind: str, name: str, to: Path) -> Plan:
     files = []
     for s in chosen:
         if s.size is None or not (s.lfs or s.blob_id) or not _safe(s.rfilename):
-            raise UserError(f"The hub gives no size or hash for {s.rfilename} of {name}, or no usable name.")
+            raise UserError(
+                f"The hub lists the file {s.rfilename} of {name} without size or hash, or with an unsafe name."
+            )
         url = hf_hub_url(name, s.rfilename, repo_type=kind, revision=revision, endpoint=api.endpoint)
         method, digest = ("sha256", s.lfs.sha256) if s.lfs else ("git", str(s.blob_id))
         files.append(File(s.rfilename, s.size, url, method, digest))
-    if kind == "dataset" and len(several := _several(files)) > 1:
-        notes.append(f"It has several datasets, each in a folder of its own: {', '.join(several)}. Name one's folder.")
+    if kind == "dataset" and len(several := _dataset_folders(files)) > 1:
+        notes.append(
+            f"It contains several datasets, one per folder: {', '.join(several)}. Use the folder of one of them."
+        )
     page = f"{api.endpoint}/{'' if kind == 'model' else 'datasets/'}{name}"
     folder = to / name.rpartition("/")[2]
     option = f"model.base={folder}" if kind == "model" else f"data.uri=hub:{folder}"
     licence = _licence(info, page)
-    files.sort(key=lambda file: file.size)  # what is broken off late has the small ones whole
+    files.sort(key=lambda file: file.size)  # small files are complete even if the download is interrupted
     return Plan(kind, name, f"{page}, revision {revision}", licence, folder, option, tuple(files), tuple(notes))
 
 
 def _require_usable(kind: str, name: str, files: list[str]) -> None:
     if kind == "dataset" and not any(file.endswith(".parquet") for file in files):
-        raise UserError(f"The dataset {name} has no Parquet files.", "Lensmith reads no others from the hub.")
+        raise UserError(f"The dataset {name} has no Parquet files.", "Lensmith reads no other format from the hub.")
     if kind == "model" and "config.json" not in files:
         raise UserError(f"{name} isn't a model that Lensmith can load: it has no config.json.")
     if kind == "model" and not any(file.endswith(".safetensors") for file in files):
         raise UserError(
             f"The model {name} has no weights in safetensors.",
-            "Other formats are pickled and could run any code, so Lensmith doesn't load them.",
+            "Other formats use pickle and could execute arbitrary code, so Lensmith doesn't load them.",
         )
 
 
 def _safe(path: str) -> bool:
-    """Whether a file's name from the hub stays below the folder."""
+    """Whether a file name from the hub stays inside the folder."""
     parts = PurePosixPath(path).parts
     return bool(parts) and not path.startswith("/") and ".." not in parts and not set(path) & {"\\", ":", "\0"}
 
 
-def _several(files: Sequence[File]) -> list[str]:
-    """The folders that hold Parquet files, those apart that are named after a part (`default/train/0000.parquet`)."""
+def _dataset_folders(files: Sequence[File]) -> list[str]:
+    """The folders with Parquet files, without path components that name a split (`default/train/0000.parquet`)."""
     from lensmith.data.source import split_name
 
     folders = (PurePosixPath(file.path).parent.parts for file in files if file.path.endswith(".parquet"))
-    return sorted({"/".join(part for part in parts if not split_name(part)) for parts in folders})
+    return sorted({"/".join(name for name in names if not split_name(name)) for names in folders})
 
 
 def _licence(info: ModelInfo | DatasetInfo, page: str) -> str:
-    """The licence by the card's metadata: its name and, if given, where its text is."""
+    """The licence in the card's metadata: its name and, if given, the address of its text."""
     card: Any = info.card_data or {}
-    found = card.get("license_name") or card.get("license") or NO_LICENCE
+    licence = card.get("license_name") or card.get("license") or NO_LICENCE
     link = card.get("license_link")
     if link and "://" not in link:
         link = f"{page}/blob/main/{link}"
-    name = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
+    name = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
     return f"{name} ({link})" if link else name
 
 
-def _require_room(folder: Path, needed: int) -> None:
-    there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(there).free
+def _require_space(folder: Path, needed: int) -> None:
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise UserError(
-            f"What is to be fetched needs {size(needed)}, and the disk of {folder} has {size(free)} free.",
-            "Make room, or give a folder on another disk with --to.",
+            f"The download needs {size(needed)}, but the disk of {folder} has only {size(free)} free.",
+            "Free some space, or choose a folder on another disk with --to.",
         )
 
 
-def _bring(plan: Plan, tell: Tell) -> None:
-    """Load what is missing and check everything. Raises `UserError` naming the files that don't fit."""
-    progress, done, unfit = counter(f"fetching {plan.name}", plan.missing, tell, "bytes"), 0, []
+def _download(plan: Plan, tell: Tell) -> None:
+    """Download missing files and verify all. Raises `UserError` naming the files whose hash doesn't match."""
+    progress, done, mismatched = counter(f"fetching {plan.name}", plan.missing, tell, "bytes"), 0, []
     for file in plan.files:
         target = plan.target(file)
-        if plan.there(file):
+        if plan.present(file):
             if not fits(file, target):
                 target.unlink()
-                unfit.append(file.path)
+                mismatched.append(file.path)
             continue
         before = done - begun(file, target)
         try:
-            whole = load(file, target, lambda at, before=before: progress(before + at))  # type: ignore[misc]
+            complete = load(file, target, lambda at, before=before: progress(before + at))  # type: ignore[misc]
         except UserError:
             raise
-        # The client lets errors of its HTTP library through, and of what it is written in.
+        # The client also passes on errors of its HTTP library and of its native code.
         except Exception as error:
             raise _refused(error, plan) from error
-        unfit += [] if whole else [file.path]
+        mismatched += [] if complete else [file.path]
         done = before + file.size
-    if unfit:
+    if mismatched:
         raise UserError(
-            f"Of {plan.name}, {', '.join(unfit)} didn't fit the published hash and was removed.",
-            "Run the same command again to load it anew.",
+            f"Files of {plan.name} don't match their published hashes and were removed: {', '.join(mismatched)}.",
+            "Run the same command again to download them anew.",
         )
-    tell(Note(f"{plan.name}: {_count(len(plan.files))} in {plan.folder}, all as published (hashes checked)."))
+    tell(Note(f"{plan.name}: {_count(len(plan.files))} in {plan.folder}, all hashes match the published ones."))
 
 
 def _refused(error: Exception, plan: Plan) -> UserError:
@@ -330,7 +335,7 @@ def _refused(error: Exception, plan: Plan) -> UserError:
     if plan.files[0].hub:
         return explain(error, plan.name, plan.kind)
     if response := getattr(error, "response", None):
-        return UserError(f"{plan.source} answers with HTTP {response.status_code}.", "Try again later.")
+        return UserError(f"{plan.source} responded with HTTP {response.status_code}.", "Try again later.")
     host = plan.source.split("/")[2]
     return unreachable(
         host, f"the archive of {plan.name}", plan.name, plan.option.replace(str(plan.folder), "FOLDER"), error

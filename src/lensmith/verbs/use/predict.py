@@ -1,4 +1,4 @@
-"""`lensmith predict`: classify images, by a run's model or zero-shot."""
+"""`lensmith predict`: classify images with a run's model, or zero-shot."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lensmith.runs.files import read_json
 from lensmith.runs.folder import read_run
 from lensmith.verbs import terminal
 
-ABOUT = "classify images"
+ABOUT = "classify images with a tuned model, or zero-shot"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
+    """Add the verb's command-line arguments."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="image files, or folders of images")
     parser.add_argument("--run", type=Path, help="a run folder of `lensmith train` or `lensmith probe`")
-    parser.add_argument("--labels", default="", help="classes for a zero-shot answer: a,b,c")
+    parser.add_argument("--labels", default="", help="class names for zero-shot classification: a,b,c")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """The command."""
+    """Run the command."""
     labels = [label.strip() for label in args.labels.split(",") if label.strip()]
     predictions = predict(args.images, args.run, labels, screen)
     lines = [
@@ -43,7 +43,7 @@ def predict(
     """Classify image files and folders of images with a run's tuned model, or zero-shot among `labels`.
 
     Raises:
-        UserError: no such file or run, or neither run nor labels are given.
+        UserError: a file or the run doesn't exist, or neither a run nor labels are given.
     """
     from lensmith import models
     from lensmith.data import decode_image, list_images
@@ -56,8 +56,8 @@ def predict(
         recipe = read_run(run)
         if not (run / "adapter" / TASK).exists():
             raise UserError(
-                f"The run {run} holds no trained adapter.",
-                "Give a folder made by `lensmith train` or `lensmith probe`.",
+                f"The run {run} has no trained adapter.",
+                "Use the run folder of a `lensmith train` or `lensmith probe`.",
             )
         task = read_json(run / "adapter" / TASK)
         question = recipe_from({"question": task["question"]}).question
@@ -69,7 +69,7 @@ def predict(
     elif labels:
         options = ModelOptions()
     else:
-        raise UserError("Which classes?", "Give --run with a folder made by `lensmith train`, or --labels a,b,c.")
+        raise UserError("Which classes?", "Add --run with the run folder of a `lensmith train`, or --labels a,b,c.")
     files = [file for path in paths for file in list_images(Path(path))]
     if not files:
         raise UserError("There are no images to classify.")
