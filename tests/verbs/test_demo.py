@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+import lensmith
 from lensmith import cli, models
+from lensmith.errors import Stopped
+from lensmith.progress import Advance, Note
+from lensmith.runs.folder import verb_of
 
 
 def test_the_demo_learns_digits_and_reports_it(
@@ -28,6 +32,19 @@ def test_the_demo_learns_digits_and_reports_it(
     page = Path(record["report"]).read_text()
     assert f"{tuned['accuracy'] * 100:.1f}" in page
     assert f"{zero['accuracy'] * 100:.1f}" in page
+
+
+def test_a_stopped_demo_can_be_resumed_as_a_training(tmp_path: Path) -> None:
+    def stop(event: Note | Advance) -> None:
+        if isinstance(event, Advance) and event.task == "training" and event.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        lensmith.demo("digits", tmp_path / "demo", stop)
+    assert stopped.value.folder == tmp_path / "demo"
+    assert verb_of(tmp_path / "demo") == "train"
+    assert (tmp_path / "demo" / "checkpoint").is_dir()
+    assert verb_of(tmp_path / "demo" / "zero-shot") == "evaluate"
 
 
 def test_the_shipped_model_keeps_within_its_limits() -> None:

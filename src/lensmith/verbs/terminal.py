@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,3 +83,22 @@ def run_lines(record: dict[str, Any]) -> list[str]:
 def elsewhere(record: dict[str, Any]) -> str:
     """The sentence about a remote job that isn't finished; empty if another process reports."""
     return str(record.get("detached") or record.get("cancelled") or "")
+
+
+@dataclass(frozen=True)
+class RecipeCommand:
+    """The command line of a verb that takes a recipe and returns a record."""
+
+    verb: str
+    function: Callable[..., dict[str, Any]]
+    text: Callable[[dict[str, Any]], str]
+    """The printed form of a record."""
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's command-line arguments."""
+        add_recipe(parser, self.verb)
+
+    def run(self, args: argparse.Namespace, screen: Screen) -> Output:
+        """Run the command."""
+        record = self.function(recipe_from(args.recipe), args.run, screen)
+        return Output(record, self.text(record))

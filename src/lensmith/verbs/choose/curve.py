@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
 from collections import defaultdict
@@ -34,17 +33,6 @@ SIZES, LEAST = 6, 4
 """Number of sizes if the recipe names none, and the minimum number for a curve."""
 SPAN = 32
 """Maximum ratio of the largest of these sizes to the smallest."""
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's command-line arguments."""
-    terminal.add_recipe(parser, "curve")
-
-
-def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """Run the command."""
-    record = curve(terminal.recipe_from(args.recipe), args.run, screen)
-    return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
@@ -224,3 +212,7 @@ def fit(method: str, points: Sequence[tuple[int, float]], ahead: float) -> Fit:
         "law": {"floor": law.floor, "scale": law.scale, "rate": law.rate},
     }
     return Fit(record, line)
+
+
+_command = terminal.RecipeCommand("curve", curve, text)
+arguments, run = _command.arguments, _command.run

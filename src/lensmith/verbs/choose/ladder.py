@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -46,17 +45,6 @@ OPTIMISTIC = (
     "reduce the effect."
 )
 CACHED = "Features were cached, so the times of neighbours and probe exclude extraction."
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's command-line arguments."""
-    terminal.add_recipe(parser, "ladder")
-
-
-def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """Run the command."""
-    record = ladder(terminal.recipe_from(args.recipe), args.run, screen)
-    return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
@@ -226,3 +214,7 @@ def row(method: Method, validated: Sequence[Prediction], run: Run, options: Ladd
         per_thousand=1000 * evaluation.seconds / len(dataset.test),
         dollars=None if free else seconds / 3600 * options.hourly_cost + labels * options.label_cost,
     )
+
+
+_command = terminal.RecipeCommand("ladder", ladder, text)
+arguments, run = _command.arguments, _command.run

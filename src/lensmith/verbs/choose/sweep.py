@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import time
 from pathlib import Path
@@ -18,17 +17,6 @@ from lensmith.verbs import terminal
 ABOUT = "search for the best settings; several workers can share a search"
 RECORD = "sweep.json"
 DATABASE = "sweep.db"
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's command-line arguments."""
-    terminal.add_recipe(parser, "sweep")
-
-
-def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """Run the command."""
-    record = sweep(terminal.recipe_from(args.recipe), args.run, screen)
-    return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
@@ -105,3 +93,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         finally:
             work.trials.leave()
             work.repeats.leave()
+
+
+_command = terminal.RecipeCommand("sweep", sweep, text)
+arguments, run = _command.arguments, _command.run

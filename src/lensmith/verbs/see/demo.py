@@ -10,12 +10,12 @@ from typing import Any
 
 from lensmith.config import SHIPPED, load_recipe
 from lensmith.data import open_data
-from lensmith.errors import UserError, nearest
+from lensmith.errors import Stopped, UserError, nearest
 from lensmith.measure.paired import compare, power_hint
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import percent
 from lensmith.runs.files import write_json
-from lensmith.runs.folder import begin_run, keep_calibration
+from lensmith.runs.folder import begin_run, default_folder, keep_calibration
 from lensmith.verbs import terminal
 
 ABOUT = "run the whole workflow in a few minutes: baseline, training, comparison, report"
@@ -68,12 +68,13 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     recipe = load_recipe(f"demo-{data}")
     started = time.perf_counter()
     dataset = open_data(recipe.data)
-    run = begin_run(folder, recipe, dataset, "demo", tell)
+    # After a stop, the demo's training can be resumed by itself, and so can the first baseline.
+    run = begin_run(folder or default_folder(recipe, "demo"), recipe, dataset, "train", tell)
     # The two baselines have their own run folders inside this one, for `lensmith compare`.
     zero_shot_run, pixels_run = run.inner("zero-shot", recipe), run.inner("pixels", recipe)
-    for inner in (zero_shot_run, pixels_run):
+    for inner, verb in ((zero_shot_run, "evaluate"), (pixels_run, "")):
         inner.folder.mkdir()
-        inner.start()
+        inner.start(verb=verb)
     tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
 
@@ -83,7 +84,10 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     tell(Note(f"The accuracy of the base model before training is {percent(zero_shot.evaluation.accuracy)}."))
 
     clock = time.perf_counter()
-    pixels = fit_and_score(methods()["pixels"], pixels_run, shared)
+    try:
+        pixels = fit_and_score(methods()["pixels"], pixels_run, shared)
+    except Stopped:
+        raise KeyboardInterrupt from None
     pixels.evaluation.seconds = time.perf_counter() - clock
     shared.release()
 

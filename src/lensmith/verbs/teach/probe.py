@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,17 +26,6 @@ ABOUT = "fit simple classifiers on the frozen model's features, in seconds"
 RECORD = "result.json"
 FIT = "fit.json"
 """File in the run folder of a fitted classifier: the chosen feature and setting, and all that were tried."""
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's command-line arguments."""
-    terminal.add_recipe(parser, "probe")
-
-
-def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
-    """Run the command."""
-    record = probe(terminal.recipe_from(args.recipe), args.run, screen)
-    return terminal.Output(record, text(record))
 
 
 def text(record: dict[str, Any]) -> str:
@@ -136,3 +124,7 @@ def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored
     keep_calibration(run.folder)
     run.tell(Note(f"{name}: {percent(scored.evaluation.accuracy)} of the test images correct."))
     return scored
+
+
+_command = terminal.RecipeCommand("probe", probe, text)
+arguments, run = _command.arguments, _command.run
