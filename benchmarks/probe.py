@@ -50,7 +50,7 @@ def main() -> None:
     print(f"probe {accuracy:.4f} ({feature}), neighbours {record['neighbours']['accuracy']['accuracy']:.4f}")
     print(f"pixels {pixels:.4f}")
 
-    x, y = table.of(feature), table.truth
+    x, y = table.feature(feature), table.labels
     mean, spread = scale(x)
     x = (x - mean) / spread
     times: dict[str, list[float]] = {"lensmith": [], "scikit-learn": []}

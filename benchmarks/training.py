@@ -48,7 +48,7 @@ from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.question import make_question
 from lensmith.learn.learner import Learner
 from lensmith.learn.loop import train
-from lensmith.measure.metrics import accuracy, is_right
+from lensmith.measure.metrics import accuracy, is_correct
 from lensmith.measure.paired import compare
 from lensmith.models.tuning import attach, coverage
 from lensmith.progress import Advance, Note
@@ -242,8 +242,8 @@ def main() -> None:
                 if any(slower)
                 else round(statistics.median(row["reached"] / row["peer_seconds"] for row in rows), 4),
                 "ratio_time_to_end": round(statistics.median(row["seconds"] / row["peer_seconds"] for row in rows), 4),
-                "accuracy": round(sum(map(is_right, own)) / len(own), 4),
-                "accuracy_peer": round(sum(map(is_right, theirs)) / len(theirs), 4),
+                "accuracy": round(sum(map(is_correct, own)) / len(own), 4),
+                "accuracy_peer": round(sum(map(is_correct, theirs)) / len(theirs), 4),
                 "p_largest": max(row["comparison"].p for row in rows),
             }
         )

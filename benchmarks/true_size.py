@@ -35,7 +35,7 @@ from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.objective import SoftLabels
 from lensmith.engine.question import Prompt, make_prompt, make_question
 from lensmith.engine.step import Step
-from lensmith.learn.loop import average
+from lensmith.learn.loop import average_gradients
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
 from lensmith.models.tuning import attach, coverage, trainable, weight_groups
@@ -159,7 +159,7 @@ class Training:
     def step(self) -> float:
         """Take one step, and return its mean loss."""
         losses = self.step_.gradients(self.images, self.parts, self.noise, 0)
-        loss = average(self.weights, losses, self.parts, Processes())
+        loss = average_gradients(self.weights, losses, self.parts, Processes())
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

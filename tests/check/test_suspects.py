@@ -1,4 +1,4 @@
-"""Labels that were changed on purpose are found, and the table that lists them puts them right."""
+"""Labels that were changed on purpose are found, and the table that lists them corrects them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_wrong_labels_are_found_and_the_table_puts_them_right(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_wrong_labels_are_found_and_the_table_corrects_them(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     folder = shapes("my <images>", circle=60, square=60)
     wrong = {f"circle {i}.jpg" for i in range(4)}
     for name in wrong:
@@ -48,7 +48,7 @@ def test_wrong_labels_are_found_and_the_table_puts_them_right(shapes: Shapes, ti
     assert page.count("data:image/png") == len(there)
     assert "my &lt;images&gt;" in page
 
-    # A person puts one right, leaves one out, and finds the others to be right as they are.
+    # A person corrects one label, leaves one image out, and accepts the other labels.
     found[0]["label"], found[1]["label"] = "circle", ""
     with Path("corrected.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, found[0])
@@ -61,9 +61,9 @@ def test_wrong_labels_are_found_and_the_table_puts_them_right(shapes: Shapes, ti
     assert "1 labels changed, 1 images left out" in err
 
 
-def test_copies_do_not_vouch_for_each_other(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_copies_do_not_confirm_each_others_labels(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     folder = shapes(circle=40, square=40)
-    for i in range(30):  # one wrong image, many times
+    for i in range(30):  # many copies of one wrongly labelled image
         shutil.copy(folder / "circle" / "circle 0.jpg", folder / "square" / f"copy {i}.jpg")
     (folder / "circle" / "circle 0.jpg").unlink()
     code, out, err = run("suspects", *options(folder, tiny_folder), "data.test=0", "--run", "doubts", "--json")
@@ -73,7 +73,7 @@ def test_copies_do_not_vouch_for_each_other(shapes: Shapes, tiny_folder: Path, r
     assert [row["suggested"] for row in rows(Path(record["table"]))] == ["circle"]
 
 
-def test_a_class_that_is_too_small_is_left_out_and_named(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_a_class_with_too_few_images_is_left_out_and_named(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     folder = shapes(circle=30, square=30, star=3)
     code, out, err = run("suspects", *options(folder, tiny_folder), "data.test=0", "--run", "doubts", "--json")
     assert code == 0, err
@@ -96,7 +96,7 @@ def test_the_test_images_are_not_examined(shapes: Shapes, tiny_folder: Path) -> 
     assert examined == len(dataset.train) + len(dataset.validation)
 
 
-def test_without_cleanlab_the_command_that_brings_it_is_named(
+def test_without_cleanlab_the_install_command_is_named(
     shapes: Shapes, tiny_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cleanlab", None)

@@ -1,4 +1,4 @@
-"""A training killed at any moment ends in the same weights; damaged checkpoints and changed recipes are noticed."""
+"""A training killed at any moment ends in the same weights; damaged checkpoints and changed recipes are detected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.conftest import Shapes
 KILLS = 20
 SOURCE = str(Path(lensmith.__file__).parent)
 MOMENTS = {"call": 6000, "file": 60}
-"""How many calls there are in Lensmith's code, and of what changes files, in about a step with its checkpoint."""
+"""The approximate number of calls in Lensmith's code, and of file operations, in a step with its checkpoint."""
 FILES = {"open", "write", "fsync", "rename", "replace", "mkdir", "unlink", "rmdir"}
 
 
@@ -65,7 +65,7 @@ def tuned_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def killable(recipe: Recipe, folder: Path, steps: int, kind: str, moment: int) -> None:
-    """In a process of its own, which kills itself so many steps and moments from its beginning; never if that is 0."""
+    """Runs in a separate process, which kills itself `moment` calls after `steps` steps; never if `moment` is 0."""
     torch.set_num_threads(1)
 
     def count(frame: FrameType, _: str, what: Any) -> None:
@@ -79,7 +79,7 @@ def killable(recipe: Recipe, folder: Path, steps: int, kind: str, moment: int) -
         nonlocal steps
         steps -= isinstance(event, Advance)
         if steps == 0:
-            sys.setprofile(count)  # hears of what begins and ends: a call, also of what is written in C
+            sys.setprofile(count)  # called at every call and return, also of C functions
 
     if steps == 0:
         sys.setprofile(count)
@@ -88,9 +88,9 @@ def killable(recipe: Recipe, folder: Path, steps: int, kind: str, moment: int) -
 
 def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder, "train.epochs=8")
-    whole = run(recipe, tmp_path / "whole", resume=False)
+    uninterrupted = run(recipe, tmp_path / "uninterrupted", resume=False)
 
-    # Forked from a process that has everything imported and has computed nothing.
+    # Forked from a process that has imported everything and computed nothing.
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
         ["lensmith.learn.loop", "lensmith.models.families.lfm2_vl", "peft", "datasets", __name__]
@@ -100,7 +100,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_f
 
     reached: set[str] = set()
     for _ in range(10 * KILLS):
-        # At any moment from here on, and most often within the next steps: reading, in a step, in writing it down.
+        # At any moment from now on, mostly within the next steps: reading images, computing a step, or writing it.
         steps, kind = dice.choice([0, 1, 1, 2, 3]), dice.choice(list(MOMENTS))
         moment = dice.randint(1, MOMENTS[kind]) if kills < KILLS else 0
         child = forks.Process(target=killable, args=(recipe, folder, steps, kind, moment))
@@ -112,40 +112,40 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(shapes: Shapes, tiny_f
         if child.exitcode == 0:
             if kills >= KILLS:
                 break
-            shutil.rmtree(folder)  # it was done before all kills were: once more from the beginning
+            shutil.rmtree(folder)  # it finished before all kills were done: start over
     assert kills == KILLS
     assert child.exitcode == 0
     assert len(reached) > 5, "the kills came before anything was done, or after all was"
     found = json.loads((folder / "training.json").read_text())
-    assert (found["steps"], found["best_step"]) == (whole.steps, whole.best_step)
-    first, second = tuned_weights(tmp_path / "whole"), tuned_weights(folder)
+    assert (found["steps"], found["best_step"]) == (uninterrupted.steps, uninterrupted.best_step)
+    first, second = tuned_weights(tmp_path / "uninterrupted"), tuned_weights(folder)
     assert all(torch.equal(first[name], second[name]) for name in first)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == list(range(1, whole.steps + 1))
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, uninterrupted.steps + 1))
     assert not (folder / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("part", [TENSORS, STATE])
-def test_a_half_written_checkpoint_is_noticed_and_the_one_before_it_used(
+def test_a_half_written_checkpoint_is_detected_and_the_previous_one_used(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str
 ) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    whole = run(recipe, tmp_path / "whole", resume=False)
+    uninterrupted = run(recipe, tmp_path / "uninterrupted", resume=False)
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "cut", False, stopped_after(6))
     before, last = sorted((tmp_path / "cut" / "checkpoint").iterdir())
     damaged = last / part
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
-    told: list[Any] = []
-    again = run(recipe, tmp_path / "cut", True, told.append)
-    assert any(isinstance(e, Note) and f"{last} is damaged; the one before it is used" in e.text for e in told)
-    assert next(e.done for e in told if isinstance(e, Advance)) == int(before.name) + 1
-    assert (again.steps, again.validation) == (whole.steps, whole.validation)
-    first, second = tuned_weights(tmp_path / "whole"), tuned_weights(tmp_path / "cut")
+    events: list[Any] = []
+    again = run(recipe, tmp_path / "cut", True, events.append)
+    assert any(isinstance(e, Note) and f"{last} is damaged; the previous one is used" in e.text for e in events)
+    assert next(e.done for e in events if isinstance(e, Advance)) == int(before.name) + 1
+    assert (again.steps, again.validation) == (uninterrupted.steps, uninterrupted.validation)
+    first, second = tuned_weights(tmp_path / "uninterrupted"), tuned_weights(tmp_path / "cut")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_changed_recipe_is_refused_by_what_changed(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_changed_recipe_is_refused_and_the_changes_named(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     folder = shapes(circle=20, square=20)
     begun = recipe_for(folder, tiny_folder, "tune.dropout=0")
     with pytest.raises(KeyboardInterrupt):
@@ -153,21 +153,21 @@ def test_a_changed_recipe_is_refused_by_what_changed(shapes: Shapes, tiny_folder
     changed = ["train.learning_rate=0.02", "augment.mix=none", "train.micro_batch=2"]
     with pytest.raises(UserError) as caught:
         run(recipe_for(folder, tiny_folder, "tune.dropout=0", *changed), tmp_path / "run", resume=True)
-    said = str(caught.value)
-    assert "train.learning_rate was 0.01 and is now 0.02" in said
-    assert "augment.mix was 'both' and is now 'none'" in said
-    assert "micro_batch" not in said, "it does not change the result"
+    message = str(caught.value)
+    assert "train.learning_rate was 0.01 and is now 0.02" in message
+    assert "augment.mix was 'both' and is now 'none'" in message
+    assert "micro_batch" not in message, "it does not change the result"
     smaller = recipe_for(folder, tiny_folder, "tune.dropout=0", "train.micro_batch=2")
     assert run(smaller, tmp_path / "run", resume=True).finished
-    with pytest.raises(UserError, match="micro_batch"):  # dropout's masks do depend on what runs at once
+    with pytest.raises(UserError, match="micro_batch"):  # dropout masks depend on the micro-batch size
         same_recipe(tmp_path, recipe_for(folder, tiny_folder), recipe_for(folder, tiny_folder, "train.micro_batch=2"))
 
 
-def test_a_disk_that_fills_up_stops_it_cleanly_and_it_goes_on(
+def test_a_full_disk_stops_training_cleanly_and_it_can_be_resumed(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    run(recipe, tmp_path / "whole", resume=False)
+    run(recipe, tmp_path / "uninterrupted", resume=False)
     saves: list[Path] = []
 
     def save(tensors: Any, path: Path, *rest: Any) -> None:
@@ -181,18 +181,20 @@ def test_a_disk_that_fills_up_stops_it_cleanly_and_it_goes_on(
     monkeypatch.setattr(checkpoint, "save_file", save)
     with pytest.raises(UserError, match="disk is full"):
         run(recipe, tmp_path / "run", resume=False)
-    assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == 2, "the whole ones are kept, the half one is not"
+    assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == 2, (
+        "the complete ones are kept, the half-written one is not"
+    )
     monkeypatch.setattr(checkpoint, "save_file", plain)
     run(recipe, tmp_path / "run", resume=True)
-    first, second = tuned_weights(tmp_path / "whole"), tuned_weights(tmp_path / "run")
+    first, second = tuned_weights(tmp_path / "uninterrupted"), tuned_weights(tmp_path / "run")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_replacement_cut_off_between_its_renames_is_undone(tmp_path: Path) -> None:
+def test_a_replacement_interrupted_between_its_renames_is_undone(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     with replacing(folder) as new:
         (new / "weights").write_text("old")
-    folder.rename(tmp_path / ".adapter.old")  # as far as a kill may have let it come
+    folder.rename(tmp_path / ".adapter.old")  # the state after a kill between the two renames
     recover(folder)
     assert (folder / "weights").read_text() == "old"
 

@@ -1,4 +1,4 @@
-"""Cached features train as the images themselves do, are made once, and can't go stale."""
+"""Training on cached features equals training on images; features are extracted once and can't go stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.learn import feature_store
-from lensmith.learn.feature_store import Store, cache_folder, fingerprint
+from lensmith.learn.feature_store import FeatureStore, cache_folder, fingerprint
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import train
 from lensmith.models.base import Model
@@ -40,19 +40,19 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
 
 
 def trained(recipe: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], list[Any], Model]:
-    """The weights, what was told, and the model."""
+    """The weights, the progress events, and the model."""
     folder.mkdir()
-    told: list[Any] = []
+    events: list[Any] = []
     dataset = open_data(recipe.data)
     learner = prepare(recipe, dataset)
     model = learner.tuned.model
-    train(learner, Run(folder, recipe, dataset, told.append))
-    return {name: w.detach().clone() for name, w in trainable(model).items()}, told, model
+    train(learner, Run(folder, recipe, dataset, events.append))
+    return {name: w.detach().clone() for name, w in trainable(model).items()}, events, model
 
 
-def looked(told: list[Any]) -> int:
-    """Images that the tower looked at to keep their features."""
-    return max((e.done for e in told if isinstance(e, Advance) and e.task == EXTRACTING), default=0)
+def extracted(events: list[Any]) -> int:
+    """The number of images whose features were extracted for the cache."""
+    return max((e.done for e in events if isinstance(e, Advance) and e.task == EXTRACTING), default=0)
 
 
 @pytest.mark.parametrize("projector", ["false", "true"])
@@ -60,48 +60,50 @@ def test_cached_features_train_as_images_do(shapes: Shapes, tiny_folder: Path, t
     folder = shapes(circle=20, square=20)
     Image.new("RGB", (90, 30), "red").save(folder / "circle" / "wide.png")  # another number of tokens
     options = [f"tune.projector={projector}", "train.learning_rate=0.01"]
-    cached, told, _ = trained(recipe_for(folder, tiny_folder, *options), tmp_path / "cached")
+    cached, events, _ = trained(recipe_for(folder, tiny_folder, *options), tmp_path / "cached")
     uncached = [*options, "train.cache_features=false"]
     plain, silent, _ = trained(recipe_for(folder, tiny_folder, *uncached), tmp_path / "plain")
-    assert looked(told) == len(open_data(recipe_for(folder, tiny_folder).data).train)
-    assert looked(silent) == 0
+    assert extracted(events) == len(open_data(recipe_for(folder, tiny_folder).data).train)
+    assert extracted(silent) == 0
     for name, weight in cached.items():
         torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
 
 
-def test_features_are_made_once_and_only_for_new_images(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_features_are_extracted_once_and_then_only_for_new_images(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
     folder = shapes(circle=20, square=20)
     _, first, _ = trained(recipe_for(folder, tiny_folder), tmp_path / "first")
     _, second, _ = trained(recipe_for(folder, tiny_folder, "seed=1"), tmp_path / "second")
-    assert looked(first) > 0
-    assert looked(second) == 0
+    assert extracted(first) > 0
+    assert extracted(second) == 0
     for i in range(10):
         Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(folder / "circle" / f"new {i}.png")
     before = len(open_data(recipe_for(folder, tiny_folder).data).train)
     _, third, _ = trained(recipe_for(folder, tiny_folder), tmp_path / "third")
-    assert 0 < looked(third) <= 10
-    assert looked(third) == before - looked(first)
+    assert 0 < extracted(third) <= 10
+    assert extracted(third) == before - extracted(first)
 
 
 @pytest.mark.parametrize("option", ["tune.vision_tower=true", "augment.flip=true", "augment.mix=mixup"])
-def test_nothing_is_cached_where_the_tower_sees_something_else_each_time(
+def test_nothing_is_cached_if_the_towers_output_changes_between_epochs(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, option: str
 ) -> None:
-    _, told, _ = trained(recipe_for(shapes(circle=9, square=9), tiny_folder, option), tmp_path / "run")
-    assert looked(told) == 0
+    _, events, _ = trained(recipe_for(shapes(circle=9, square=9), tiny_folder, option), tmp_path / "run")
+    assert extracted(events) == 0
     assert not cache_folder().exists()
 
 
-def test_another_tower_or_other_settings_have_another_store(tiny_folder: Path, tmp_path: Path) -> None:
+def test_another_tower_or_other_settings_use_another_store(tiny_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32"])
     model = models.load_base(recipe.model)
-    mine = fingerprint(model, ["vision_tower"])
-    assert fingerprint(models.load_base(recipe.model), ["vision_tower"]) == mine
-    assert fingerprint(model, ["vision_tower", "projector"]) != mine
+    original = fingerprint(model, ["vision_tower"])
+    assert fingerprint(models.load_base(recipe.model), ["vision_tower"]) == original
+    assert fingerprint(model, ["vision_tower", "projector"]) != original
     weight = model.network.model.vision_tower.post_layernorm.weight
     with torch.no_grad():
         weight[0] += 1e-3
-    assert fingerprint(model, ["vision_tower"]) != mine
+    assert fingerprint(model, ["vision_tower"]) != original
 
     other = tmp_path / "other"
     shutil.copytree(tiny_folder, other)
@@ -109,30 +111,30 @@ def test_another_tower_or_other_settings_have_another_store(tiny_folder: Path, t
     values = json.loads(settings.read_text())
     settings.write_text(json.dumps(values | {"image_std": [0.4, 0.5, 0.5]}))
     changed = models.load_base(load_recipe(None, [f"model.base={other}", "model.dtype=float32"]).model)
-    assert fingerprint(changed, ["vision_tower"]) != mine
+    assert fingerprint(changed, ["vision_tower"]) != original
     budget = load_recipe(None, [f"model.base={tiny_folder}", "model.dtype=float32", "model.image_tokens=2"])
     assert fingerprint(models.load_base(budget.model), ["vision_tower"]) != fingerprint(
         models.load_base(recipe.model), ["vision_tower"]
     )
 
 
-def test_a_damaged_file_is_made_again(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_features_of_a_damaged_file_are_extracted_again(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    first, told, _ = trained(recipe, tmp_path / "first")
+    first, events, _ = trained(recipe, tmp_path / "first")
     for file in cache_folder().rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:200])
     second, again, _ = trained(recipe, tmp_path / "second")
-    assert looked(again) == looked(told)
+    assert extracted(again) == extracted(events)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_an_interrupted_cache_goes_on_where_it_was(
+def test_an_interrupted_extraction_resumes(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lensmith.learn.feature_store.WINDOW", 8)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
     total = len(open_data(recipe.data).train)
-    whole, _, _ = trained(recipe, tmp_path / "whole")
+    uninterrupted, _, _ = trained(recipe, tmp_path / "whole")
     shutil.rmtree(cache_folder())
 
     def stop(event: Any) -> None:
@@ -144,18 +146,18 @@ def test_an_interrupted_cache_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         train(prepare(recipe, dataset), Run(tmp_path / "stopped", recipe, dataset, stop))
     assert not list(cache_folder().rglob("*.part"))
-    resumed, told, _ = trained(recipe, tmp_path / "resumed")
-    assert looked(told) == total - 16
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    resumed, events, _ = trained(recipe, tmp_path / "resumed")
+    assert extracted(events) == total - 16
+    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
 
 
-def test_without_room_training_goes_on_by_looking_anew(
+def test_without_disk_space_training_continues_without_a_cache(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensmith.learn.feature_store.SPARE", 1 << 60)
+    monkeypatch.setattr("lensmith.learn.feature_store.SPARE_BYTES", 1 << 60)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
-    _, told, _ = trained(recipe, tmp_path / "run")
-    assert any(isinstance(e, Note) and "extracted again when needed" in e.text for e in told)
+    _, events, _ = trained(recipe, tmp_path / "run")
+    assert any(isinstance(e, Note) and "extracted again when needed" in e.text for e in events)
     assert not list(cache_folder().rglob("*.safetensors"))
 
 
@@ -165,21 +167,21 @@ def test_unreadable_images_have_no_features_and_are_listed(shapes: Shapes, tiny_
         (folder / "circle" / f"text {i}.jpg").write_text(f"no image {i}")
     recipe = recipe_for(folder, tiny_folder, "data.test=0.2")
     record = lensmith.train(recipe, tmp_path / "run")
-    again = lensmith.train(recipe, tmp_path / "again")  # nothing is left to look at, so nothing would be noticed anew
+    again = lensmith.train(recipe, tmp_path / "again")  # all features are cached, so no image is read
     assert record["training"]["unreadable"]
     assert sorted(again["training"]["unreadable"]) == sorted(record["training"]["unreadable"])
 
 
-def test_a_store_gives_back_what_was_put_in(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_a_store_returns_what_was_added(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
     images = {f"{i:016x}": tuple(torch.randn(i + 1, k, 3).bfloat16() for k in range(1, i + 2)) for i in range(12)}
     store.add(images)
-    assert store.get(next(iter(images))) is None, "seen once it is opened again"
+    assert store.get(next(iter(images))) is None, "visible only after reopening"
     store.reopen()
     for name, views in images.items():
-        found = store.get(name)
-        assert found is not None
-        assert all(torch.equal(mine, view) for mine, view in zip(found, views, strict=True))
+        stored = store.get(name)
+        assert stored is not None
+        assert all(torch.equal(a, b) for a, b in zip(stored, views, strict=True))
 
 
 def test_a_class_without_a_training_image_is_named(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
@@ -188,20 +190,20 @@ def test_a_class_without_a_training_image_is_named(shapes: Shapes, tiny_folder: 
         trained(recipe, tmp_path / "run")
 
 
-def test_images_are_looked_at_in_batches_that_fit(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_extracted_in_batches_that_fit_into_memory(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [(torch.zeros(3, 64, 64, dtype=torch.uint8),)] * 40
     sizes: list[int] = []
-    see = type(tiny).encode_images
+    encode_images = type(tiny).encode_images
 
     def counted(self: Any, views: Any) -> Any:
         sizes.append(len(views[0]))
-        return see(self, views)
+        return encode_images(self, views)
 
     monkeypatch.setattr(type(tiny), "encode_images", counted)
-    for room, expected in [(0, [1] * 40), (5, [5] * 8), (1000, [32, 8])]:
+    for fits, expected in [(0, [1] * 40), (5, [5] * 8), (1000, [32, 8])]:
         sizes.clear()
         needed = tiny.memory(((3, 64, 64),), 0)
-        monkeypatch.setattr(type(tiny), "free_memory", lambda _, room=room, needed=needed: 4 * needed * room)
-        made = dict(feature_store.made_of(images, range(40), tiny, tiny.encode_images))
+        monkeypatch.setattr(type(tiny), "free_memory", lambda _, fits=fits, needed=needed: 4 * needed * fits)
+        features = dict(feature_store.extract_features(images, range(40), tiny, tiny.encode_images))
         assert sizes == expected
-        assert len(made) == 40
+        assert len(features) == 40

@@ -1,4 +1,4 @@
-"""Vectors are kept, found again, and never those of another question, model or image."""
+"""Features are cached and reused, but never for another question, model or image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
 from lensmith.learn import feature_store
-from lensmith.learn.feature_table import Table, read_table
+from lensmith.learn.feature_table import FeatureTable, read_table
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.base import Model
 from lensmith.models.tuning import Tuned
@@ -29,21 +29,21 @@ def _fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENSMITH_CACHE", str(tmp_path / "cache"))
 
 
-class Looks:
-    """Counts the images that a model's tower looks at."""
+class ExtractionCounter:
+    """Counts the images that a model's vision tower processes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images = 0
         self.patch = monkeypatch
 
-    def at(self, model: Model) -> None:
-        see = model.encode_images
+    def watch(self, model: Model) -> None:
+        encode_images = model.encode_images
 
         def counted(views: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             self.images += len(views[0])
-            return see(views)
+            return encode_images(views)
 
-        self.patch.setattr(model, "see", counted)
+        self.patch.setattr(model, "encode_images", counted)
 
 
 def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
@@ -53,92 +53,94 @@ def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
     )
 
 
-def asked(recipe: Recipe, looks: Looks) -> Classifier:
+def asked(recipe: Recipe, counter: ExtractionCounter) -> Classifier:
     model = models.load_base(recipe.model)
-    looks.at(model)
+    counter.watch(model)
     question = make_question(model, recipe.question, open_data(recipe.data).labels)
     return classifier_for(Tuned(model), question, recipe.evaluate)
 
 
-def read(recipe: Recipe, looks: Looks, wanted: list[str] | None = None, part: str = "train") -> Table:
-    split = getattr(open_data(recipe.data), part)
-    return read_table(asked(recipe, looks), split, wanted, 10**8, recipe.data.unreadable, silent)
+def read(
+    recipe: Recipe, counter: ExtractionCounter, wanted: list[str] | None = None, split_name: str = "train"
+) -> FeatureTable:
+    split = getattr(open_data(recipe.data), split_name)
+    return read_table(asked(recipe, counter), split, wanted, 10**8, recipe.data.unreadable, silent)
 
 
-def test_images_are_looked_at_once(shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
+def test_features_are_extracted_once(shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, counter = shapes(circle=20, square=20), ExtractionCounter(monkeypatch)
     recipe = recipe_for(folder, tiny_folder)
-    first = read(recipe, looks)
-    assert looks.images == len(first) == len(open_data(recipe.data).train)
-    again = read(recipe, looks)
-    assert looks.images == len(first) + 1  # one, to know how large a vector is
+    first = read(recipe, counter)
+    assert counter.images == len(first) == len(open_data(recipe.data).train)
+    again = read(recipe, counter)
+    assert counter.images == len(first) + 1  # one extraction, to know the sizes of the features
     assert torch.equal(first.values, again.values)
-    assert (first.places, first.rows) == (again.places, again.rows)
-    other = read(recipe_for(folder, tiny_folder, "question.text='Which? {labels}'"), looks)
-    assert looks.images == 2 * len(first) + 1
-    assert torch.equal(other.of("tower mean"), first.of("tower mean"))
-    assert not torch.equal(other.of("decoder end"), first.of("decoder end"))
+    assert (first.columns, first.rows) == (again.columns, again.rows)
+    other = read(recipe_for(folder, tiny_folder, "question.text='Which? {labels}'"), counter)
+    assert counter.images == 2 * len(first) + 1
+    assert torch.equal(other.feature("tower mean"), first.feature("tower mean"))
+    assert not torch.equal(other.feature("decoder end"), first.feature("decoder end"))
 
 
-def test_a_row_is_what_the_classifier_sees_of_that_image(
+def test_a_row_holds_the_features_of_its_image(
     shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
+    folder, counter = shapes(circle=20, square=20), ExtractionCounter(monkeypatch)
     Image.new("RGB", (300, 60), "red").save(folder / "circle" / "wide.png")  # another shape
     recipe = recipe_for(folder, tiny_folder, "data.validation=0")
-    found, classifier = read(recipe, looks), asked(recipe, looks)
+    table, classifier = read(recipe, counter), asked(recipe, counter)
     split = open_data(recipe.data).train
-    for k in range(0, len(found), 5):
-        i = found.rows[k]
+    for k in range(0, len(table), 5):
+        i = table.rows[k]
         views = tuple(view[None] for view in classifier.model.prepare(split.image(i)))
-        for kind, vector in classifier.features(views, feature_names(classifier.model)).items():
-            torch.testing.assert_close(found.of(kind)[k], vector[0], atol=2e-2, rtol=2e-3)  # kept in float16
-        assert classifier.labels[int(found.truth[k])] == split.labels[i]
+        for name, feature in classifier.features(views, feature_names(classifier.model)).items():
+            torch.testing.assert_close(table.feature(name)[k], feature[0], atol=2e-2, rtol=2e-3)  # stored in float16
+        assert classifier.labels[int(table.labels[k])] == split.labels[i]
 
 
-def test_what_cannot_be_read_has_no_row_and_a_sentence(
+def test_an_unreadable_image_has_no_row_and_is_reported_in_one_sentence(
     shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
+    folder, counter = shapes(circle=20, square=20), ExtractionCounter(monkeypatch)
     for file in sorted((folder / "circle").iterdir())[:5]:
         file.write_bytes(file.read_bytes()[:200])
     recipe = recipe_for(folder, tiny_folder, "data.validation=0", "data.test=0.1")
-    found, split = read(recipe, looks), open_data(recipe.data).train
-    assert found.errors
-    assert sorted([*found.rows, *found.errors]) == list(range(len(split)))
+    table, split = read(recipe, counter), open_data(recipe.data).train
+    assert table.errors
+    assert sorted([*table.rows, *table.errors]) == list(range(len(split)))
     with pytest.raises(ImageError, match=r"data\.unreadable=skip"):
-        read(recipe_for(folder, tiny_folder, "data.validation=0", "data.test=0.1", "data.unreadable=stop"), looks)
+        read(recipe_for(folder, tiny_folder, "data.validation=0", "data.test=0.1", "data.unreadable=stop"), counter)
     for file in folder.rglob("*.jpg"):
         file.write_bytes(b"no image")
     with pytest.raises(UserError, match="no readable training image"):
-        read(recipe, looks)
+        read(recipe, counter)
 
 
 def test_pixels_need_no_model(shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks(monkeypatch)
-    found = read(recipe_for(shapes(circle=20, square=20), tiny_folder), looks, [PIXELS])
-    assert looks.images == 0
-    assert found.of(PIXELS).shape == (len(found), 28 * 28)
+    counter = ExtractionCounter(monkeypatch)
+    table = read(recipe_for(shapes(circle=20, square=20), tiny_folder), counter, [PIXELS])
+    assert counter.images == 0
+    assert table.feature(PIXELS).shape == (len(table), 28 * 28)
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_work(
+def test_with_a_full_disk_features_are_extracted_but_not_cached(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
+    folder, counter = shapes(circle=20, square=20), ExtractionCounter(monkeypatch)
     recipe = recipe_for(folder, tiny_folder)
-    kept = read(recipe, looks)
+    cached = read(recipe, counter)
     monkeypatch.setenv("LENSMITH_CACHE", str(tmp_path / "another"))
-    monkeypatch.setattr(feature_store, "SPARE", 1 << 60)
-    assert torch.equal(read(recipe, looks).values, kept.values)
+    monkeypatch.setattr(feature_store, "SPARE_BYTES", 1 << 60)
+    assert torch.equal(read(recipe, counter).values, cached.values)
     assert not list((tmp_path / "another").rglob("*.safetensors"))
 
 
-def test_a_lower_limit_of_pixels_is_not_passed_by_what_was_kept(
+def test_cached_features_do_not_bypass_a_lower_pixel_limit(
     shapes: Shapes, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, looks = shapes(circle=20, square=20), Looks(monkeypatch)
+    folder, counter = shapes(circle=20, square=20), ExtractionCounter(monkeypatch)
     recipe = recipe_for(folder, tiny_folder, "data.validation=0")
     split = open_data(recipe.data).train
-    assert len(read_table(asked(recipe, looks), split, None, 10**8, "skip", silent)) == len(split)
+    assert len(read_table(asked(recipe, counter), split, None, 10**8, "skip", silent)) == len(split)
     with pytest.raises(UserError, match="no readable training image"):
-        read_table(asked(recipe, looks), split, None, 100, "skip", silent)
+        read_table(asked(recipe, counter), split, None, 100, "skip", silent)

@@ -64,7 +64,7 @@ def stop_at(step: int) -> Callable[[Note | Advance], None]:
     return stop
 
 
-def test_training_learns_and_the_run_folder_is_enough_to_predict(
+def test_training_learns_and_the_run_folder_suffices_to_predict(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = shapes(circle=30, square=30)
@@ -78,7 +78,7 @@ def test_training_learns_and_the_run_folder_is_enough_to_predict(
     found = lensmith.predict([str(image), str(folder / "circle")], tmp_path / "a run")
     assert [p.predicted for p in found] == ["square"] + ["circle"] * 30
     again = lensmith.evaluate(recipe_for_run(str(tmp_path / "a run"), []), tmp_path / "again")
-    assert again["accuracy"] == record["accuracy"], "an adapter that was reloaded must score as it did"
+    assert again["accuracy"] == record["accuracy"], "a reloaded adapter must give the same scores"
 
     steps = [json.loads(line) for line in (tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "loss" in row] == list(range(1, record["training"]["steps"] + 1))
@@ -105,7 +105,7 @@ def test_peft_itself_loads_the_adapter_and_gives_the_same_scores(
     other.network = PeftModel.from_pretrained(network, str(tmp_path / "adapter")).base_model.model.eval()
     theirs = Classifier(other, make_question(other, recipe.question, dataset.labels)).score(pixels).bound
     torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-4)
-    assert (bare - mine).abs().max() > 0.1, "the adapter changes nothing, so its loading proves nothing"
+    assert (bare - mine).abs().max() > 0.1, "the adapter changes nothing, so loading it proves nothing"
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
@@ -131,7 +131,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(
 
 
 @pytest.mark.parametrize("part", ["state.json", "state.safetensors"])
-def test_a_damaged_checkpoint_is_said_to_be_one(shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str) -> None:
+def test_a_damaged_checkpoint_is_reported(shapes: Shapes, tiny_folder: Path, tmp_path: Path, part: str) -> None:
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder)
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, tmp_path, stop_at(1))
@@ -156,15 +156,15 @@ def test_unreadable_training_images_are_left_out_and_listed(shapes: Shapes, tiny
     listed = record["training"]["unreadable"] + record["evaluation"]["unreadable"]
     dataset = open_data(recipe.data)
     assert sorted(listed) == sorted(set(listed))
-    assert len(listed) == 8, "in training, validation and test alike"
-    assert record["accuracy"]["n"] == len(dataset.test), "what can't be read stays in the denominator"
+    assert len(listed) == 8, "in training, validation and test together"
+    assert record["accuracy"]["n"] == len(dataset.test), "unreadable images stay in the denominator"
     for path in (tmp_path / "run").glob("*"):
         assert not path.name.startswith("."), "a half-written file was left"
     with pytest.raises(UserError, match=r"text \d"):
         lensmith.train(recipe_for(folder, tiny_folder, "data.unreadable=stop"), tmp_path / "strict")
 
 
-def test_images_that_do_not_fit_into_memory_are_read_again(
+def test_images_that_do_not_fit_into_memory_are_read_again_in_each_epoch(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for(shapes(circle=12, square=12), tiny_folder, "train.epochs=2")
@@ -177,7 +177,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
-def test_the_base_is_not_changed_by_training(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_training_does_not_change_the_base_model(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(shapes(circle=16, square=16), tiny_folder, "train.epochs=1")
     learner = prepared(recipe)
     model = learner.tuned.model
@@ -186,7 +186,7 @@ def test_the_base_is_not_changed_by_training(shapes: Shapes, tiny_folder: Path, 
     assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters() if "lora_" not in n)
 
 
-def test_lora_hits_every_linear_layer_of_what_was_chosen_and_nothing_else(tiny_folder: Path) -> None:
+def test_lora_is_attached_to_every_linear_layer_of_the_chosen_components_only(tiny_folder: Path) -> None:
     recipe = load_recipe(None, [f"model.base={tiny_folder}"])
     rows = prepared(recipe).coverage
     assert {row.component for row in rows} == {"language_model"}
@@ -203,7 +203,7 @@ def test_every_epoch_sees_every_sample_once() -> None:
     assert all(sorted(stream[e * 10 : e * 10 + 10]) == list(range(10)) for e in range(4))
     assert stream[:10] != stream[10:20]
     later = [i for batch in batches(10, 4, seed=0, first=6, last=10) for i in batch]
-    assert later == stream[24:], "a resumed training must see what it would have seen"
+    assert later == stream[24:], "a resumed training must see the same images as an uninterrupted one"
 
 
 def test_nothing_goes_over_the_network(
@@ -216,14 +216,16 @@ def test_nothing_goes_over_the_network(
     asked: list[Any] = []
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     monkeypatch.setattr("socket.socket.connect", refuse)
-    # The shipped model, since its bare name looks like a name on the hub.
+    # Uses the shipped model, because its bare name looks like a name on the hub.
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.epochs=1", "model.base=nano")
     lensmith.train(recipe, tmp_path / "run")
     lensmith.predict([str(tmp_path / "my shapes")], tmp_path / "run")
     assert asked == []
 
 
-def test_fewer_images_than_a_batch_still_get_their_epochs(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch_still_give_one_step_per_epoch(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
     recipe = recipe_for(shapes(circle=8, square=8), tiny_folder, "train.batch_size=500", "train.epochs=3")
     assert trained(recipe, tmp_path).steps == 3
 
@@ -236,53 +238,53 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert 0 < rates[-1] < 0.01
 
 
-def test_it_ends_early_when_validation_no_longer_gets_better(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_training_ends_early_when_validation_stops_improving(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     recipe = recipe_for(
         shapes(circle=20, square=20), tiny_folder, "train.epochs=40", "train.patience=2", "train.validate_every=0.5"
     )
-    told: list[Note | Advance] = []
-    done = trained(recipe, tmp_path, told.append)
-    planned = next(e.total for e in told if isinstance(e, Advance) and e.task == "training")
+    events: list[Note | Advance] = []
+    done = trained(recipe, tmp_path, events.append)
+    planned = next(e.total for e in events if isinstance(e, Advance) and e.task == "training")
     assert done.finished
     assert done.worse == 2
     assert done.best_step < done.checked_step <= done.steps < planned
-    assert any(isinstance(e, Note) and "2 validations without a better one" in e.text for e in told)
+    assert any(isinstance(e, Note) and "2 validations without improvement" in e.text for e in events)
     assert (tmp_path / "adapter" / "lensmith.json").exists()
 
 
-def test_a_loss_that_is_no_number_names_the_images_at_fault(
+def test_the_images_that_cause_a_nan_loss_are_named(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
     dataset = open_data(recipe.data)
-    plain, seen = Objective.losses, [0]
+    original, calls = Objective.losses, [0]
 
     def losses(self: Objective, prefix: Any, images: Any, parts: Any, noise: Any) -> torch.Tensor:
-        seen[0] += 1
-        found = plain(self, prefix, images, parts, noise)
-        return found * torch.tensor([1.0, float("nan"), *[1.0] * (len(found) - 2)]) if seen[0] == 2 else found
+        calls[0] += 1
+        result = original(self, prefix, images, parts, noise)
+        return result * torch.tensor([1.0, float("nan"), *[1.0] * (len(result) - 2)]) if calls[0] == 2 else result
 
     monkeypatch.setattr(Objective, "losses", losses)
     order = next(batches(len(dataset.train), 8, recipe.seed, 1, 2))
     with pytest.raises(UserError) as caught:
         trained(recipe, tmp_path)
-    said = str(caught.value)
-    assert "at step 2" in said
-    assert dataset.train.ids[order[1]] in said
-    assert not any(dataset.train.ids[i] in said for i in order if i != order[1])
+    message = str(caught.value)
+    assert "at step 2" in message
+    assert dataset.train.ids[order[1]] in message
+    assert not any(dataset.train.ids[i] in message for i in order if i != order[1])
 
 
-def test_balanced_weights_let_a_rare_class_count_as_much(shapes: Shapes, tiny_folder: Path) -> None:
+def test_balanced_weights_give_a_rare_class_the_same_total_weight(shapes: Shapes, tiny_folder: Path) -> None:
     recipe = recipe_for(shapes(circle=50, square=10), tiny_folder, "data.test=0.1", "data.validation=0")
     split, labels = open_data(recipe.data).train, open_data(recipe.data).labels
-    worth = dict(zip(labels, class_weights(split, labels, "balanced"), strict=True))
+    weights = dict(zip(labels, class_weights(split, labels, "balanced"), strict=True))
     counts = {label: list(split.labels).count(label) for label in labels}
-    assert counts["circle"] * worth["circle"] == pytest.approx(counts["square"] * worth["square"])
-    assert sum(worth[label] for label in split.labels) == pytest.approx(len(split))
+    assert counts["circle"] * weights["circle"] == pytest.approx(counts["square"] * weights["square"])
+    assert sum(weights[label] for label in split.labels) == pytest.approx(len(split))
     assert class_weights(split, labels, "none") == [1, 1]
 
 
-def test_the_weighted_mean_does_not_depend_on_how_a_batch_is_cut(
+def test_the_weighted_mean_does_not_depend_on_the_micro_batch_size(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path
 ) -> None:
     options = ["train.class_weights=balanced", "train.epochs=1", "train.validate_every=9", "augment.mix=cutmix"]
@@ -295,7 +297,7 @@ def test_the_weighted_mean_does_not_depend_on_how_a_batch_is_cut(
     assert found[0][:3] == pytest.approx(found[1][:3], rel=1e-4)
 
 
-def test_a_run_folder_that_can_not_be_written_is_a_sentence(
+def test_a_run_folder_that_cannot_be_written_is_reported_in_one_sentence(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
@@ -308,7 +310,7 @@ def test_a_run_folder_that_can_not_be_written_is_a_sentence(
         lensmith.train(recipe, tmp_path / "run")
 
 
-def test_a_tracker_shows_what_the_log_has(
+def test_a_tracker_gets_the_same_rows_as_the_log(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[tuple[int, dict[str, float]]] = []

@@ -1,4 +1,4 @@
-"""Two processes take the step that one takes, and only the main one writes and speaks."""
+"""Two processes train like one, and only the main process writes files and messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess
             "--standalone",
             "-m",
             "--",
-        ]  # or it takes --run for its own
+        ]  # otherwise torchrun would take --run as one of its options
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*start, "lensmith", "train", *words]
     return subprocess.run(
@@ -44,7 +44,7 @@ def test_two_processes_train_as_one_does(shapes: Shapes, tiny_folder: Path, tmp_
     for name, count in (("one", 1), ("two", 2)):
         done = launch(count, tmp_path, *options, "--run", name, "--json")
         assert done.returncode == 0, done.stderr
-        records.append(json.loads(done.stdout))  # one object, so one process spoke
+        records.append(json.loads(done.stdout))  # one object, so only one process printed
         logs.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
         assert done.stderr.count("of the validation images correct") == sum("validation" in row for row in logs[-1])
     one, two = ([row["loss"] for row in log if "loss" in row] for log in logs)
@@ -54,18 +54,18 @@ def test_two_processes_train_as_one_does(shapes: Shapes, tiny_folder: Path, tmp_
         row["validation"]["n"] for row in logs[1] if "validation" in row
     ]
     weights = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
-    whole, parts = (torch.cat([w.flatten() for w in ws.values()]) for ws in weights)
-    assert (whole - parts).norm() <= 1e-3 * whole.norm()
+    one_process, two_processes = (torch.cat([w.flatten() for w in ws.values()]) for ws in weights)
+    assert (one_process - two_processes).norm() <= 1e-3 * one_process.norm()
     assert records[0]["accuracy"]["n"] == records[1]["accuracy"]["n"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 13])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_shares_are_all_of_a_batch_once_and_keep_pairs_together(n: int, count: int) -> None:
-    each, seen = Processes(), list[int]()
-    each.count = count
-    for each.rank in range(count):
-        share = range(n)[each.share(n)]
-        assert not len(share) or share.start % 2 == 0
-        seen += share
-    assert seen == list(range(n))
+def test_parts_cover_a_batch_once_and_keep_pairs_together(n: int, count: int) -> None:
+    processes, covered = Processes(), list[int]()
+    processes.count = count
+    for processes.rank in range(count):
+        part = range(n)[processes.part_of(n)]
+        assert not len(part) or part.start % 2 == 0
+        covered += part
+    assert covered == list(range(n))

@@ -1,4 +1,4 @@
-"""Trackers show the curves, or say once that they can't, and training goes on. Doubles stand in for the packages."""
+"""Trackers show the curves, or report once that they can't, and training continues. The packages are faked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW: Any = {"step": 7, "loss": 0.5, "learning_rate": 1e-4, "validation": None, "
 
 
 class FakeRun:
-    """A W&B run that remembers what it got."""
+    """A W&B run that records its calls."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         self.asked = asked
@@ -42,7 +42,7 @@ class FakeRun:
 
 
 class FakeWandb(ModuleType):
-    """As much of `wandb` as is used: online runs need `server` not to raise."""
+    """The part of `wandb` that is used. Online runs fail if `server` raises."""
 
     __version__ = "0"
 
@@ -78,10 +78,10 @@ def fails(error: Exception) -> Callable[[], Any]:
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
-    """A W&B that is logged in, and its server answers."""
+    """A fake W&B that is logged in and whose server responds."""
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # is set by the tracker, and must not outlive the test
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # the tracker sets it, and it must not outlive the test
     fake = FakeWandb(lambda: None)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     return fake
@@ -89,7 +89,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a double of tensorboardX is given to write; a string among them is a call of another kind."""
+    """The events that a fake tensorboardX is given to write; strings stand for other calls."""
     written: list[Any] = []
 
     class EventsWriter:
@@ -124,16 +124,16 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def open_it(name: str, folder: Path, step: int = 0) -> tuple[Any, list[str]]:
-    """A tracker, and what it has told."""
-    told: list[str] = []
-    return open_tracker(name, folder, load_recipe(overrides=["tune.rank=3"]), told.append, step), told
+    """A tracker, and the messages it has reported."""
+    messages: list[str] = []
+    return open_tracker(name, folder, load_recipe(overrides=["tune.rank=3"]), messages.append, step), messages
 
 
-def test_local_is_nothing_more(tmp_path: Path) -> None:
-    tracker, told = open_it("local", tmp_path)
+def test_the_local_tracker_does_nothing(tmp_path: Path) -> None:
+    tracker, messages = open_it("local", tmp_path)
     tracker.log(ROW, 7)
     tracker.close()
-    assert told == []
+    assert messages == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_local_is_nothing_more(tmp_path: Path) -> None:
 def test_a_missing_package_is_refused_and_named(
     name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # None in sys.modules: not installed. A module without a version: a mere folder, such as the one W&B itself makes.
+    # None in sys.modules: not installed. A module without a version: just a folder, such as the one W&B creates.
     for found in (None, ModuleType(package)):
         monkeypatch.setitem(sys.modules, package, found)
         with pytest.raises(UserError) as caught:
@@ -161,33 +161,31 @@ def test_a_package_that_does_not_load_is_refused_too(tmp_path: Path, monkeypatch
 def test_wandb_gets_numbers_with_their_steps(tmp_path: Path, wandb: FakeWandb) -> None:
     folder = tmp_path / "first-try"
     folder.mkdir()
-    tracker, told = open_it("wandb", folder)
+    tracker, messages = open_it("wandb", folder)
     tracker.log(ROW, 7)
     tracker.log({"validation_accuracy": 0.75}, 7)
-    tracker.log({"note": "nothing in numbers"}, 8)
+    tracker.log({"note": "no numbers"}, 8)
     tracker.close()
     tracker.close()
     (run,) = wandb.runs
     assert run.rows == [({"loss": 0.5, "learning_rate": 1e-4}, 7), ({"validation_accuracy": 0.75}, 7)]
     assert run.finished == 1
-    assert told == []
+    assert messages == []
     asked = run.asked
     assert (asked["project"], asked["name"], asked["dir"]) == ("lensmith", "first-try", str(folder))
     assert asked["config"]["tune.rank"] == 3
     assert asked["settings"]["silent"]
     assert asked["settings"]["init_timeout"] <= 30
-    assert wandb.calls == ["setup, silent: True", "init None"]  # the mode is WANDB_MODE's to say
+    assert wandb.calls == ["setup, silent: True", "init None"]  # WANDB_MODE decides the mode
 
 
-def test_the_project_is_the_environments_to_name(
-    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_names_the_project(tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "leaves")
     open_it("wandb", tmp_path)
     assert wandb.runs[0].asked["project"] == "leaves"
 
 
-def test_a_resumed_folder_goes_on_with_its_run(tmp_path: Path, wandb: FakeWandb) -> None:
+def test_a_resumed_folder_continues_its_run(tmp_path: Path, wandb: FakeWandb) -> None:
     for folder in ("a", "a", "b"):
         (tmp_path / folder).mkdir(exist_ok=True)
         open_it("wandb", tmp_path / folder, step=5)[0].close()
@@ -198,7 +196,7 @@ def test_a_resumed_folder_goes_on_with_its_run(tmp_path: Path, wandb: FakeWandb)
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"),
+    ("error", "reason"),
     [
         ("No API key configured. Use `wandb login` to log in.", "(No API key configured)"),
         (f"Run initialization has timed out,\n key {KEY}", "(Run initialization has timed out, key ***)"),
@@ -206,67 +204,69 @@ def test_a_resumed_folder_goes_on_with_its_run(tmp_path: Path, wandb: FakeWandb)
     ],
 )
 def test_without_key_or_network_the_run_is_kept_offline(
-    trouble: str, reason: str, tmp_path: Path, wandb: FakeWandb
+    error: str, reason: str, tmp_path: Path, wandb: FakeWandb
 ) -> None:
-    wandb.server = fails(OSError(trouble))
-    tracker, told = open_it("wandb", tmp_path)
+    wandb.server = fails(OSError(error))
+    tracker, messages = open_it("wandb", tmp_path)
     tracker.log({"loss": 0.5}, 1)
     tracker.close()
     (run,) = wandb.runs
     assert run.asked["mode"] == "offline"
     assert run.rows == [({"loss": 0.5}, 1)]
-    # The service of the first try holds on to the run's id, and a new one must be told anew never to ask.
+    # The service of the first attempt keeps the run's id locked, and a new one must again be messages not to prompt.
     assert wandb.calls == ["setup, silent: True", "init None", "teardown", "setup, silent: True", "init offline"]
-    (sentence,) = told
+    (sentence,) = messages
     assert reason in sentence
     for needed in (str(tmp_path / "metrics.jsonl"), "wandb login", "WANDB_MODE=offline", "wandb sync"):
         assert needed in sentence
     assert "\n" not in sentence
 
 
-def test_what_fails_later_is_told_once_and_training_goes_on(tmp_path: Path, wandb: FakeWandb) -> None:
-    tracker, told = open_it("wandb", tmp_path)
+def test_a_later_failure_is_reported_once_and_training_continues(tmp_path: Path, wandb: FakeWandb) -> None:
+    tracker, messages = open_it("wandb", tmp_path)
     (run,) = wandb.runs
     tracker.log({"loss": 0.5}, 1)
     run.fail = ConnectionResetError("Connection lost")
     tracker.log({"loss": 0.4}, 2)
-    (sentence,) = told
-    assert sentence.startswith("The tracker wandb can't be written to (Connection lost): the record is kept in ")
+    (sentence,) = messages
+    assert sentence.startswith(
+        "The tracker wandb can't be written to (Connection lost): the metrics are still written to "
+    )
     run.fail = None
     tracker.log({"loss": 0.3}, 3)
     assert run.rows == [({"loss": 0.5}, 1)]
     run.fail = ConnectionResetError("Connection lost")
     tracker.close()
     assert run.finished == 1
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
-def test_an_end_that_takes_too_long_is_told(tmp_path: Path, wandb: FakeWandb) -> None:
-    tracker, told = open_it("wandb", tmp_path)
+def test_a_timeout_on_closing_is_reported(tmp_path: Path, wandb: FakeWandb) -> None:
+    tracker, messages = open_it("wandb", tmp_path)
     wandb.runs[0].fail = TimeoutError("Timed out finishing run.")
     tracker.close()
-    assert len(told) == 1
-    assert "can't be closed (Timed out finishing run): " in told[0]
+    assert len(messages) == 1
+    assert "can't be closed (Timed out finishing run): " in messages[0]
 
 
 @pytest.mark.parametrize("key", [KEY, "short-and-made-up"])
-def test_the_key_is_neither_told_nor_written(
+def test_the_key_is_neither_reported_nor_written(
     key: str, tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", key)
     wandb.server = fails(ValueError(f"401 for {key}"))
-    tracker, told = open_it("wandb", tmp_path)
+    tracker, messages = open_it("wandb", tmp_path)
     wandb.runs[0].fail = ValueError(f"401 for {key}")
     tracker.log({"loss": 0.5}, 1)
     tracker.close()
-    assert told
-    assert key not in "".join(told)
+    assert messages
+    assert key not in "".join(messages)
     assert all(key not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert key not in str([run.asked for run in wandb.runs])
 
 
 def test_tensorboard_gets_numbers_with_their_steps(tmp_path: Path, events: list[Any]) -> None:
-    tracker, told = open_it("tensorboard", tmp_path)
+    tracker, messages = open_it("tensorboard", tmp_path)
     tracker.log(ROW, 7)
     tracker.close()
     tracker.close()
@@ -282,14 +282,14 @@ def test_tensorboard_gets_numbers_with_their_steps(tmp_path: Path, events: list[
     assert events[-1] == "close"
     assert events.count("close") == 1
     assert "flush" in events
-    assert told == []
+    assert messages == []
 
 
-def test_tensorboard_shows_what_is_not_older_than_ten_seconds(
+def test_tensorboard_shows_data_at_most_ten_seconds_old(
     tmp_path: Path, events: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    clock.now = 0.0  # as on a machine that has just been started
+    clock.now = 0.0  # as on a machine that has just booted
     monkeypatch.setattr("lensmith.learn.trackers.time", clock)
     tracker, _ = open_it("tensorboard", tmp_path)
     flushes = [events.count("flush")]
@@ -300,7 +300,7 @@ def test_tensorboard_shows_what_is_not_older_than_ten_seconds(
     assert flushes == [1, 1, 1, 2, 2, 2, 3]
 
 
-def test_tensorboard_drops_what_comes_again(tmp_path: Path, events: list[Any]) -> None:
+def test_tensorboard_drops_steps_that_are_repeated(tmp_path: Path, events: list[Any]) -> None:
     for step in (0, 40):
         open_it("tensorboard", tmp_path, step)[0].close()
     starts = [event for event in events if hasattr(event, "session_log")]
@@ -308,35 +308,35 @@ def test_tensorboard_drops_what_comes_again(tmp_path: Path, events: list[Any]) -
     assert all(event.session_log.status == 1 for event in starts)
 
 
-def test_tensorboards_trouble_at_the_start_is_told_once(tmp_path: Path, events: list[Any]) -> None:
+def test_a_failure_to_open_tensorboard_is_reported_once(tmp_path: Path, events: list[Any]) -> None:
     (tmp_path / "tensorboard").touch()  # a file where the folder should be
-    tracker, told = open_it("tensorboard", tmp_path)
+    tracker, messages = open_it("tensorboard", tmp_path)
     tracker.log({"loss": 0.5}, 1)
     tracker.close()
-    (sentence,) = told
+    (sentence,) = messages
     assert sentence.startswith("The tracker tensorboard can't be opened (")
-    assert sentence.endswith(f"the record is kept in {tmp_path / 'metrics.jsonl'}.")
+    assert sentence.endswith(f"the metrics are still written to {tmp_path / 'metrics.jsonl'}.")
     assert events == []
 
 
-def test_the_real_tensorboard_writer_takes_it(tmp_path: Path) -> None:
+def test_the_real_tensorboard_writer_works(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    tracker, told = open_it("tensorboard", tmp_path)
+    tracker, messages = open_it("tensorboard", tmp_path)
     tracker.log({"loss": math.inf, "grad_norm": 2.0}, 1)
     tracker.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert all(tag in file.read_bytes() for tag in (b"grad_norm", b"tune.rank", b"brain.Event:2"))
-    assert told == []
+    assert messages == []
 
 
-def test_the_real_wandb_takes_it_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_the_real_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    tracker, told = open_it("wandb", tmp_path)
+    tracker, messages = open_it("wandb", tmp_path)
     tracker.log({"a_made_up_number": 0.5}, 1)
     tracker.close()
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert all(word in file.read_bytes() for word in (b"a_made_up_number", b"tune.rank"))
-    assert told == []
+    assert messages == []
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Scoring a part of a dataset: stopped and resumed it gives the same file, and the figures are of every image."""
+"""Scoring a split: a resumed evaluation gives the same file, and the metrics cover every image."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def scored(
     return predict_split(run, classifier, split or run.dataset.test, path, "scoring")
 
 
-def test_stopped_and_resumed_gives_the_same_file(tiny: Model, dataset: ImageDataset, tmp_path: Path) -> None:
+def test_a_resumed_evaluation_gives_the_same_file(tiny: Model, dataset: ImageDataset, tmp_path: Path) -> None:
     recipe = recipe_for(Path(dataset.uri))
-    straight = tmp_path / "straight" / "p.parquet"
-    straight.parent.mkdir()
-    scored(tiny, Run(straight.parent, recipe, dataset), straight)
+    uninterrupted = tmp_path / "uninterrupted" / "p.parquet"
+    uninterrupted.parent.mkdir()
+    scored(tiny, Run(uninterrupted.parent, recipe, dataset), uninterrupted)
     stopped = tmp_path / "stopped" / "p.parquet"
     stopped.parent.mkdir()
     seen: list[int] = []
@@ -77,7 +77,7 @@ def test_stopped_and_resumed_gives_the_same_file(tiny: Model, dataset: ImageData
     while not stopped.exists():
         with suppress(Stopped):
             go()
-    assert stopped.read_bytes() == straight.read_bytes()
+    assert stopped.read_bytes() == uninterrupted.read_bytes()
     assert [p.id for p in read_predictions(stopped)] == list(dataset.test.ids)
     ends = sorted(set(seen))
     assert len(ends) > 3
@@ -85,7 +85,9 @@ def test_stopped_and_resumed_gives_the_same_file(tiny: Model, dataset: ImageData
     assert [p.name for p in stopped.parent.iterdir()] == ["p.parquet"]
 
 
-def test_images_scored_under_other_conditions_are_not_mixed(tiny: Model, dataset: ImageDataset, tmp_path: Path) -> None:
+def test_predictions_under_different_conditions_are_not_mixed(
+    tiny: Model, dataset: ImageDataset, tmp_path: Path
+) -> None:
     recipe = recipe_for(Path(dataset.uri))
     path = tmp_path / "p.parquet"
 
@@ -101,22 +103,22 @@ def test_images_scored_under_other_conditions_are_not_mixed(tiny: Model, dataset
         scored(tiny, run, path, dataset.train)
 
 
-def test_calibration_says_why_there_is_none(tiny: Model, dataset: ImageDataset) -> None:
-    def why(*options: str, part: str = "test", top: int | None = None) -> str:
+def test_a_missing_calibration_is_explained(tiny: Model, dataset: ImageDataset) -> None:
+    def reason(*options: str, split: str = "test", top: int | None = None) -> str:
         recipe = recipe_for(Path(dataset.uri), *options)
         classifier = Classifier(tiny, make_question(tiny, recipe.question, dataset.labels), top=top)
         run = Run(Path(), recipe, dataset)
-        chosen, record = fit_calibration(run, classifier, dataset.split(part), lambda _: None)
+        chosen, record = fit_calibration(run, classifier, dataset.split(split), lambda _: None)
         assert chosen == Calibration()
         return str(record.get("note", ""))
 
-    assert why("evaluate.calibration=none") == ""
-    assert "needs 20 validation images" in why()
-    assert "every label's score" in why(top=1)
-    assert "that calibration would use" in why(part="validation")
+    assert reason("evaluate.calibration=none") == ""
+    assert "needs 20 validation images" in reason()
+    assert "every label's score" in reason(top=1)
+    assert "which calibration would use" in reason(split="validation")
 
 
-def test_what_cannot_be_scored_is_refused_before_anything_is_written(
+def test_invalid_options_are_refused_before_anything_is_written(
     tiny_folder: Path, dataset: ImageDataset, tmp_path: Path
 ) -> None:
     def refused(sentence: str, *options: str) -> None:
@@ -131,12 +133,12 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_written(
     refused("which is not a class", "question.names={cicle: round}")
 
 
-def test_predictions_of_other_samples_are_refused(dataset: ImageDataset) -> None:
-    with pytest.raises(ValueError, match="other samples"):
+def test_predictions_of_other_images_are_refused(dataset: ImageDataset) -> None:
+    with pytest.raises(ValueError, match="don't belong to this split's images"):
         evaluate("x", [Prediction("1", "circle", "circle")], dataset, dataset.test)
 
 
-def test_the_figures_are_of_every_image(tiny_folder: Path, dataset: ImageDataset, tmp_path: Path) -> None:
+def test_the_metrics_cover_every_image(tiny_folder: Path, dataset: ImageDataset, tmp_path: Path) -> None:
     options = [f"model.base={tiny_folder}", "model.dtype=float32", "data.validation=0.3"]
     record = lensmith.evaluate(recipe_for(Path(dataset.uri), *options), tmp_path / "run")
     assert record["accuracy"]["n"] == sum(map(sum, record["confusion"])) == record["data"]["n"]

@@ -1,4 +1,4 @@
-"""Figures against their definitions."""
+"""Metrics against their definitions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lensmith.measure.metrics import (
     confusion,
     holm,
     images_needed,
-    is_right,
+    is_correct,
     macro_f1,
     macro_f1_interval,
     mcnemar,
@@ -32,44 +32,44 @@ from lensmith.measure.metrics import (
 from lensmith.measure.reliability import reliability, risk_coverage
 from lensmith.records import Prediction
 
-# Few different shares, so that many are equal, and images that could not be read or whose share is unknown.
-SHARES = st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 0.6, 14 / 15, 0.999, 1.0]) | st.floats(0, 1)
+# Few different probabilities, so that many are equal; some images are unreadable or have no probability.
+PROBABILITIES = st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 0.6, 14 / 15, 0.999, 1.0]) | st.floats(0, 1)
 
 
 @st.composite
 def scored(draw: st.DrawFn, max_size: int = 50) -> list[Prediction]:
-    rows = draw(st.lists(st.tuples(st.sampled_from("ab?-"), SHARES), min_size=1, max_size=max_size))
+    rows = draw(st.lists(st.tuples(st.sampled_from("ab?-"), PROBABILITIES), min_size=1, max_size=max_size))
     return [
         Prediction(str(i), "a", error="truncated")
-        if said == "-"
-        else Prediction(str(i), "a", "b" if said == "?" else said, None if said == "?" else share)
-        for i, (said, share) in enumerate(rows)
+        if predicted == "-"
+        else Prediction(str(i), "a", "b" if predicted == "?" else predicted, None if predicted == "?" else probability)
+        for i, (predicted, probability) in enumerate(rows)
     ]
 
 
-def test_the_posts_intervals() -> None:
-    # 200 images, as published in the post this project starts from: 54, 62 and 86 % right.
-    for right, low, high in ((108, 47.1, 60.8), (124, 55.1, 68.4), (172, 80.5, 90.1)):
-        rate = wilson(right, 200)
+def test_the_published_intervals() -> None:
+    # 200 images, as published in the post that this project started from: 54, 62 and 86 % correct.
+    for correct, low, high in ((108, 47.1, 60.8), (124, 55.1, 68.4), (172, 80.5, 90.1)):
+        rate = wilson(correct, 200)
         assert (round(rate.low * 100, 1), round(rate.high * 100, 1)) == (low, high)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_an_interval_holds_its_rate_and_stays_in_range(case: tuple[int, int]) -> None:
-    right, n = case
-    rate = wilson(right, n)
+def test_an_interval_contains_its_rate_and_stays_in_range(case: tuple[int, int]) -> None:
+    correct, n = case
+    rate = wilson(correct, n)
     assert 0 <= rate.low <= rate.accuracy <= rate.high <= 1
-    assert (rate.low == 0) == (right == 0)
-    mirrored = wilson(n - right, n)
+    assert (rate.low == 0) == (correct == 0)
+    mirrored = wilson(n - correct, n)
     assert mirrored.low == pytest.approx(1 - rate.high)
 
 
-def test_nothing_has_no_accuracy() -> None:
+def test_empty_input_is_an_error() -> None:
     with pytest.raises(UserError, match="no images"):
         accuracy([])
     with pytest.raises(UserError):
         macro_f1([])
-    with pytest.raises(ValueError, match="0 and 0"):
+    with pytest.raises(ValueError, match="0 and 0 items"):
         mcnemar([], [])
     for figure in (reliability, risk_coverage):
         with pytest.raises(UserError, match="no images"):
@@ -85,7 +85,7 @@ def test_nothing_has_no_accuracy() -> None:
         smallest_difference(0)
 
 
-def test_unreadable_images_count_as_wrong() -> None:
+def test_unreadable_images_count_as_incorrect() -> None:
     found = [Prediction("1", "a", "a"), Prediction("2", "a", error="truncated"), Prediction("3", "b", "a")]
     assert accuracy(found).accuracy == pytest.approx(1 / 3)
     counts = confusion(found, ["a", "b"])
@@ -102,8 +102,8 @@ def test_per_class_figures_agree_with_scikit_learn(pairs: list[tuple[str, str]])
 
     labels = ["a", "b", "c"]
     classes = per_class(confusion([Prediction("", t, p) for t, p in pairs], labels), labels)
-    truth, said = zip(*pairs, strict=True)
-    p, r, f, n = precision_recall_fscore_support(truth, said, labels=labels, zero_division=0)
+    truth, predicted = zip(*pairs, strict=True)
+    p, r, f, n = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
     for c in classes:
         i = labels.index(c.label)
         assert (c.precision, c.recall.accuracy, c.f1, c.recall.n) == pytest.approx((p[i], r[i], f[i], n[i]))
@@ -122,13 +122,13 @@ def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int, b
     assert mcnemar(first, second) == mcnemar(second, first)
 
 
-def test_mcnemar_on_a_hundred_thousand_samples() -> None:
+def test_mcnemar_on_a_hundred_thousand_images() -> None:
     first = [True] * 3000 + [False] * 2000 + [True] * 95_000
     second = [False] * 3000 + [True] * 2000 + [True] * 95_000
     assert 0 <= mcnemar(first, second) < 1e-40
 
 
-def test_top5_counts_unreadable_images_and_unknown_ranks_as_wrong() -> None:
+def test_top5_counts_unreadable_images_and_unknown_ranks_as_incorrect() -> None:
     found = [Prediction(str(i), "a", "b", 0.5, rank) for i, rank in enumerate((1, 5, 6, None))]
     found.append(Prediction("4", "a", error="truncated"))
     rate = top5(found, 6)
@@ -138,7 +138,7 @@ def test_top5_counts_unreadable_images_and_unknown_ranks_as_wrong() -> None:
 
 
 def resample_images(counts: Sequence[Sequence[int]], resamples: int, seed: int) -> list[float]:
-    """Macro-F1 of images drawn with replacement, one by one: the definition."""
+    """Macro-F1 of images drawn with replacement one by one, as in the definition."""
     images = [(i, j) for i, row in enumerate(counts) for j, n in enumerate(row) for _ in range(n)]
     random = np.random.default_rng(seed)
     labels = [str(i) for i in range(len(counts))]
@@ -158,7 +158,7 @@ def resample_images(counts: Sequence[Sequence[int]], resamples: int, seed: int) 
         [[18, 2, 0], [5, 15, 1]],
     ],
 )
-def test_the_bootstrap_is_that_of_the_images(counts: list[list[int]]) -> None:
+def test_the_bootstrap_equals_resampling_of_images(counts: list[list[int]]) -> None:
     interval = macro_f1_interval(counts, resamples=4000)
     assert interval.value == macro_f1(per_class(counts, [str(i) for i in range(len(counts))]))
     low, high = 2 * interval.value - np.percentile(resample_images(counts, 2000, 1), [97.5, 2.5])
@@ -172,7 +172,7 @@ def test_the_bootstrap_is_that_of_the_images(counts: list[list[int]]) -> None:
 @given(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=3, max_size=3))
 @example([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
 @example([[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
-def test_an_interval_of_macro_f1_holds_its_value(counts: list[list[int]]) -> None:
+def test_an_interval_of_macro_f1_contains_its_value(counts: list[list[int]]) -> None:
     if sum(map(sum, counts)):
         interval = macro_f1_interval(counts, resamples=50)
         assert 0 <= interval.low <= interval.value <= interval.high <= 1
@@ -187,33 +187,33 @@ def test_the_bootstrap_with_a_thousand_classes() -> None:
 
 
 @given(scored(), st.integers(1, 20))
-def test_calibration_error_is_its_definition(found: list[Prediction], bins: int) -> None:
+def test_calibration_error_matches_its_definition(found: list[Prediction], bins: int) -> None:
     known = [p for p in found if p.probability is not None]
     outcome = reliability(found, bins)
     if not known:
         assert outcome is None
         return
     assert outcome is not None
-    expected, held = 0.0, []
+    expected, bins_found = 0.0, []
     for i in range(bins):
         low, high = i / bins, (i + 1) / bins
         inside = [p for p in known if low <= p.probability < high or (i == bins - 1 and p.probability == 1)]  # type: ignore[operator]
         if inside:
-            held.append((low, high, len(inside)))
-            sure = fmean(p.probability for p in inside if p.probability is not None)
-            expected += len(inside) / len(known) * abs(fmean(map(is_right, inside)) - sure)
+            bins_found.append((low, high, len(inside)))
+            confidence = fmean(p.probability for p in inside if p.probability is not None)
+            expected += len(inside) / len(known) * abs(fmean(map(is_correct, inside)) - confidence)
     assert outcome.calibration_error == pytest.approx(expected)
-    assert [(b.low, b.high, b.accuracy.n) for b in outcome.bins] == held
+    assert [(b.low, b.high, b.accuracy.n) for b in outcome.bins] == bins_found
     assert all(b.low <= b.confidence <= b.high + 1e-12 for b in outcome.bins)
 
 
 def test_calibration_needs_bins() -> None:
-    with pytest.raises(ValueError, match="0 bins"):
+    with pytest.raises(ValueError, match="at least 1, not 0"):
         reliability([Prediction("1", "a", "a", 0.5)], 0)
 
 
 @given(scored(), st.randoms(use_true_random=False))
-def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], random: Random) -> None:
+def test_accuracy_at_full_coverage_is_that_of_all_images(found: list[Prediction], random: Random) -> None:
     points = risk_coverage(found)
     assert bool(points) == any(p.probability is not None for p in found)
     if not points:
@@ -227,8 +227,8 @@ def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], ra
     for point in points:
         assert point.coverage == point.accuracy.n / len(found)
         assert point.accuracy.low <= point.accuracy.accuracy <= point.accuracy.high
-    sure = [point.confidence for point in points]
-    assert sure == sorted(sure, reverse=True)
+    confidences = [point.confidence for point in points]
+    assert confidences == sorted(confidences, reverse=True)
     shuffled = list(found)
     random.shuffle(shuffled)
     assert risk_coverage(shuffled) == points
@@ -236,18 +236,18 @@ def test_the_surest_part_of_all_images_is_all_images(found: list[Prediction], ra
 
 @settings(max_examples=30)
 @given(scored(max_size=5))
-def test_among_equal_shares_every_choice_counts(found: list[Prediction]) -> None:
-    def sureness(p: Prediction) -> float:
+def test_ties_are_averaged_over_all_orders(found: list[Prediction]) -> None:
+    def confidence(p: Prediction) -> float:
         return -1.0 if p.predicted is None else p.probability or 0.0
 
     for point in risk_coverage(found):
-        # A stable sort of every order takes every choice among the tied equally often.
-        orders = [sorted(order, key=sureness, reverse=True) for order in permutations(found)]
-        expected = fmean(fmean(map(is_right, order[: point.accuracy.n])) for order in orders)
+        # Stable sorts of all permutations give every order of the ties equally often.
+        orders = [sorted(order, key=confidence, reverse=True) for order in permutations(found)]
+        expected = fmean(fmean(map(is_correct, order[: point.accuracy.n])) for order in orders)
         assert point.accuracy.accuracy == pytest.approx(expected)
 
 
-def test_what_could_not_be_read_is_kept_last() -> None:
+def test_unreadable_images_come_last() -> None:
     found = [Prediction(str(i), "a", error="truncated") for i in range(50)]
     found += [Prediction(str(i), "a", "a", 0.0 if i % 2 else 0.9) for i in range(50, 100)]
     points = risk_coverage(found)
@@ -260,7 +260,7 @@ def test_what_could_not_be_read_is_kept_last() -> None:
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))
 @example(0, 1, 0)
 @example(400, 0, 0)
-def test_a_difference_lies_in_its_interval(only_first: int, only_second: int, rest: int) -> None:
+def test_a_difference_lies_within_its_interval(only_first: int, only_second: int, rest: int) -> None:
     n = only_first + only_second + rest
     if n == 0:
         return
@@ -270,24 +270,24 @@ def test_a_difference_lies_in_its_interval(only_first: int, only_second: int, re
     assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((-found.value, -found.high, -found.low))
 
 
-def test_a_difference_as_bonett_and_price_write_it() -> None:
+def test_a_difference_by_the_formula_of_bonett_and_price() -> None:
     # (5 + 1, 20 + 1) / (100 + 2): 0.14706 -+ 1.95996 * sqrt((27 / 102 - 0.14706 ** 2) / 102).
     found = paired_difference(5, 20, 100)
     assert (found.value, round(found.low, 4), round(found.high, 4)) == (0.15, 0.0514, 0.2427)
     for wrong in ((-1, 2, 10), (6, 5, 10)):
-        with pytest.raises(ValueError, match="of 10"):
+        with pytest.raises(ValueError, match="total of 10"):
             paired_difference(*wrong)
 
 
 @pytest.mark.parametrize(("p", "n"), [(0.9, 100), (0.5, 40), (0.97, 200)])
-def test_wilson_holds_the_truth_about_95_times_in_100(p: float, n: int) -> None:
-    rates = [wilson(right, n) for right in range(n + 1)]
+def test_the_wilson_interval_covers_the_true_value_about_95_times_in_100(p: float, n: int) -> None:
+    rates = [wilson(correct, n) for correct in range(n + 1)]
     held = sum(rates[k].low <= p <= rates[k].high for k in np.random.default_rng(0).binomial(n, p, 10_000))
     assert 0.93 < held / 10_000 < 0.975
 
 
 @pytest.mark.parametrize(("only_first", "only_second", "n"), [(0.1, 0.2, 100), (0.02, 0.05, 200), (0.1, 0.1, 50)])
-def test_the_paired_interval_holds_the_truth_about_95_times_in_100(
+def test_the_paired_interval_covers_the_true_value_about_95_times_in_100(
     only_first: float, only_second: float, n: int
 ) -> None:
     cells = [only_first, only_second, 1 - only_first - only_second]
@@ -316,16 +316,18 @@ def test_holm_rejects_step_by_step(p_values: list[float], level: float) -> None:
 
 
 @pytest.mark.parametrize(("difference", "discordant"), [(0.1, 0.3), (0.05, 0.2), (-0.05, 0.1), (0.03, 0.05)])
-def test_that_many_images_see_the_difference_four_times_in_five(difference: float, discordant: float) -> None:
+def test_the_computed_number_of_images_detects_the_difference_four_times_in_five(
+    difference: float, discordant: float
+) -> None:
     n = images_needed(difference, discordant)
     cells = [(discordant - difference) / 2, (discordant + difference) / 2, 1 - discordant]
-    seen, known = 0, {}
+    detected, p_values = 0, {}
     for a, b, _ in np.random.default_rng(0).multinomial(n, cells, 2000).tolist():
-        if (a, b) not in known:
-            # Only the discordant answers have an effect.
-            known[a, b] = mcnemar([True] * a + [False] * b + [True], [False] * a + [True] * b + [True])
-        seen += known[a, b] < 0.05
-    assert 0.73 < seen / 2000 < 0.83  # the exact test is a little more careful than the formula's
+        if (a, b) not in p_values:
+            # Only discordant images have an effect.
+            p_values[a, b] = mcnemar([True] * a + [False] * b + [True], [False] * a + [True] * b + [True])
+        detected += p_values[a, b] < 0.05
+    assert 0.73 < detected / 2000 < 0.83  # the exact test is slightly more conservative than the formula
 
 
 def test_images_needed_by_hand() -> None:
@@ -350,14 +352,14 @@ def test_the_smallest_difference_is_the_inverse(n: int, discordant: float, power
         assert images_needed(discordant * 0.999999, discordant, power) > n
 
 
-def test_the_smallest_difference_needs_discordant_answers() -> None:
+def test_the_smallest_difference_needs_discordant_images() -> None:
     for discordant in (0.0, 1.5):
         with pytest.raises(ValueError, match="discordant"):
             smallest_difference(100, discordant)
 
 
-def test_the_interval_of_macro_f1_holds_the_truth_with_many_small_classes() -> None:
-    # 60 classes of 10 images each; 70 % of a class are recognised, the rest go anywhere.
+def test_the_interval_of_macro_f1_covers_the_true_value_with_many_small_classes() -> None:
+    # 60 classes of 10 images each; 70 % of a class are predicted correctly, the rest at random.
     classes, per, random = 60, 10, np.random.default_rng(0)
     chances = np.full((classes, classes), 0.3 / (classes - 1)) + (0.7 - 0.3 / (classes - 1)) * np.eye(classes)
     truth = macro_f1(per_class((chances * 1e6).astype(int).tolist(), [str(i) for i in range(classes)]))

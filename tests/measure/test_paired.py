@@ -1,4 +1,4 @@
-"""Which of two is better: the verdict, its sentence, and what can't be compared."""
+"""Comparing two classifiers: the verdict, its sentence, and what can't be compared."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from lensmith.measure.paired import compare, compare_all, power_hint
 from lensmith.records import Prediction
 
 
-def answers(right: str) -> list[Prediction]:
-    """An image per character: `+` right, `-` wrong, `x` could not be read."""
-    said = {"+": "cat", "-": "dog", "x": None}
+def answers(outcomes: str) -> list[Prediction]:
+    """Predictions, one per character: `+` correct, `-` incorrect, `x` unreadable."""
+    predicted = {"+": "cat", "-": "dog", "x": None}
     return [
-        Prediction(f"image {i}", "cat", said[c], error="truncated" if c == "x" else None) for i, c in enumerate(right)
+        Prediction(f"image {i}", "cat", predicted[c], error="truncated" if c == "x" else None)
+        for i, c in enumerate(outcomes)
     ]
 
 
@@ -31,14 +32,19 @@ def pair(both: int, only_first: int, only_second: int, neither: int) -> tuple[li
     return answers(first), answers(second)
 
 
-def test_better_worse_and_in_which_sense() -> None:
+def test_better_and_worse_are_about_the_second_classifier() -> None:
     pixels, tuned = pair(1500, 128, 230, 142)
-    found = compare("pixels", pixels, "tuned", tuned)
-    assert found.sentence == (
+    comparison = compare("pixels", pixels, "tuned", tuned)
+    assert comparison.sentence == (
         "tuned is better than pixels: 86.5 % against 81.4 %, a difference of 5.1 points (3.3 to 6.9), "
         "p < 0.001, on the same 2,000 images."
     )
-    assert (found.verdict, found.n, len(found.lost), len(found.gained)) == ("better", 2000, 128, 230)
+    assert (comparison.verdict, comparison.n, len(comparison.lost), len(comparison.gained)) == (
+        "better",
+        2000,
+        128,
+        230,
+    )
     back = compare("tuned", tuned, "pixels", pixels)
     assert back.verdict == "worse"
     assert back.sentence == (
@@ -47,41 +53,41 @@ def test_better_worse_and_in_which_sense() -> None:
     )
 
 
-def test_too_few_images_say_how_many_would_do() -> None:
-    found = compare("zero-shot", pair(68, 40, 56, 36)[0], "tuned", pair(68, 40, 56, 36)[1])
-    assert found.sentence == (
+def test_with_too_few_images_the_number_needed_is_reported() -> None:
+    comparison = compare("zero-shot", pair(68, 40, 56, 36)[0], "tuned", pair(68, 40, 56, 36)[1])
+    assert comparison.sentence == (
         "200 images can't tell tuned from zero-shot: 62.0 % against 54.0 %, a difference of 8.0 points (-1.6 to 17.5), "
         "p = 0.125. About 590 images would show a difference of this size."
     )
-    assert found.needed == images_needed(0.08, 0.48) == 587
+    assert comparison.needed == images_needed(0.08, 0.48) == 587
 
 
-def test_a_planted_tie_says_what_could_be_seen() -> None:
+def test_for_a_tie_the_detectable_difference_is_reported() -> None:
     first, second = pair(88, 20, 20, 72)
-    found = compare("a", first, "b", second)
-    assert (found.verdict, found.p, found.needed) == ("can't tell", 1.0, None)
-    assert found.sentence == (
+    comparison = compare("a", first, "b", second)
+    assert (comparison.verdict, comparison.p, comparison.needed) == ("can't tell", 1.0, None)
+    assert comparison.sentence == (
         "200 images can't tell b from a: both 54.0 %. "
-        "On so many images a difference must be about 8.8 points to be seen four times in five."
+        "With 200 images, a difference must be about 8.8 points to be detected with 80 % probability."
     )
-    # Two discordant answers can show nothing: p is 0.5 at the least.
+    # Two discordant images can't show a difference: p is at least 0.5.
     first, second = pair(198, 1, 1, 0)
     assert "about 3.9 points" in compare("a", first, "b", second).sentence
 
 
 def test_the_same_answers() -> None:
     same = answers("++-x")
-    found = compare("a", same, "b", list(same))
-    assert found.sentence == "4 images can't tell b from a: both 50.0 %. They are right on the same images."
-    assert (found.lost, found.gained, found.p, found.verdict) == ([], [], 1.0, "can't tell")
+    comparison = compare("a", same, "b", list(same))
+    assert comparison.sentence == "4 images can't tell b from a: both 50.0 %. They are correct on the same images."
+    assert (comparison.lost, comparison.gained, comparison.p, comparison.verdict) == ([], [], 1.0, "can't tell")
     assert "1 image can't tell b from a: both 100.0 %." in compare("a", answers("+"), "b", answers("+")).sentence
 
 
-def test_with_a_few_images_no_number_that_was_already_there() -> None:
-    # Five of five: p is 0.0625, though by the formula four images would do.
-    found = compare("a", answers("-----"), "b", answers("+++++"))
-    assert found.verdict == "can't tell"
-    assert found.sentence.endswith("p = 0.062. More images would be needed to show a difference of this size.")
+def test_with_few_images_no_number_below_the_present_one_is_reported() -> None:
+    # Five of five: p is 0.0625, although the formula gives four images.
+    comparison = compare("a", answers("-----"), "b", answers("+++++"))
+    assert comparison.verdict == "can't tell"
+    assert comparison.sentence.endswith("p = 0.062. More images would be needed to show a difference of this size.")
     assert compare("a", answers("------"), "b", answers("++++++")).verdict == "better"
 
 
@@ -91,31 +97,35 @@ def test_a_difference_too_small_to_show_has_no_sign() -> None:
     assert "100.0 % against 100.0 %, a difference of 0.0 points (-0.1 to 0.0), p = 1.000." in sentence
 
 
-def test_a_p_value_close_to_the_level_shows_its_side() -> None:
+def test_a_p_value_close_to_the_level_is_shown_on_its_side() -> None:
     for only_first, only_second in ((10, 22), (25, 42), (117, 150), (188, 229)):
         first, second = pair(1000, only_first, only_second, 100)
-        found = compare("a", first, "b", second)
-        shown = float(re.findall(r"p = ([0-9.]+[0-9])", found.sentence)[0])
-        assert (shown < 0.05) == (found.verdict == "better")
+        comparison = compare("a", first, "b", second)
+        shown = float(re.findall(r"p = ([0-9.]+[0-9])", comparison.sentence)[0])
+        assert (shown < 0.05) == (comparison.verdict == "better")
 
 
 @given(st.lists(st.sampled_from(["++", "+-", "-+", "--", "x+", "-x", "xx"]), min_size=1, max_size=60), st.integers())
-def test_swapped_and_shuffled(rows: list[str], seed: int) -> None:
+def test_swapping_and_shuffling(rows: list[str], seed: int) -> None:
     first, second = answers("".join(r[0] for r in rows)), answers("".join(r[1] for r in rows))
-    found, back = compare("a", first, "b", second), compare("b", second, "a", first)
-    assert found.difference.value == -back.difference.value
-    assert (found.lost, found.gained) == (back.gained, back.lost)
-    assert (found.p, found.needed) == (back.p, back.needed)
-    assert {"better": "worse", "worse": "better"}.get(found.verdict, found.verdict) == back.verdict
-    assert (found.verdict != "can't tell") == (found.p < 0.05)
-    assert found.p == mcnemar([r[0] == "+" for r in rows], [r[1] == "+" for r in rows])
-    assert found.difference == paired_difference(rows.count("+-") + rows.count("+x"), len(found.gained), len(rows))
-    assert (found.accuracy_first, found.accuracy_second) == (accuracy(first), accuracy(second))
-    assert found.difference.value == pytest.approx(found.accuracy_second.accuracy - found.accuracy_first.accuracy)
-    assert "-0.0" not in found.sentence
+    comparison, back = compare("a", first, "b", second), compare("b", second, "a", first)
+    assert comparison.difference.value == -back.difference.value
+    assert (comparison.lost, comparison.gained) == (back.gained, back.lost)
+    assert (comparison.p, comparison.needed) == (back.p, back.needed)
+    assert {"better": "worse", "worse": "better"}.get(comparison.verdict, comparison.verdict) == back.verdict
+    assert (comparison.verdict != "can't tell") == (comparison.p < 0.05)
+    assert comparison.p == mcnemar([r[0] == "+" for r in rows], [r[1] == "+" for r in rows])
+    assert comparison.difference == paired_difference(
+        rows.count("+-") + rows.count("+x"), len(comparison.gained), len(rows)
+    )
+    assert (comparison.accuracy_first, comparison.accuracy_second) == (accuracy(first), accuracy(second))
+    assert comparison.difference.value == pytest.approx(
+        comparison.accuracy_second.accuracy - comparison.accuracy_first.accuracy
+    )
+    assert "-0.0" not in comparison.sentence
     shuffled = list(second)
     Random(seed).shuffle(shuffled)
-    assert compare("a", first, "b", shuffled) == found
+    assert compare("a", first, "b", shuffled) == comparison
 
 
 def refused(first: list[Prediction], second: list[Prediction]) -> UserError:
@@ -137,11 +147,11 @@ def test_repeated_ids_are_refused() -> None:
 
 def test_other_images_are_refused() -> None:
     assert refused(answers("+++")[1:], answers("+++")[:2]).what == (
-        "zero-shot scored 2 images and tuned 2, and they share 1: "
+        "zero-shot scored 2 images and tuned 2, and they have 1 in common: "
         "'image 2' is only in zero-shot, 'image 0' is only in tuned."
     )
     assert refused(answers("+++"), answers("+")).what == (
-        "zero-shot scored 3 images and tuned 1, and they share 1: 'image 1' is only in zero-shot."
+        "zero-shot scored 3 images and tuned 1, and they have 1 in common: 'image 1' is only in zero-shot."
     )
 
 
@@ -155,31 +165,31 @@ def test_other_images_are_refused() -> None:
         (lambda p: replace(p, label=None), "1 of 2 images of tuned have no true label, such as 'image 1'."),
     ],
 )
-def test_other_or_no_labels_are_refused(change: Callable[[Prediction], Prediction], what: str) -> None:
+def test_different_or_missing_labels_are_refused(change: Callable[[Prediction], Prediction], what: str) -> None:
     first, second = answers("++"), answers("+-")
     second[1] = change(second[1])
     assert refused(first, second).what == what
 
 
-def test_several_are_adjusted_for_their_number() -> None:
+def test_several_comparisons_are_adjusted_for_their_number() -> None:
     first, close = pair(100, 10, 24, 66)
     names, lists = ["zero-shot", "a", "b", "c"], [first, close, list(close), list(first)]
     alone = compare("zero-shot", first, "a", close)
     assert alone.verdict == "better"
     assert 0.017 < alone.p < 0.025
-    found = compare_all(names, lists)
-    assert [c.second for c in found] == ["a", "b", "c"]
-    assert {c.first for c in found} == {"zero-shot"}
-    assert [c.p for c in found] == pytest.approx([3 * alone.p, 3 * alone.p, 1.0])
-    assert [c.verdict for c in found] == ["can't tell"] * 3
-    assert "p = 0.073 adjusted for 3 comparisons. About" in found[0].sentence
-    assert found[0].difference == alone.difference
+    comparison = compare_all(names, lists)
+    assert [c.second for c in comparison] == ["a", "b", "c"]
+    assert {c.first for c in comparison} == {"zero-shot"}
+    assert [c.p for c in comparison] == pytest.approx([3 * alone.p, 3 * alone.p, 1.0])
+    assert [c.verdict for c in comparison] == ["can't tell"] * 3
+    assert "p = 0.073 adjusted for 3 comparisons. About" in comparison[0].sentence
+    assert comparison[0].difference == alone.difference
     assert compare_all(names[:2], lists[:2]) == [alone]
     many = compare_all(["zero-shot", "a", "b"], [answers("-" * 40), answers("+" * 40), answers("+" * 20 + "-" * 20)])
     assert many[0].sentence.endswith("p < 0.001 adjusted for 2 comparisons, on the same 40 images.")
 
 
-def test_one_alone_is_not_compared() -> None:
+def test_a_single_run_is_not_compared() -> None:
     with pytest.raises(UserError, match="fewer than two"):
         compare_all(["a"], [answers("+")])
     with pytest.raises(ValueError, match="2 names for 1 lists"):
@@ -188,8 +198,9 @@ def test_one_alone_is_not_compared() -> None:
 
 def test_the_hint_before_a_run() -> None:
     assert power_hint(2000) == (
-        "2,000 test images: the accuracy will be known to about 2.2 points either way. Two models must differ by about "
-        "2.8 points to be told apart four times in five, if one in five images is right for only one of them."
+        "2,000 test images: the accuracy will be known to within about 2.2 points. A difference between two models "
+        "must be about 2.8 points to be detected with 80 % probability, if only one of them is correct on one "
+        "image in five."
     )
     assert power_hint(1).startswith("1 test image: ")
     with pytest.raises(UserError, match="no images"):

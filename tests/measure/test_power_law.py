@@ -1,4 +1,4 @@
-"""Learning curves: the law, its forecast, and whether the intervals hold."""
+"""Learning curves: the law, its forecast, and the coverage of its intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lensmith.measure.power_law import Gain, PowerLaw, check, sentence
 SIZES = (300, 600, 1200, 2400, 4800, 9600)
 Points = list[tuple[int, float]]
 
-# Any accuracies at all: rising, falling, all equal, at the ends.
+# Arbitrary accuracies: rising, falling, constant, or at the ends of the range.
 CURVES = st.lists(
     st.tuples(st.integers(1, 100_000), st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)), min_size=3, max_size=20
 ).filter(lambda points: len({n for n, _ in points}) >= 3)
@@ -30,7 +30,7 @@ def truth(n: float, floor: float = 0.118, scale: float = 1.42, rate: float = 0.4
 
 
 def measured(noise: float, models: int, seed: int = 0, sizes: Sequence[int] = SIZES) -> Points:
-    """Models of the law above, whose accuracy scatters by `noise` at the largest size and more at smaller ones."""
+    """Points on the law above. `noise` is the standard deviation at the largest size; it is larger at smaller sizes."""
     random = Random(seed)
     return [(n, truth(n) + random.gauss(0, noise * (sizes[-1] / n) ** 0.5)) for n in sizes for _ in range(models)]
 
@@ -59,7 +59,7 @@ def test_a_law_without_noise_is_recovered(floor: float, scale: float, rate: floa
 @example([(100, 1.0), (200, 1.0), (400, 1.0)], [100, 400, 8000])
 @example([(1, 0.0), (2, 0.0), (3, 0.0)], [1, 3, 100])
 @settings(max_examples=60, deadline=None)
-def test_a_forecast_is_an_accuracy_and_never_falls(points: Points, images: list[float]) -> None:
+def test_a_forecast_is_an_accuracy_and_never_decreases(points: Points, images: list[float]) -> None:
     law = PowerLaw.fit(points)
     found = [law.at(n) for n in sorted(images)]
     assert all(0 <= f.low <= f.accuracy <= f.high <= 1 for f in found)
@@ -88,28 +88,28 @@ def test_the_interval_widens_with_distance_and_narrows_with_evidence() -> None:
     widths = [width(points, n) for n in (9600, 19_200, 38_400, 96_000, 192_000)]
     assert widths == sorted(widths)
     assert widths[3] > 2 * widths[0]
-    # Between sizes that were measured nothing is known less well than at the smallest of them.
+    # Between measured sizes, the forecast is at least as certain as at the smallest of them.
     assert width(measured(0.0005, 5), 600) < 0.012
     for images in (9600, 19_200):
-        # Over several draws of the noise: a single one can look better than it is.
+        # Averaged over several draws of the noise, since a single one can look better than it is.
         few, many = (fmean(width(measured(0.005, models, seed), images) for seed in range(6)) for models in (1, 5))
         quiet = fmean(width(measured(0.0005, 5, seed), images) for seed in range(6))
         assert quiet < many < few
-    # The spread of the models of a size counts, and not only how well their means lie on a law.
+    # The differences between models of one size count, not only how well their means fit a law.
     apart = [(n, a + sign * 0.02) for n, a in measured(0, 1) for sign in (-1, 1)]
     assert width(apart, 19_200) > 1.3 * width(measured(0, 2), 19_200)
 
 
-def test_models_of_the_largest_size_that_saw_the_same_images_say_nothing_of_chance() -> None:
+def test_models_of_the_largest_size_do_not_inform_the_variance_between_models() -> None:
     points = [(n, a) for n, a in measured(0.01, 3) if n < 9600]
     once, often = ([*points, *[(9600, truth(9600))] * models] for models in (1, 3))
     assert width(often, 9600) > 0.5 * width(once, 9600)
-    # Nothing but the means and the numbers of models are taken from there.
+    # Only the mean and the number of models of the largest size are used.
     spread = [*points, (9600, truth(9600) - 0.03), (9600, truth(9600)), (9600, truth(9600) + 0.03)]
     assert PowerLaw.fit(spread).at(20_000).accuracy == pytest.approx(PowerLaw.fit(often).at(20_000).accuracy)
 
 
-def test_a_gain_is_surer_than_the_accuracies_it_is_of() -> None:
+def test_a_gain_is_more_certain_than_its_two_accuracies() -> None:
     law = PowerLaw.fit(measured(0.005, 3))
     gain, then = law.gain(9600, 19_200), law.at(19_200)
     assert gain.value == then.accuracy - law.at(9600).accuracy
@@ -120,7 +120,7 @@ def test_a_gain_is_surer_than_the_accuracies_it_is_of() -> None:
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.8, 1.0])
-def test_a_constant_accuracy_stays(accuracy: float) -> None:
+def test_a_constant_accuracy_stays_constant(accuracy: float) -> None:
     law = PowerLaw.fit([(n, accuracy) for n in SIZES for _ in range(2)])
     for n in (9600, 96_000):
         found = law.at(n)
@@ -130,7 +130,7 @@ def test_a_constant_accuracy_stays(accuracy: float) -> None:
     assert sentence(law, 9600, 2) == "Twice the labels would bring less than half a point."
 
 
-def test_an_accuracy_that_falls_is_taken_for_a_flat_one() -> None:
+def test_a_decreasing_accuracy_is_treated_as_constant() -> None:
     points = [(100, 0.84), (200, 0.83), (400, 0.82), (800, 0.81)]
     for n in (800, 8000):
         assert 0.8 < PowerLaw.fit(points).at(n).accuracy < 0.84
@@ -139,19 +139,19 @@ def test_an_accuracy_that_falls_is_taken_for_a_flat_one() -> None:
     assert found.sentence.endswith("points less, outside the interval.") == (found.measured < found.forecast.low)
 
 
-def test_what_can_not_be_fitted_is_refused() -> None:
+def test_points_that_cannot_be_fitted_are_refused() -> None:
     for points in ([], [(100, 0.5)] * 9, [(100, 0.5), (200, 0.6), (200, 0.7)]):
-        with pytest.raises(UserError, match="three sizes or more") as error:
+        with pytest.raises(UserError, match="at least three sizes") as error:
             PowerLaw.fit(points)
         assert error.value.hint
     for point in ((0, 0.5), (-5, 0.5), (400, 1.01), (400, -0.1), (400, float("nan"))):
-        with pytest.raises(ValueError, match="not"):
+        with pytest.raises(ValueError, match="must be positive, and accuracies in"):
             PowerLaw.fit([(100, 0.5), (200, 0.6), (300, 0.7), point])
-    with pytest.raises(ValueError, match="at 0 images"):
+    with pytest.raises(ValueError, match="must be positive, not 0"):
         PowerLaw.fit(measured(0, 1)).at(0)
 
 
-def test_the_law_in_writing() -> None:
+def test_the_law_as_a_formula() -> None:
     law = PowerLaw.fit(measured(0.001, 3))
     found = re.fullmatch(r"error = (0\.\d{3}) \+ (\S+) n\^-(\d\.\d\d)", law.describe())
     assert found is not None
@@ -160,8 +160,8 @@ def test_the_law_in_writing() -> None:
 
 def test_what_more_labels_would_bring() -> None:
     few = PowerLaw.fit([(n, truth(n, 0.02, 3, 0.4)) for n in (100, 200, 400, 800, 1600)])
-    says = sentence(few, 1600, 2)
-    assert says == "Twice the labels would bring about 4 points (2 to 6): from 82 % to 86 % at 3,200 images."
+    text = sentence(few, 1600, 2)
+    assert text == "Twice the labels would bring about 4 points (2 to 6): from 82 % to 86 % at 3,200 images."
     assert sentence(few, 1600, 10).startswith("Ten times the labels would bring about 9 points (5 to 15): from 82 %")
     assert sentence(few, 1600, 1.5).startswith("1.5 times the labels would bring about ")
     assert sentence(few, 1600, 3).startswith("Three times the labels would bring about ")
@@ -171,10 +171,10 @@ def test_what_more_labels_would_bring() -> None:
         r"from 86\.\d % to 86\.\d % at 19,200 images\.",
         sentence(near, 9600, 2),
     )
-    vague = PowerLaw.fit([(100, 0.80), (200, 0.82), (400, 0.79), (800, 0.81)])
+    uncertain = PowerLaw.fit([(100, 0.80), (200, 0.82), (400, 0.79), (800, 0.81)])
     assert re.fullmatch(
-        r"Twice the labels would bring little, \d\.\d points at most: from 8\d\.\d % to 8\d\.\d % at 1,600 images\.",
-        sentence(vague, 800, 2),
+        r"Twice the labels would bring little, at most \d\.\d points: from 8\d\.\d % to 8\d\.\d % at 1,600 images\.",
+        sentence(uncertain, 800, 2),
     )
 
 
@@ -182,8 +182,8 @@ def test_what_more_labels_would_bring() -> None:
 @settings(max_examples=40, deadline=None)
 def test_the_figures_of_a_sentence_add_up(points: Points, images: float, ahead: float) -> None:
     law = PowerLaw.fit(points)
-    says = sentence(law, images, ahead)
-    found = re.search(r"about (\S+) points? .* from (\S+) % to (\S+) %", says)
+    text = sentence(law, images, ahead)
+    found = re.search(r"about (\S+) points? .* from (\S+) % to (\S+) %", text)
     if found is not None:
         gain, now, then = map(float, found.groups())
         assert gain == pytest.approx(then - now)
@@ -191,7 +191,7 @@ def test_the_figures_of_a_sentence_add_up(points: Points, images: float, ahead: 
         assert 100 * law.gain(images, images * ahead).value == pytest.approx(gain, abs=step + 1e-9)
 
 
-def test_the_check_forecasts_a_size_it_has_not_seen() -> None:
+def test_the_check_forecasts_the_largest_size_from_the_others() -> None:
     points = measured(0.004, 3, seed=4)
     found = check(points)
     assert found is not None
@@ -200,17 +200,17 @@ def test_the_check_forecasts_a_size_it_has_not_seen() -> None:
     assert forecast == PowerLaw.fit(known).at(9600)
     assert mean == pytest.approx(fmean(a for n, a in points if n == 9600))
     numbers = re.fullmatch(
-        r"Fitted to 300 to 4,800 images, the law said (\S+) % \((\S+) to (\S+)\) at 9,600; "
-        r"measured: (\S+) %, (?:the same|(\S+) points (more|less)), within the interval\.",
+        r"Fitted to 300 to 4,800 images, the law forecasts (\S+) % \((\S+) to (\S+)\) at 9,600 images\. "
+        r"Measured: (\S+) %, (?:the same|(\S+) points (more|less)), within the interval\.",
         found.sentence,
     )
     assert numbers is not None
-    said, low, high, there, off, way = numbers.groups()
-    shown = (said, low, high, there)
+    forecast_text, low, high, measured_text, off, way = numbers.groups()
+    shown = (forecast_text, low, high, measured_text)
     figures = (forecast.accuracy, forecast.low, forecast.high, mean)
     assert shown == tuple(f"{100 * x:.1f}" for x in figures)
-    assert float(there) - float(said) == pytest.approx(float(off or 0) * (-1 if way == "less" else 1))
-    # A forecast that turns out wrong says so, and what was measured does not change it.
+    assert float(measured_text) - float(forecast_text) == pytest.approx(float(off or 0) * (-1 if way == "less" else 1))
+    # A wrong forecast is reported as such, and the measurement does not influence the forecast.
     for accuracy, end in ((0.5, "points less, outside the interval."), (0.99, "points more, outside the interval.")):
         wrong = check([*known, (9600, accuracy)])
         assert wrong is not None
@@ -221,7 +221,7 @@ def test_the_check_forecasts_a_size_it_has_not_seen() -> None:
 
 @dataclass
 class Curve:
-    """A law, or two laws of which it is the mean; `ratio` is the size over the largest."""
+    """A power law, or the mean of two; `ratio` is the size divided by the largest size."""
 
     floor: float
     excess: float
@@ -231,10 +231,10 @@ class Curve:
         return 1 - self.floor - self.excess * fmean(ratio**-rate for rate in self.rates)
 
 
-def test_nine_intervals_in_ten_hold_the_truth() -> None:
-    """On curves like real ones: a mean of two laws is none, and each size is a little off any smooth curve."""
+def test_about_nine_intervals_in_ten_cover_the_true_value() -> None:
+    """On realistic curves: the mean of two power laws isn't one, and each size deviates from any smooth curve."""
     random = Random(1)
-    held: dict[int, list[bool]] = {2: [], 10: []}
+    covered: dict[int, list[bool]] = {2: [], 10: []}
     half: dict[int, list[float]] = {2: [], 10: []}
     for _ in range(150):
         rates = random.uniform(0.1, 1), random.uniform(0.1, 1)
@@ -245,11 +245,11 @@ def test_nine_intervals_in_ten_hold_the_truth() -> None:
             mean = curve.accuracy(2**-k) + random.gauss(0, 0.004)
             points += [(1600 >> k, max(0, mean + random.gauss(0, noise * 2 ** (k / 2)))) for _ in range(models)]
         law = PowerLaw.fit(points)
-        for times in held:
+        for times in covered:
             found = law.at(1600 * times)
-            held[times].append(found.low <= curve.accuracy(times) + random.gauss(0, 0.004) <= found.high)
+            covered[times].append(found.low <= curve.accuracy(times) + random.gauss(0, 0.004) <= found.high)
             half[times].append((found.high - found.low) / 2)
-    shares = {times: fmean(found) for times, found in held.items()}
-    assert all(0.86 <= share <= 0.98 for share in shares.values()), shares
+    coverage = {times: fmean(found) for times, found in covered.items()}
+    assert all(0.86 <= fraction <= 0.98 for fraction in coverage.values()), coverage
     assert median(half[2]) < 0.016
     assert median(half[10]) < 0.033

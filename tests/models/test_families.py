@@ -28,7 +28,7 @@ from lensmith.engine.features import feature_names
 from lensmith.engine.question import make_prompt, make_question, messages
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
-from lensmith.learn.feature_store import Store
+from lensmith.learn.feature_store import FeatureStore
 from lensmith.models.attention import ATTENTION
 from lensmith.models.base import Model
 from lensmith.models.tuning import attach, coverage, keep_tuned, trainable
@@ -202,7 +202,7 @@ def test_features_cached_on_disk_give_the_same_embeddings(model: Model, tmp_path
         expected = {name: model.embed_images(stack([views])) for name, views in images.items()}
         encoded = {name: model.encode_images(stack([views])) for name, views in images.items()}
         cached = {name: unstack(model.project(views) if projected else views)[0] for name, views in encoded.items()}
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     store.add(cached)
     store.reopen()
     for name in images:

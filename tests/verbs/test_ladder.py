@@ -91,7 +91,7 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken() -> None:
     names = ["zero-shot", "probe", "lora"]
     for made, expected, words in [
         # Three points behind, with errors on other images: the standard error of the difference is 5.7.
-        ((answers(50), answers(80, first=30), answers(83)), "probe", "lora, has 83.0 %"),
+        ((answers(50), answers(80, first=30), answers(83)), "probe", "lora, reaches 83.0 %"),
         # Three points behind, with errors on the same images otherwise: the standard error is 1.7.
         ((answers(50), answers(80), answers(83)), "lora", "above every cheaper method"),
         ((answers(50), answers(60, first=30), answers(90)), "lora", "above every cheaper method"),

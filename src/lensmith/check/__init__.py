@@ -1,1 +1,1 @@
-"""What is wrong with a person's data: labels that are likely wrong (`suspects`)."""
+"""Checks of a dataset: labels that are likely wrong (`suspects`)."""

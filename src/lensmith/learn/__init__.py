@@ -1,1 +1,1 @@
-"""How a classifier comes about: trained (`loop`), or fitted on frozen features (`probes`)."""
+"""Ways to make a classifier: trained weights (`loop`), or a head fitted on frozen features (`probes`)."""

@@ -1,4 +1,4 @@
-"""Training images by index, as pixels or as what a frozen vision tower makes of them, and the order they come in."""
+"""Training images by index, as pixels or as cached features, class weights, and the order of the batches."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 from lensmith.config import AugmentOptions, Recipe
 from lensmith.data import ImageDataset, Split
 from lensmith.errors import ImageError, UserError
-from lensmith.learn.feature_store import Store, cache_folder, fill, fingerprint
+from lensmith.learn.feature_store import FeatureStore, cache_folder, fill, fingerprint
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
 from lensmith.models.tuning import Tuned, component_of, trainable
 from lensmith.models.views import Views, shape_of
 from lensmith.progress import Tell
 
-WORDS = 16
-"""Tokens between tiles, at most."""
+SEPARATOR_TOKENS = 16
+"""An upper bound on the tokens between an image's tiles."""
 CACHE_BYTES = 1 << 30
-"""Prepared images kept in memory; the others are read again in every epoch."""
+"""Size of the prepared images that are kept in memory; the others are read again in every epoch."""
 
 
 class Images(Protocol):
-    """Training images by index; None for one that can't be read, of which `errors` has a sentence."""
+    """Training images by index. An image that can't be read is None, and `errors` has one sentence about it."""
 
     errors: dict[int, str]
 
     def tokens(self, views: Views) -> int:
-        """Embeddings that an image becomes, or more; by its views as they are given here."""
+        """An upper bound on the number of embeddings of an image, given its views in the form used here."""
         ...
 
     def __len__(self) -> int: ...
@@ -39,29 +39,29 @@ class Images(Protocol):
     def __getitem__(self, i: int) -> Views | None: ...
 
 
-class Samples:
-    """Prepared images, read when first asked for and kept while they fit into `CACHE_BYTES`.
+class PreparedImages:
+    """The prepared images of a split, read on first access and kept in memory while they fit.
 
-    One that can't be read is listed once and gives None from then on.
+    An image that can't be read is listed once and is None from then on.
 
     Args:
-        room: bytes that may be kept.
+        cache_bytes: the total size of the images kept in memory; `CACHE_BYTES` if None.
     """
 
-    def __init__(self, model: Model, split: Split, max_pixels: int, room: int | None = None) -> None:
+    def __init__(self, model: Model, split: Split, max_pixels: int, cache_bytes: int | None = None) -> None:
         self.model, self.split, self.max_pixels = model, split, max_pixels
         self.errors: dict[int, str] = {}
         self._kept: dict[int, Views] = {}
-        self._room = CACHE_BYTES if room is None else room
+        self._bytes_left = CACHE_BYTES if cache_bytes is None else cache_bytes
 
     def require(self, unreadable: str) -> None:
-        """Raises UserError if none can be read; with `unreadable="stop"` all are read at once, and the first that can't
-        be raises ImageError."""
+        """Raises UserError if no image can be read. With `unreadable="stop"` all images are read now, and the first one
+        that can't be raises ImageError."""
         if unreadable == "stop":
             for i in range(len(self.split)):
                 if self[i] is None:
                     raise ImageError(self.errors[i], "Remove it, or set data.unreadable=skip to leave it out.")
-        elif all(self[i] is None for i in range(len(self.split))):  # ends at the first one that can be read
+        elif all(self[i] is None for i in range(len(self.split))):  # stops at the first readable image
             raise UserError("There is no readable training image.", *list(self.errors.values())[:1])
 
     def __len__(self) -> int:
@@ -79,90 +79,99 @@ class Samples:
             self.errors[i] = str(error)
             return None
         size = sum(view.nbytes for view in views)
-        if size <= self._room:
-            self._room -= size
+        if size <= self._bytes_left:
+            self._bytes_left -= size
             self._kept[i] = views
         return views
 
 
-class Seen:
-    """The same as the frozen tower, or tower and projector, see them."""
+class CachedFeatures:
+    """Training images as cached features: the output of the frozen tower, or of tower and projector."""
 
-    def __init__(self, samples: Samples, names: Sequence[str], store: Store) -> None:
-        self.samples, self.names, self.store, self.errors = samples, names, store, samples.errors
+    def __init__(self, images: PreparedImages, names: Sequence[str], store: FeatureStore) -> None:
+        self.images, self.names, self.store, self.errors = images, names, store, images.errors
 
     def __len__(self) -> int:
         return len(self.names)
 
     def tokens(self, views: Views) -> int:
-        return sum(view.shape[0] * view.shape[1] for view in views) + WORDS
+        return sum(view.shape[0] * view.shape[1] for view in views) + SEPARATOR_TOKENS
 
     def __getitem__(self, i: int) -> Views | None:
-        found = self.store.get(self.names[i])
-        if found is None and self.samples[i] is not None:  # somebody has removed the store
-            raise UserError(f"The features in {self.store.folder} are gone.", "Go on with `lensmith resume`.")
-        return found
+        features = self.store.get(self.names[i])
+        if features is None and self.images[i] is not None:  # the store has been deleted
+            raise UserError(
+                f"The cached features in {self.store.folder} were deleted during training.",
+                "Resume with `lensmith resume`; they will be extracted again.",
+            )
+        return features
 
 
 def open_images(
     tuned: Tuned, dataset: ImageDataset, recipe: Recipe, processes: Processes, tell: Tell
 ) -> tuple[Images, Callable[[Views], Tensor]]:
-    """The training images, and what turns a stack of them into (n, tokens, hidden) embeddings.
+    """The training images, and the function that turns a stack of them into (n, tokens, hidden) embeddings.
 
-    Where the tower sees the same in every epoch, it looks at each image once and its features are kept on disk.
+    If the tower is frozen and images aren't augmented, their features are extracted once and cached on disk.
 
     Raises:
-        UserError: no image can be read, or one can't and the recipe says to stop.
+        UserError: no image can be read.
+        ImageError: an image can't be read and the recipe says to stop.
     """
     model = tuned.model
-    samples = Samples(model, dataset.train, recipe.data.max_pixels)
-    samples.require(recipe.data.unreadable)
-    learning = {component_of(model, name) for name in trainable(model)}
-    if not recipe.train.cache_features or "vision_tower" in learning or recipe.augment != AugmentOptions():
-        return samples, model.embed_images
-    project = "projector" not in learning
-    parts = ["vision_tower", "projector"] if project else ["vision_tower"]
-    store = Store(cache_folder() / "features" / fingerprint(model, parts))
+    images = PreparedImages(model, dataset.train, recipe.data.max_pixels)
+    images.require(recipe.data.unreadable)
+    trained = {component_of(model, name) for name in trainable(model)}
+    if not recipe.train.cache_features or "vision_tower" in trained or recipe.augment != AugmentOptions():
+        return images, model.embed_images
+    project = "projector" not in trained
+    components = ["vision_tower", "projector"] if project else ["vision_tower"]
+    store = FeatureStore(cache_folder() / "features" / fingerprint(model, components))
     names = dataset.train.contents
 
-    def make(views: Views) -> Views:
-        seen = model.encode_images(views)
-        return tuple(view.to(model.compute) for view in (model.project(seen) if project else seen))
+    def extract(views: Views) -> Views:
+        features = model.encode_images(views)
+        return tuple(view.to(model.compute) for view in (model.project(features) if project else features))
 
-    if not fill(store, samples, names, model, make, processes, tell).stored:
-        return samples, model.embed_images
-    return Seen(samples, names, store), model.assemble if project else lambda seen: model.assemble(model.project(seen))
+    def project_and_assemble(features: Views) -> Tensor:
+        return model.assemble(model.project(features))
+
+    if not fill(store, images, names, model, extract, processes, tell).stored:
+        return images, model.embed_images
+    return CachedFeatures(images, names, store), model.assemble if project else project_and_assemble
 
 
 def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[float]:
-    """What an image of each class counts: 1, or, `balanced`, n / (classes x images of the class), which is 1 on
-    average.
+    """The weight of an image of each class: 1, or with `balanced`, n / (classes * images of the class).
+
+    The mean weight over all images is 1.
 
     Raises:
         UserError: a class has no training image.
     """
     counts = Counter(split.labels)
-    if lost := [label for label in labels if not counts[label]]:
+    if missing := [label for label in labels if not counts[label]]:
         raise UserError(
-            f"There is no training image of the class{'es' if len(lost) > 1 else ''} {', '.join(lost[:5])}.",
+            f"There is no training image of the class{'es' if len(missing) > 1 else ''} {', '.join(missing[:5])}.",
             "Add some, or raise data.train_limit.",
         )
     return [len(split) / (len(labels) * counts[c]) if method == "balanced" else 1.0 for c in labels]
 
 
 def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:
-    """Indices of the batches of steps `first`..`last`: each epoch is a permutation that follows from seed and epoch.
+    """Image indices of the batches of steps `first` to `last` - 1.
 
-    The order is one endless stream of epochs cut into batches of exactly `size`, which is at most n.
+    Each epoch is a permutation of the n images, a function of (seed, epoch). The epochs form one endless stream, which
+    is cut into batches of exactly `size` images, at most n.
     """
     orders: dict[int, list[int]] = {}
     for step in range(first, last):
         batch = []
-        for place in range(step * size, (step + 1) * size):
-            epoch = place // n
+        for position in range(step * size, (step + 1) * size):
+            epoch = position // n
             if epoch not in orders:
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
                 orders = {e: o for e, o in orders.items() if e >= epoch - 1}
                 orders[epoch] = torch.randperm(n, generator=generator).tolist()
-            batch.append(orders[epoch][place % n])
+            batch.append(orders[epoch][position % n])
         yield batch

@@ -1,8 +1,8 @@
-"""State of an unfinished training on disk, so that it survives being killed at any moment.
+"""The state of an unfinished training on disk, so that the training can be killed at any moment and resumed.
 
-Each checkpoint is a folder of its own, written under another name and renamed when it is whole; the one before is kept
-until the next. A checkpoint holds a digest of its tensors, so that one that a power cut has left half-written is
-noticed, and the one before is used. What is random needs no state of its own: it follows from seed and step.
+Each checkpoint is a separate folder, written under a temporary name and renamed once it is complete. The last two are
+kept. A checkpoint contains a digest of its tensors: if a power cut left it half-written, this is detected and the
+previous one is used. Random state is not saved, since all randomness is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TENSORS, STATE = "state.safetensors", "state.json"
 def save(
     folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, state: Training, recipe: Recipe
 ) -> None:
-    """Write a checkpoint, and remove those before the last.
+    """Write a checkpoint, and remove all but the last `KEPT`.
 
     Args:
-        weights: what learns, by name.
+        weights: the trainable weights, by name.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, weight in weights.items():
@@ -46,39 +46,39 @@ def save(
         save_file(tensors, new / TENSORS)
         about = {"state": asdict(state), "recipe": recipe.to_dict(), "digest": _digest(new / TENSORS)}
         (new / STATE).write_text(json.dumps(about), encoding="utf-8")
-    for other in [*_found(folder)[KEPT:], *folder.glob(".*.part")]:
-        shutil.rmtree(other, ignore_errors=True)
+    for obsolete in [*_checkpoints(folder)[KEPT:], *folder.glob(".*.part")]:
+        shutil.rmtree(obsolete, ignore_errors=True)
 
 
 def load(
     folder: Path, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, state: Training, recipe: Recipe
 ) -> str | None:
-    """Bring weights, optimizer and `state` back to where the newest whole checkpoint was.
+    """Restore weights, optimizer and `state` from the newest undamaged checkpoint; does nothing if there is none yet.
 
     Returns:
-        A sentence if a newer one was damaged. Where there is none yet, nothing happens: the training begins anew.
+        A warning if a newer checkpoint was damaged, otherwise None.
 
     Raises:
-        UserError: all are damaged, or the recipe has changed.
+        UserError: all checkpoints are damaged, or the recipe has changed.
     """
-    broken: list[Path] = []
-    for path in _found(folder):
+    damaged: list[Path] = []
+    for path in _checkpoints(folder):
         try:
             about = json.loads((path / STATE).read_text(encoding="utf-8"))
             if about["digest"] != _digest(path / TENSORS):
-                raise ValueError("its digest is another")
+                raise ValueError("the digest doesn't match")
             tensors = load_file(path / TENSORS)
             _set(state, about["state"])
-        except Exception:  # whatever half of a file makes its reader trip over
-            broken.append(path)
+        except Exception:  # a truncated file can raise anything
+            damaged.append(path)
             continue
         same_recipe(folder.parent, recipe_from(about["recipe"]), recipe, same_training(recipe))
         _restore(path, weights, optimizer, tensors)
-        for other in broken:
-            shutil.rmtree(other, ignore_errors=True)
-        return f"The checkpoint {broken[0]} is damaged; the one before it is used." if broken else None
-    if broken:
-        raise UserError(f"The checkpoint in {broken[0]} can't be read: it is damaged.", "Start a new run.")
+        for obsolete in damaged:
+            shutil.rmtree(obsolete, ignore_errors=True)
+        return f"The checkpoint {damaged[0]} is damaged; the previous one is used." if damaged else None
+    if damaged:
+        raise UserError(f"The checkpoint in {damaged[0]} can't be read: it is damaged.", "Start a new run.")
     return None
 
 
@@ -89,22 +89,22 @@ def _restore(
     tensors: Mapping[str, torch.Tensor],
 ) -> None:
     if {key.removeprefix("weight.") for key in tensors if key.startswith("weight.")} != set(weights):
-        raise UserError(f"The checkpoint in {path} doesn't fit the recipe's tune options.")
+        raise UserError(f"The checkpoint in {path} doesn't match the recipe's tune options.", "Start a new run.")
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(tensors[f"weight.{name}"])
             prefix, suffix = "optimizer.", f".{name}"
-            kept = {
+            saved = {
                 key[len(prefix) : -len(suffix)]: value
                 for key, value in tensors.items()
                 if key.startswith(prefix) and key.endswith(suffix)
             }
-            # Only a fused optimizer has its step counter on the device.
+            # Only a fused optimizer keeps its step counter on the device.
             fused = optimizer.param_groups[0].get("fused")
-            optimizer.state[weight] = {k: v.to(weight.device) if fused or k != "step" else v for k, v in kept.items()}
+            optimizer.state[weight] = {k: v.to(weight.device) if fused or k != "step" else v for k, v in saved.items()}
 
 
-def _found(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints, newest first."""
     for old in folder.glob(".*.old"):
         recover(folder / old.name[1:-4])
@@ -124,7 +124,7 @@ def _set(state: Training, values: dict[str, Any]) -> Training:
 
 
 def read_state(path: Path, state: Training) -> Training:
-    """`state`, with the values that were written to a file."""
+    """`state`, updated with the values in a file."""
     return _set(state, json.loads(path.read_text(encoding="utf-8")))
 
 

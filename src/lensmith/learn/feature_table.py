@@ -1,7 +1,7 @@
-"""The vectors of a part of a dataset as one table: each image is looked at once, and kept for every later use.
+"""The features of a split as one table. Features are extracted once per image and cached for later use.
 
-Probe, ladder, learning curve and suspects all read from here. What is kept is named by the model's weights, the
-question, the code that makes vectors, and the image's content, so that it can't go stale (`features`).
+Probe, ladder, learning curve and suspects read their features from here. The cache key covers the model's weights, the
+question, the code that extracts features and the image's content, so that a cached feature can't be stale.
 """
 
 from __future__ import annotations
@@ -19,98 +19,108 @@ import lensmith.models.attention
 from lensmith.data import Split
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import feature_names
-from lensmith.learn.batches import Samples
-from lensmith.learn.feature_store import Store, cache_folder, code, fill, fingerprint, made_of
+from lensmith.learn.batches import PreparedImages
+from lensmith.learn.feature_store import (
+    FeatureStore,
+    cache_folder,
+    extract_features,
+    fill,
+    fingerprint,
+    source_digests,
+)
 from lensmith.learn.processes import Processes
 from lensmith.models.views import Views
 from lensmith.progress import Tell
 
-MAKING = (lensmith.engine.features, lensmith.engine.branches, lensmith.models.attention)
-"""Modules that make vectors of an image, with those of `feature_store.PREPARING`."""
-LARGEST = torch.finfo(torch.float16).max
+EXTRACTION_MODULES = (lensmith.engine.features, lensmith.engine.branches, lensmith.models.attention)
+"""Modules that extract features from an image, in addition to `feature_store.PREPARATION_MODULES`."""
+FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
-class Table:
-    """The readable images of a part of a dataset, a row each."""
+class FeatureTable:
+    """The features of a split's readable images: one row for each image."""
 
     values: Tensor
-    """(images, values) of all kinds side by side, in float16."""
-    places: dict[str, slice]
-    """Where each kind stands in a row."""
-    truth: Tensor
-    """(images,) the number of each one's label."""
+    """(images, columns) all features side by side, in float16."""
+    columns: dict[str, slice]
+    """The columns of each feature, by its name."""
+    labels: Tensor
+    """(images,) index of each image's label."""
     rows: list[int]
-    """The place of each in the part."""
+    """Index in the split of the image in each row."""
     errors: dict[int, str]
-    """A sentence for each image that can't be read, by its place in the part."""
+    """One sentence for each image that can't be read, by its index in the split."""
     names: list[str]
-    """The content id of each; exact copies have the same."""
+    """Content id of the image in each row; exact copies have the same one."""
     computed: int = 0
-    """Images whose features were computed; those of the others were in the cache."""
+    """The number of images whose features were extracted now; the others were in the cache."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def of(self, kind: str) -> Tensor:
-        """(images, size) in float32."""
-        return self.values[:, self.places[kind]].float()
+    def feature(self, name: str) -> Tensor:
+        """(images, size) one feature, in float32."""
+        return self.values[:, self.columns[name]].float()
 
-    def some(self, which: Sequence[int] | Tensor) -> Table:
-        """The rows at these places of the table."""
+    def subset(self, which: Sequence[int] | Tensor) -> FeatureTable:
+        """The table's rows with these indices, in this order."""
         index = torch.as_tensor(which, dtype=torch.long)
         rows = [self.rows[i] for i in index.tolist()]
         names = [self.names[i] for i in index.tolist()]
-        return Table(self.values[index], self.places, self.truth[index], rows, self.errors, names)
+        return FeatureTable(self.values[index], self.columns, self.labels[index], rows, self.errors, names)
 
 
 def read_table(
     classifier: Classifier, split: Split, wanted: Sequence[str] | None, max_pixels: int, unreadable: str, tell: Tell
-) -> Table:
-    """Look at the images of a part of a dataset, as far as nobody has before.
+) -> FeatureTable:
+    """The features of a split's images: from the cache where they are cached, otherwise extracted now.
 
     Args:
-        classifier: whose model and question the vectors come from; the model as it is published, with nothing tuned.
-        wanted: kinds of vectors (`vectors.kinds`, `pixels`); None for all that the model has, which are kept on disk.
+        classifier: provides the model, as published and with nothing tuned, and the question.
+        wanted: names of features (`features.feature_names`, `pixels`). None for all that the model has; only these are
+            cached on disk.
 
     Raises:
         UserError: no training image can be read; or one image can't be and `unreadable` is `stop`.
     """
     model = classifier.model
     chosen = list(wanted or feature_names(model))
-    images = Samples(model, split, max_pixels, room=0)
+    images = PreparedImages(model, split, max_pixels, cache_bytes=0)
     if unreadable == "stop" or split.name == "train":
         images.require(unreadable)
     widths: dict[str, int] = {}
 
-    def make(views: Views) -> Views:
-        found = classifier.features(views, chosen)
-        widths.update({kind: vector.shape[1] for kind, vector in found.items()})
-        return (torch.cat(list(found.values()), 1).clamp(-LARGEST, LARGEST).half(),)
+    def extract(views: Views) -> Views:
+        features = classifier.features(views, chosen)
+        widths.update({name: feature.shape[1] for name, feature in features.items()})
+        return (torch.cat(list(features.values()), 1).clamp(-FLOAT16_MAX, FLOAT16_MAX).half(),)
 
-    names = split.contents
+    contents = split.contents
     about = {"kinds": chosen, "max_pixels": max_pixels}
-    computed, stored = len(split), None
+    computed, cached = len(split), None
     if wanted is None:
-        more = {"before": classifier.prompt.before, "after": classifier.prompt.after, "making": code(*MAKING)}
-        store = Store(cache_folder() / "vectors" / fingerprint(model, list(model.components), about | more))
-        filled = fill(store, images, names, model, make, Processes(), tell)
+        prompt = classifier.prompt
+        more = {"before": prompt.before, "after": prompt.after, "making": source_digests(*EXTRACTION_MODULES)}
+        store = FeatureStore(cache_folder() / "vectors" / fingerprint(model, list(model.components), about | more))
+        filled = fill(store, images, contents, model, extract, Processes(), tell)
         if filled.stored:
-            computed, stored = filled.computed, ((i, store.get(name)) for i, name in enumerate(names))
-    features = stored or made_of(images, range(len(split)), model, make)
-    got = {i: views[0] for i, views in features if views is not None}
-    if not widths:  # all were there already
-        make(tuple(view[None] for view in model.prepare(Image.new("RGB", (64, 64)))))
-    place = {label: k for k, label in enumerate(classifier.labels)}
-    rows = sorted(got)
-    values = torch.stack([got[i] for i in rows]) if rows else torch.empty(0, sum(widths.values()), dtype=torch.half)
+            computed, cached = filled.computed, ((i, store.get(name)) for i, name in enumerate(contents))
+    features = cached or extract_features(images, range(len(split)), model, extract)
+    row_by_image = {i: views[0] for i, views in features if views is not None}
+    if not widths:  # everything was cached, so the sizes of the features are still unknown
+        extract(tuple(view[None] for view in model.prepare(Image.new("RGB", (64, 64)))))
+    label_index = {label: k for k, label in enumerate(classifier.labels)}
+    rows = sorted(row_by_image)
+    empty = torch.empty(0, sum(widths.values()), dtype=torch.half)
+    values = torch.stack([row_by_image[i] for i in rows]) if rows else empty
     ends = torch.tensor([0, *widths.values()]).cumsum(0).tolist()
-    return Table(
+    return FeatureTable(
         values,
-        {kind: slice(a, b) for kind, a, b in zip(widths, ends, ends[1:], strict=False)},
-        torch.tensor([place[split.labels[i]] for i in rows], dtype=torch.long),
+        {name: slice(a, b) for name, a, b in zip(widths, ends, ends[1:], strict=False)},
+        torch.tensor([label_index[split.labels[i]] for i in rows], dtype=torch.long),
         rows,
         images.errors,
-        [names[i] for i in rows],
+        [contents[i] for i in rows],
         computed,
     )

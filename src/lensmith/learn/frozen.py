@@ -1,4 +1,4 @@
-"""The base model as it was published: its features of a dataset's images, and simple classifiers fitted on them."""
+"""The base model as published: the features of a dataset's images, and simple classifiers fitted on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.learn import probes
-from lensmith.learn.feature_table import Table, read_table
+from lensmith.learn.feature_table import FeatureTable, read_table
 from lensmith.learn.probes import Fitted
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.heads import Head
@@ -21,10 +21,11 @@ from lensmith.progress import Tell
 
 
 class FrozenModel:
-    """The base model, and its features of a dataset's images, each extracted once.
+    """The base model, and the features of a dataset's images, each extracted once.
 
     Raises:
-        UserError: the model can't be loaded, the labels can't be asked for, or the recipe names an unknown feature.
+        UserError: the model can't be loaded, the question can't be built from the labels, or the recipe names an
+            unknown feature.
     """
 
     def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
@@ -32,15 +33,15 @@ class FrozenModel:
         self.model = models.load_base(recipe.model)
         self.question = make_question(self.model, recipe.question, dataset.labels)
         self.asked = classifier_for(Tuned(self.model), self.question, recipe.evaluate)
-        """The model itself, asked."""
+        """The model itself, asked the question, without training."""
         self.computed = 0
-        """Images whose features were computed; those of the others were in the cache."""
-        self._tables: dict[tuple[str, bool], Table] = {}
+        """The number of images whose features were extracted; the others were in the cache."""
+        self._tables: dict[tuple[str, bool], FeatureTable] = {}
         known = feature_names(self.model)
         if unknown := [feature for feature in recipe.probe.features or [] if feature not in known]:
             raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(known)}.")
 
-    def table(self, split: str, pixels: bool = False) -> Table:
+    def table(self, split: str, pixels: bool = False) -> FeatureTable:
         """The features of a split's readable images. Raises UserError if no training image can be read."""
         key = (split, pixels)
         if key not in self._tables:
@@ -52,13 +53,15 @@ class FrozenModel:
             self.computed += table.computed
         return self._tables[key]
 
-    def fit(self, path: probes.Path, features: list[str] | None = None, train: Table | None = None) -> Fitted:
-        """The best classifier of a kind, chosen on validation images.
+    def fit(
+        self, path: probes.HeadPath, features: list[str] | None = None, train: FeatureTable | None = None
+    ) -> Fitted:
+        """The best classifier of one type, chosen on validation images; see `probes.fit`.
 
         Args:
             path: `probes.probes` or `probes.neighbours`.
-            features: to choose among; None for what the recipe says, else all of them.
-            train: some of the training images; None for all.
+            features: the features to choose among. None for those in the recipe, or all if it names none.
+            train: a subset of the training images; None for all.
 
         Raises:
             UserError: fewer than two classes have a readable training image, or there is no such feature.
@@ -76,24 +79,24 @@ class FrozenModel:
         )
 
     def tuned(self, head: Head) -> Tuned:
-        """The model with a fitted head that answers in its place."""
+        """The model with a fitted head, which answers instead of the decoder."""
         return Tuned(self.model, head.to(self.model.device))
 
     def classifier(self, head: Head) -> Classifier:
-        """What scores images by a fitted head."""
+        """A classifier that scores images with a fitted head."""
         return classifier_for(self.tuned(head), self.question, self.recipe.evaluate)
 
 
 class SharedFrozenModel:
-    """One frozen model for all methods that are fitted on it: loaded when first needed, released to free memory."""
+    """One frozen model, shared by all methods that are fitted on it. Loaded on first use; released to free memory."""
 
     def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
         self.recipe, self.dataset, self.tell = recipe, dataset, tell
         self._frozen: FrozenModel | None = None
         self.seconds = 0.0
-        """That loading the model and extracting features of training and validation images took (`extracted`)."""
+        """How long loading the model and extracting the features of training and validation images took."""
         self.cached = False
-        """Whether some of these features had been extracted by an earlier run."""
+        """Whether some of these features were in the cache, so that `seconds` excludes their extraction."""
 
     def load(self) -> FrozenModel:
         """The frozen model."""
@@ -103,10 +106,11 @@ class SharedFrozenModel:
     def extracted(self) -> FrozenModel:
         """The frozen model, with the features of training and validation images extracted."""
         if self._frozen is None or not self.seconds:
-            clock, frozen = time.perf_counter(), self.load()
-            before = frozen.computed
-            rows = len(frozen.table("train")) + len(frozen.table("validation"))
-            self.seconds, self.cached = time.perf_counter() - clock, frozen.computed - before < rows
+            start, frozen = time.perf_counter(), self.load()
+            computed_before = frozen.computed
+            images = len(frozen.table("train")) + len(frozen.table("validation"))
+            self.seconds = time.perf_counter() - start
+            self.cached = frozen.computed - computed_before < images
         return self.load()
 
     def release(self) -> None:

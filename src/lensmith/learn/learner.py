@@ -1,4 +1,4 @@
-"""A model made ready to learn: load, attach what learns, ask. The only place where the three meet."""
+"""Prepares a model for training: loads it, attaches the trainable weights and builds the question."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from lensmith.models.tuning import Coverage, Tuned, attach, coverage
 
 @dataclass(frozen=True)
 class Learner:
-    """A base model of which something learns, and the question whose answers it learns."""
+    """A base model with trainable weights, and the question it learns to answer."""
 
     tuned: Tuned
     question: Question
     coverage: list[Coverage]
-    """What of the model learns, by component and layer."""
+    """Which weights are trained, by component and layer."""
 
     def classifier(self, options: EvaluateOptions) -> Classifier:
-        """What scores images with the weights as they are now."""
+        """A classifier that scores images with the current weights."""
         return classifier_for(self.tuned, self.question, options)
 
 
 def prepare(recipe: Recipe, dataset: ImageDataset) -> Learner:
-    """A learner by a recipe. Whatever would make the training fail is refused here: before there is a run folder, and
-    before hours are spent.
+    """Prepare what a recipe describes. Recipes that can't be trained are refused here, before a run folder exists.
 
     Raises:
         UserError: the tracker isn't installed, a class has no training image, the model can't be loaded, the recipe
-            tunes nothing or what doesn't exist, or the labels can't be told apart.
+            tunes nothing or a component that doesn't exist, or two labels are the same to the model.
     """
     require_tracker(recipe.train.tracker)
     class_weights(dataset.train, dataset.labels, recipe.train.class_weights)

@@ -1,11 +1,10 @@
-"""The only training loop, in plain view: read a batch, compute its gradients, sum them over processes, update.
+"""The only training loop, written out: read a batch, compute its gradients, sum them over processes, update.
 
-Written out rather than handed to a trainer, because the step is the point (`engine.step`): the shared question runs
-once per batch with gradients, only answer positions reach the vocabulary projection, and the loss covers the answer
-alone.
+It doesn't use a trainer library, because the step itself is special (`engine.step`): the shared question runs once per
+batch with gradients, only answer positions reach the vocabulary projection, and the loss covers only the answer.
 
-A training that was stopped or killed resumes from its last checkpoint and ends in the same weights: the order of each
-epoch and all randomness are functions of (seed, step).
+A stopped or killed training resumes from its last checkpoint and ends with the same weights: the order of each epoch
+and all randomness are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -47,22 +46,23 @@ def train(
     run: Run,
     resume: bool = False,
     processes: Processes | None = None,
-    checked: Callable[[int, int, Rate | None], Any] | None = None,
+    on_validation: Callable[[int, int, Rate | None], Any] | None = None,
 ) -> Training:
-    """Train what `prepare` has made ready, and keep the weights that do best on the validation images.
+    """Train what `prepare` returned, and keep the weights with the best validation accuracy.
 
     Args:
-        run: train and validation images are used; test images are never touched. Its folder gets metrics.jsonl,
-            adapter/ and, while unfinished, checkpoint/; `tell` gets an `Advance` after every step, and notes.
-        resume: from the folder's newest checkpoint, or start anew if there is none yet.
-        processes: those that train together.
-        checked: called after each validation with the steps done, the steps in all, and the accuracy. An exception of
-            it ends the training, whose folder keeps its last checkpoint.
+        run: uses the training and validation images, never the test images. metrics.jsonl, adapter/ and, until the
+            training has finished, checkpoint/ are written to the run's folder. `tell` gets an `Advance` after every
+            step, and notes.
+        resume: continue from the folder's newest checkpoint, or start from the beginning if there is none yet.
+        processes: the processes that train together.
+        on_validation: called after each validation with the number of steps done, the total number of steps, and the
+            accuracy. If it raises an exception, the training ends and the folder keeps its last checkpoint.
 
     Raises:
-        UserError: no readable image, a class without any, too little memory, a full disk, or a checkpoint that is
-            damaged or of another recipe.
-        Diverged: a NaN or infinite loss or gradient.
+        UserError: no image is readable, a class has no image, there is too little memory, the disk is full, or the
+            checkpoint is damaged or was written with another recipe.
+        Diverged: the loss or a gradient is NaN or infinite.
         Stopped: Ctrl-C, after a checkpoint has been written.
     """
     tuned, question = learner.tuned, learner.question
@@ -70,7 +70,7 @@ def train(
     processes, options, state = processes or Processes(), recipe.train, Training()
     if resume:
         recover(folder / "adapter")
-    if resume and (folder / "training.json").exists():  # stopped after the last step, before the test
+    if resume and (folder / "training.json").exists():  # training had finished, but not the scoring of the test images
         checkpoint.remove(folder / "checkpoint")
         restore(model, folder / "adapter", head)
         return checkpoint.read_state(folder / "training.json", state)
@@ -91,57 +91,59 @@ def train(
     if resume and (warning := checkpoint.load(folder / "checkpoint", weights, optimizer, state, recipe)):
         run.tell(Note(warning))
     log = RunLog(run, tuned, optimizer, state, processes)
-    start, before, first = time.perf_counter(), state.seconds, state.steps
+    start, seconds_before, first_step = time.perf_counter(), state.seconds, state.steps
 
-    def check() -> None:
+    def validate_if_due() -> None:
         """Validate if a validation is due, and keep the weights if they are the best so far."""
-        left = steps - state.steps  # a validation just before the end would be repeated at the end
+        left = steps - state.steps
+        # A validation shortly before the end is skipped, since there is always one at the end.
         due = left == 0 or (state.steps % validate_every == 0 and 2 * left >= validate_every)
         if due and state.steps > state.checked_step:
             validation = accuracy_on(dataset.validation, tuned, question, recipe, processes)
             with uninterrupted():
                 state.note(validation.unreadable)
-                log.validated(validation.accuracy)
-            if checked:
-                checked(state.steps, steps, validation.accuracy)
+                log.log_validation(validation.accuracy)
+            if on_validation:
+                on_validation(state.steps, steps, validation.accuracy)
 
     try:
-        check()  # a stop may have come between a step and its validation
+        validate_if_due()  # the training may have been stopped between a step and its validation
         model.network.train()
         for batch in batches(len(images), batch_size, recipe.seed, state.steps, steps):
             if options.patience and state.worse >= options.patience:
-                early = f"{state.worse} validations without a better one: training ends after {state.steps} steps."
-                run.tell(Note(early))
+                reason = f"{state.worse} validation{'s' if state.worse > 1 else ''} without improvement"
+                run.tell(Note(f"Training ends early, after {state.steps} steps: {reason}."))
                 break
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(state.steps, steps, options.warmup)
             seed = (recipe.seed * 1_000_003 + state.steps) % 2**62
             randomness = BatchRandomness.draw(len(batch), len(index), recipe.augment, seed)
-            mine = range(len(batch))[processes.share(len(batch))]
-            read = [(k, image) for k in mine if (image := images[batch[k]]) is not None]
+            mine = range(len(batch))[processes.part_of(len(batch))]
+            readable = [(k, image) for k in mine if (image := images[batch[k]]) is not None]
             state.note(images.errors.values())
             with uninterrupted():
-                randomness = randomness.of([k for k, _ in read])
-                targets: list[SoftLabels] = [[(labels[batch[k]], weight_of[labels[batch[k]]])] for k, _ in read]
-                varied, targets = vary([image for _, image in read], targets, recipe.augment, randomness, model.device)
+                randomness = randomness.of([k for k, _ in readable])
+                targets: list[SoftLabels] = [[(labels[batch[k]], weight_of[labels[batch[k]]])] for k, _ in readable]
+                originals = [image for _, image in readable]
+                varied, targets = vary(originals, targets, recipe.augment, randomness, model.device)
                 losses = step.gradients(varied, targets, randomness.negatives, seed + processes.rank)
-                loss = average(list(weights.values()), losses, targets, processes)
+                loss = average_gradients(list(weights.values()), losses, targets, processes)
                 norm = torch.nn.utils.clip_grad_norm_(weights.values(), options.max_grad_norm).item()
                 if not (math.isfinite(loss) and math.isfinite(norm)):
-                    wrong = [
-                        ids[batch[k]] for (k, _), x in zip(read, losses.tolist(), strict=True) if not math.isfinite(x)
-                    ]
-                    raise not_finite(state.steps + 1, loss, processes.all(wrong), recipe)
+                    pairs = zip(readable, losses.tolist(), strict=True)
+                    causes = [ids[batch[k]] for (k, _), image_loss in pairs if not math.isfinite(image_loss)]
+                    raise not_finite_error(state.steps + 1, loss, processes.gather(causes), recipe)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 state.steps += 1
-                state.seconds = before + time.perf_counter() - start
+                state.seconds = seconds_before + time.perf_counter() - start
                 rate = optimizer.param_groups[0]["lr"]
-                log.stepped({"loss": loss, "grad_norm": norm, "learning_rate": rate, "seconds": state.seconds})
-            check()
-            spent = (time.perf_counter() - start) / (state.steps - first)
-            left = spent * (steps - state.steps)
-            run.tell(Advance("training", state.steps, steps, batch_size / spent, left, f"loss {loss:.3f}"))
+                log.log_step({"loss": loss, "grad_norm": norm, "learning_rate": rate, "seconds": state.seconds})
+            validate_if_due()
+            seconds_per_step = (time.perf_counter() - start) / (state.steps - first_step)
+            seconds_left = seconds_per_step * (steps - state.steps)
+            speed = batch_size / seconds_per_step
+            run.tell(Advance("training", state.steps, steps, speed, seconds_left, f"loss {loss:.3f}"))
     except KeyboardInterrupt:
         with uninterrupted():
             log.save()
@@ -149,7 +151,7 @@ def train(
     finally:
         log.close()
     state.finished = True
-    state.note(processes.all(images.errors.values()))
+    state.note(processes.gather(images.errors.values()))
     if processes.main:
         write_json(folder / "training.json", asdict(state))
         checkpoint.remove(folder / "checkpoint")
@@ -158,26 +160,32 @@ def train(
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: a linear rise over the first `warmup` share, then a cosine to zero."""
+    """The learning rate at a step as a fraction of its peak: linear warm-up, then cosine decay to zero.
+
+    Args:
+        step: counted from 0.
+        steps: the total number of steps.
+        warmup: the fraction of the steps that the warm-up takes.
+    """
     rise = max(1, round(warmup * steps))
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def average(
-    weights: Sequence[nn.Parameter], losses: Tensor, parts: Sequence[SoftLabels], processes: Processes
+def average_gradients(
+    weights: Sequence[nn.Parameter], losses: Tensor, targets: Sequence[SoftLabels], processes: Processes
 ) -> float:
-    """Make the mean over the global batch of the summed gradients of all processes.
+    """Turn each process's summed gradients into the weighted mean over the global batch, in place.
 
     Args:
-        losses: (images,) of this process, each times its weight.
-        parts: the labels of its images with their shares, which sum to each one's weight.
+        losses: (images,) weighted losses of this process's images.
+        targets: the labels of these images with their weights, which sum to the image's weight.
 
     Returns:
-        The mean loss; 0 for a batch of unreadable images, which teaches nothing.
+        The weighted mean loss; 0 for a batch of unreadable images, for which the gradients are set to None.
     """
-    weight = sum(share for labels in parts for _, share in labels)
+    weight = sum(label_weight for labels in targets for _, label_weight in labels)
     total, count = processes.sum_gradients(weights, torch.tensor([losses.sum().item(), weight])).tolist()
     for w in weights:
         if w.grad is not None:
@@ -185,33 +193,35 @@ def average(
     return total / count if count else 0.0
 
 
-def not_finite(step: int, loss: float, wrong: Sequence[str], recipe: Recipe) -> Diverged:
-    """The error for a step with a NaN or infinite loss or gradient."""
-    what = f"The loss is {loss}" if not math.isfinite(loss) else "The gradients are not finite"
-    where = f", caused by the images {', '.join(wrong[:8])}{', ...' * (len(wrong) > 8)}" if wrong else ""
-    return Diverged(
-        f"{what} at step {step}{where}.",
-        f"Look at them, or lower train.learning_rate ({recipe.train.learning_rate}); the best weights so far are kept.",
-    )
+def not_finite_error(step: int, loss: float, images: Sequence[str], recipe: Recipe) -> Diverged:
+    """The error for a step with a NaN or infinite loss or gradient.
+
+    Args:
+        images: ids of the images whose loss is NaN or infinite.
+    """
+    what = f"The loss is {loss}" if not math.isfinite(loss) else "A gradient is NaN or infinite"
+    cause = f", caused by the images {', '.join(images[:8])}{', ...' * (len(images) > 8)}" if images else ""
+    lower = f"ower train.learning_rate ({recipe.train.learning_rate}); the best weights so far are kept."
+    return Diverged(f"{what} at step {step}{cause}.", f"Check these images, or l{lower}" if images else f"L{lower}")
 
 
 @dataclass(frozen=True)
 class SplitAccuracy:
-    """How often the best label is correct on a split."""
+    """The accuracy on a split."""
 
     accuracy: Rate | None
     """None if the split has no readable image."""
     unreadable: list[str]
-    """One sentence for each image that can't be read; each counts as wrong."""
+    """One sentence for each image that can't be read. Unreadable images count as incorrect."""
 
 
 def accuracy_on(
     split: Split, tuned: Tuned, question: Question, recipe: Recipe, processes: Processes | None = None
 ) -> SplitAccuracy:
-    """The accuracy on a split, each process scoring its part. Only the best label of each image is searched for.
+    """The accuracy on a split. Each process scores a part of it, searching only for the best label of each image.
 
     Raises:
-        ImageError: one can't be read, and the recipe says to stop.
+        ImageError: an image can't be read, and the recipe says to stop.
     """
     if not len(split):
         return SplitAccuracy(None, [])
@@ -224,7 +234,7 @@ def accuracy_on(
     predictions = list(predict(classifier, islice(items, processes.rank, None, processes.count)))
     network.train(training)
     require_readable(predictions, recipe.data.unreadable)
-    correct = sum(processes.all([sum(map(metrics.is_right, predictions))]))
-    errors = processes.all(p.error for p in predictions if p.error)
-    # If no image can be read, every accuracy is 0 and means nothing.
+    correct = sum(processes.gather([sum(map(metrics.is_correct, predictions))]))
+    errors = processes.gather(p.error for p in predictions if p.error)
+    # If no image can be read, the accuracy would be a meaningless 0.
     return SplitAccuracy(metrics.wilson(correct, len(split)) if len(errors) < len(split) else None, errors)

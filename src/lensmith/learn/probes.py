@@ -1,8 +1,8 @@
-"""Simple classifiers on frozen vectors: logistic regression (a linear probe) and nearest neighbours.
+"""Simple classifiers on frozen features: logistic regression (a linear probe) and nearest neighbours.
 
-They take seconds, and with a good tower they are the baseline to beat (a linear probe on SigLIP So400m reaches 84.6 %
-on CIFAR-100 with 16 images a class). Which vector, and how freely a probe may fit, is chosen on validation images by
-the log loss after a temperature: how probable the right label is once shares are as sure as they are right.
+They are fitted in seconds. With a good vision tower they are the baseline to beat: a linear probe on SigLIP So400m
+reaches 84.6 % on CIFAR-100 with 16 images per class. The feature and the setting are chosen on validation images, by
+the log loss after temperature scaling: how probable the correct label is once the probabilities are calibrated.
 """
 
 from __future__ import annotations
@@ -10,109 +10,131 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lensmith.errors import UserError
-from lensmith.learn.feature_table import Table
+from lensmith.learn.feature_table import FeatureTable
 from lensmith.measure.calibration import LEAST, log_loss, temperature
 from lensmith.models.heads import ClassHead, Head, Neighbours
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
-"""How freely a probe may fit: C of scikit-learn's LogisticRegression."""
-NEIGHBOURS = (1, 3, 5, 10, 20, 50)
-MANY = 5_000
-"""Of more training images than so many, a part chooses the vector."""
+C_VALUES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+"""Candidate settings of a probe: C, the inverse regularisation strength, as in scikit-learn's LogisticRegression."""
+NEIGHBOUR_COUNTS = (1, 3, 5, 10, 20, 50)
+"""Candidate settings of the nearest-neighbour classifier."""
+FEATURE_CHOICE_IMAGES = 5_000
+"""With more training images than this, the feature is chosen on a random subset of this size."""
 FOLDS = 5
 
-Path = Callable[[Tensor, Tensor, Sequence[str], str, Tensor], Iterator[tuple[float, Head]]]
-"""(images, size) vectors, (images,) labels, class names, kind, (classes,) weights -> a head for each setting."""
+HeadPath = Callable[[Tensor, Tensor, Sequence[str], str, Tensor], Iterator[tuple[float, Head]]]
+"""Fits one head for each setting, in increasing order of the setting (for probes, the regularisation path).
+
+Takes (images, size) features, (images,) label indices, class names, the feature's name and (classes,) class weights.
+Yields pairs of setting and head. The setting is C for probes and the number of neighbours for nearest neighbours.
+"""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One vector and setting, judged on images that the fit had not seen."""
+class Candidate:
+    """One combination of feature and setting, evaluated on images that were not used to fit it."""
 
     feature: str
     setting: float
-    """A probe's strength, or the number of neighbours."""
+    """C of a probe, or the number of neighbours."""
     log_loss: float
-    """After a temperature, in nats."""
+    """After temperature scaling, in nats."""
     accuracy: float
+
+
+class Fold(NamedTuple):
+    """The images that a classifier is fitted on, and those that it is evaluated on."""
+
+    train: FeatureTable
+    held_out: FeatureTable
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A classifier on frozen vectors, and how it was chosen."""
+    """A classifier on frozen features, and how it was chosen."""
 
     head: Head
     setting: float
-    tried: list[Tried]
-    judged: int
-    """Images it was chosen by."""
+    """C of a probe, or the number of neighbours."""
+    candidates: list[Candidate]
+    evaluated: int
+    """The number of images that the candidates were evaluated on."""
     folds: int
-    """0 if these were validation images; else the training images, judged in so many folds."""
+    """0 if these were validation images. Otherwise the number of folds the training images were split into; 1 if there
+    were too few images to split, and nothing was chosen."""
 
     def record(self) -> dict[str, Any]:
         """Plain values for a run's record."""
-        about = {"feature": self.head.feature, "setting": self.setting, "judged": self.judged, "folds": self.folds}
-        return about | {"tried": [asdict(row) for row in self.tried]}
+        about = {"feature": self.head.feature, "setting": self.setting, "judged": self.evaluated, "folds": self.folds}
+        return about | {"tried": [asdict(candidate) for candidate in self.candidates]}
 
     def sentence(self) -> str:
-        """What was chosen, and by what."""
-        by = f"the training images themselves, in {self.folds} folds" if self.folds else "validation images"
-        what = f"strength {self.setting:g}"
+        """What was chosen, and on which images."""
+        setting = f"C = {self.setting:g}"
         if isinstance(self.head, Neighbours):
-            what = f"{self.setting:g} neighbour{'s' if self.setting > 1 else ''}"
-        found = f"the best log loss of {len(self.tried)} tried on {self.judged:,} {by}" if self.judged else "untried"
-        return f"Chosen: {self.head.feature}, {what}; {found}."
+            setting = f"{self.setting:g} neighbour{'s' if self.setting > 1 else ''}"
+        if not self.evaluated:
+            return f"Used without a choice: {self.head.feature}, {setting}; there are too few images to choose by."
+        images = f"training images ({self.folds}-fold cross-validation)" if self.folds else "validation images"
+        return (
+            f"Chosen: {self.head.feature}, {setting}; "
+            f"lowest log loss of {len(self.candidates)} candidates on {self.evaluated:,} {images}."
+        )
 
 
 def probes(
-    x: Tensor, y: Tensor, labels: Sequence[str], feature: str, worth: Tensor
+    x: Tensor, y: Tensor, labels: Sequence[str], feature: str, class_weights: Tensor
 ) -> Iterator[tuple[float, ClassHead]]:
-    """Probes of growing strength, each fitted from where the one before ended. See `logistic`."""
-    mean, spread = scale(x)
-    scaled = (x - mean) / spread
+    """One probe for each of `C_VALUES`, in increasing order; each fit starts from the previous one. See `logistic`."""
+    mean, std = scale(x)
+    scaled = (x - mean) / std
     weight, bias = x.new_zeros(len(labels), x.shape[1]), x.new_zeros(len(labels))
-    for strength in STRENGTHS:
-        weight, bias = logistic(scaled, y, strength, worth, weight, bias)
+    for c in C_VALUES:
+        weight, bias = logistic(scaled, y, c, class_weights, weight, bias)
         head = ClassHead(x.shape[1], labels, feature).requires_grad_(False)
-        head.weight.copy_(weight / spread)  # scaling is part of the layer
-        head.bias.copy_(bias - (weight / spread) @ mean)
-        yield strength, head.to(x.device)
+        head.weight.copy_(weight / std)  # the layer includes the scaling
+        head.bias.copy_(bias - (weight / std) @ mean)
+        yield c, head.to(x.device)
 
 
 def neighbours(
     x: Tensor, y: Tensor, labels: Sequence[str], feature: str, _: Tensor
 ) -> Iterator[tuple[float, Neighbours]]:
-    """Nearest neighbours, more and more of them. Classes can't be weighted."""
-    mean, spread = scale(x)
-    keys = Neighbours.direction(x, mean, spread).half()
-    for k in NEIGHBOURS:
+    """One nearest-neighbour classifier for each of `NEIGHBOUR_COUNTS` that the images allow. Ignores class weights."""
+    mean, std = scale(x)
+    keys = Neighbours.direction(x, mean, std).half()
+    for k in NEIGHBOUR_COUNTS:
         if k == 1 or k < len(x):
-            yield k, Neighbours(mean, spread, keys, y, k, labels, feature)
+            yield k, Neighbours(mean, std, keys, y, k, labels, feature)
 
 
 def scale(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each value of (images, size) vectors; one that never changes stays as it is."""
-    spread = x.std(0, correction=0)
-    return x.mean(0), spread.where(spread > 1e-6, 1.0)
+    """Mean and standard deviation of each column of (images, size) features; for a constant column, 1 as deviation."""
+    std = x.std(0, correction=0)
+    return x.mean(0), std.where(std > 1e-6, 1.0)
 
 
 def logistic(
-    x: Tensor, y: Tensor, strength: float, worth: Tensor, weight: Tensor, bias: Tensor
+    x: Tensor, y: Tensor, c: float, class_weights: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression by L-BFGS: the least of strength * sum of losses + |weight|^2 / 2.
+    """Multinomial logistic regression by L-BFGS: minimises C * (sum of losses) + |weight|^2 / 2.
 
-    The same as scikit-learn's LogisticRegression(C=strength), on any device; on two CPU cores in half of its time
+    Gives the result of scikit-learn's LogisticRegression(C=c), on any device. On two CPU cores it takes half the time
     (dev/LOG.md).
 
     Args:
-        x: (images, size); y: (images,) labels by number; worth: (classes,) what an image of each counts.
-        weight: (classes, size) to start from; bias: (classes,).
+        x: (images, size) features.
+        y: (images,) label indices.
+        c: inverse regularisation strength.
+        class_weights: (classes,) the weight of an image of each class.
+        weight: (classes, size) to start from.
+        bias: (classes,) to start from.
 
     Returns:
         weight and bias.
@@ -122,144 +144,154 @@ def logistic(
         [weight, bias], max_iter=300, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
     )
 
-    def loss() -> float:
+    def closure() -> float:
         solver.zero_grad()
-        found = torch.nn.functional.cross_entropy(x @ weight.T + bias, y, worth, reduction="sum") / len(x)
-        found = found + weight.square().sum() / (2 * strength * len(x))
-        torch.autograd.backward([found])
-        return found.item()
+        loss = torch.nn.functional.cross_entropy(x @ weight.T + bias, y, class_weights, reduction="sum") / len(x)
+        loss = loss + weight.square().sum() / (2 * c * len(x))
+        torch.autograd.backward([loss])
+        return loss.item()
 
     with torch.enable_grad():
-        solver.step(loss)
+        solver.step(closure)
     return weight.detach(), bias.detach()
 
 
 def fit(
-    path: Path,
-    train: Table,
-    validation: Table,
+    path: HeadPath,
+    train: FeatureTable,
+    validation: FeatureTable,
     labels: Sequence[str],
     features: Sequence[str] | None = None,
     balanced: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Fitted:
-    """The best classifier of a kind (`probes` or `neighbours`).
+    """The best classifier of one type: the feature and setting with the lowest log loss on validation images.
 
-    With fewer than twenty validation images, the training images choose, each judged by a fit that has not seen it.
+    With fewer than twenty validation images, the choice is made by cross-validation on the training images.
 
     Args:
-        features: the kinds of vectors to choose among; None for all of the table but pixels.
-        balanced: each class counts the same, however many images it has.
-        seed: of the folds, and of the part that chooses the vector where there are many images.
+        path: `probes` or `neighbours`.
+        features: the features to choose among; None for all in the table.
+        balanced: weight the classes equally, however many images each has.
+        seed: for the folds, and for the subset that the feature is chosen on when there are many images.
 
     Raises:
-        UserError: the training images are of fewer than two classes, or there is no such kind of vector.
+        UserError: the training images have fewer than two classes, or there is no such feature.
     """
-    known = list(train.places)
+    known = list(train.columns)
     wanted = list(features or known)
     if unknown := [feature for feature in wanted if feature not in known]:
         raise UserError(f"There is no feature {unknown[0]!r}.", f"There are: {', '.join(known)}.")
-    if len(set(train.truth.tolist())) < 2:
+    if len(set(train.labels.tolist())) < 2:
         raise UserError("A classifier needs readable training images of at least two classes.")
-    counts = train.truth.bincount(minlength=len(labels)).clamp(min=1)
+    counts = train.labels.bincount(minlength=len(labels)).clamp(min=1)
     weights = len(train) / (len(labels) * counts) if balanced else torch.ones(len(labels))
-    folds = 0 if len(validation) >= LEAST else folds_of(train)
+    folds = 0 if len(validation) >= LEAST else fold_count(train)
 
-    def pairs(table: Table) -> list[tuple[Table, Table]]:
-        return split_folds(table, folds, seed) if folds else [(table, validation)]
+    def folds_of(table: FeatureTable) -> list[Fold]:
+        return split_folds(table, folds, seed) if folds else [Fold(table, validation)]
 
-    tried = []
-    if len(train) > MANY and len(wanted) > 1 and folds != 1:
-        part = train.some(torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:MANY].sort()[0])
-        tried = judge(path, pairs(part), labels, wanted, weights, device)
-        wanted = [best(tried).feature]
-    rows = judge(path, pairs(train), labels, wanted, weights, device) if folds != 1 else []
-    chosen = best(rows) if rows else Tried(wanted[0], middle(path), float("nan"), float("nan"))
-    head = fit_one(path, train, labels, chosen.feature, chosen.setting, weights, device)
-    judged = 0 if folds == 1 else len(train) if folds else len(validation)
-    return Fitted(head, chosen.setting, [*tried, *rows], judged, folds)
+    subset_candidates = []
+    if len(train) > FEATURE_CHOICE_IMAGES and len(wanted) > 1 and folds != 1:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        subset = train.subset(order[:FEATURE_CHOICE_IMAGES].sort()[0])
+        subset_candidates = evaluate_candidates(path, folds_of(subset), labels, wanted, weights, device)
+        wanted = [best(subset_candidates).feature]
+    candidates = evaluate_candidates(path, folds_of(train), labels, wanted, weights, device) if folds != 1 else []
+    nothing_to_choose_by = Candidate(wanted[0], default_setting(path), float("nan"), float("nan"))
+    chosen = best(candidates) if candidates else nothing_to_choose_by
+    head = fit_candidate(path, train, labels, chosen.feature, chosen.setting, weights, device)
+    evaluated = 0 if folds == 1 else len(train) if folds else len(validation)
+    return Fitted(head, chosen.setting, [*subset_candidates, *candidates], evaluated, folds)
 
 
-def fit_one(
-    path: Path,
-    train: Table,
+def fit_candidate(
+    path: HeadPath,
+    train: FeatureTable,
     labels: Sequence[str],
     feature: str,
     setting: float,
-    worth: Tensor | None = None,
+    class_weights: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Head:
-    """The classifier of one vector and setting."""
-    weights = torch.ones(len(labels)) if worth is None else worth
-    heads = path(train.of(feature).to(device), train.truth.to(device), labels, feature, weights.to(device))
-    return next(head for found, head in heads if found == setting).cpu()
+    """The classifier for one feature and setting."""
+    weights = torch.ones(len(labels)) if class_weights is None else class_weights
+    heads = path(train.feature(feature).to(device), train.labels.to(device), labels, feature, weights.to(device))
+    return next(head for head_setting, head in heads if head_setting == setting).cpu()
 
 
-def judge(
-    path: Path,
-    pairs: Sequence[tuple[Table, Table]],
+def evaluate_candidates(
+    path: HeadPath,
+    folds: Sequence[Fold],
     labels: Sequence[str],
     features: Sequence[str],
-    worth: Tensor,
+    class_weights: Tensor,
     device: torch.device | str,
-) -> list[Tried]:
-    """Every vector and setting, fitted on the first of each pair and judged on all the second ones together.
+) -> list[Candidate]:
+    """Fit every feature and setting on the training images of each fold, and evaluate it on all held-out images.
 
-    With one pair, a vector's path ends when its log loss has turned upwards.
+    With one fold, the settings of a feature are tried in order until the log loss rises.
     """
-    rows = []
-    truth = torch.cat([check.truth for _, check in pairs])
+    candidates = []
+    y_held_out = torch.cat([fold.held_out.labels for fold in folds])
     for feature in features:
         scores: dict[float, list[Tensor]] = {}
         least = float("inf")
-        for train, check in pairs:
-            x, y, seen = (t.to(device) for t in (train.of(feature), train.truth, check.of(feature)))
-            for setting, head in path(x, y, labels, feature, worth.to(device)):
-                scores.setdefault(setting, []).append(head(seen).log_softmax(1).cpu())
-                if len(pairs) > 1:
+        for fold in folds:
+            x = fold.train.feature(feature).to(device)
+            y = fold.train.labels.to(device)
+            x_held_out = fold.held_out.feature(feature).to(device)
+            for setting, head in path(x, y, labels, feature, class_weights.to(device)):
+                scores.setdefault(setting, []).append(head(x_held_out).log_softmax(1).cpu())
+                if len(folds) > 1:
                     continue
-                rows.append(_tried(feature, setting, scores[setting][0], truth))
-                if rows[-1].log_loss > least:
+                candidates.append(_candidate(feature, setting, scores[setting][0], y_held_out))
+                if candidates[-1].log_loss > least:
                     break
-                least = rows[-1].log_loss
-        if len(pairs) > 1:
-            whole = {s: parts for s, parts in scores.items() if len(parts) == len(pairs)}
-            rows += [_tried(feature, s, torch.cat(parts), truth) for s, parts in whole.items()]
-    return rows
+                least = candidates[-1].log_loss
+        if len(folds) > 1:
+            # A small fold may not allow the largest numbers of neighbours.
+            complete = {setting: parts for setting, parts in scores.items() if len(parts) == len(folds)}
+            candidates += [_candidate(feature, s, torch.cat(parts), y_held_out) for s, parts in complete.items()]
+    return candidates
 
 
-def best(rows: Sequence[Tried]) -> Tried:
-    """The row with the least log loss; of equal ones the first."""
-    return min(rows, key=lambda row: row.log_loss)
+def best(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the lowest log loss; the first of them if several are equal."""
+    return min(candidates, key=lambda candidate: candidate.log_loss)
 
 
-def middle(path: Path) -> float:
-    """The setting that is taken where there is nothing to choose by."""
+def default_setting(path: HeadPath) -> float:
+    """The setting to use if there are no images to choose one by."""
     return 0.01 if path is probes else 1
 
 
-def folds_of(table: Table, most: int = FOLDS) -> int:
-    """How many folds the table's smallest class allows, copies counted once; 1 for none."""
-    distinct = set(zip(table.truth.tolist(), table.names, strict=True))
+def fold_count(table: FeatureTable, most: int = FOLDS) -> int:
+    """How many folds the smallest class allows, counting exact copies once; 1 if it can't be split."""
+    distinct = set(zip(table.labels.tolist(), table.names, strict=True))
     return max(1, min(most, *Counter(label for label, _ in distinct).values()))
 
 
-def split_folds(table: Table, folds: int, seed: int) -> list[tuple[Table, Table]]:
-    """Each class divided among so many folds at random: what is fitted on, and what is judged by it. Copies of an image
-    are in one fold: what was fitted on one of them has seen the other."""
+def split_folds(table: FeatureTable, folds: int, seed: int) -> list[Fold]:
+    """Split each class into k folds at random (stratified k-fold).
+
+    Exact copies of an image are in the same fold, so that no image is evaluated by a classifier fitted on its copy.
+    """
     if folds < 2:
         return []
-    generator, fold = torch.Generator().manual_seed(seed), dict[str, int]()
-    for label in table.truth.unique():
-        names = dict.fromkeys(table.names[k] for k in (table.truth == label).nonzero()[:, 0].tolist())
-        fresh = [name for name in names if name not in fold]
-        order = torch.randperm(len(fresh), generator=generator).tolist()
-        fold |= {fresh[k]: place % folds for place, k in enumerate(order)}
-    of = torch.tensor([fold[name] for name in table.names])
-    return [(table.some((of != k).nonzero()[:, 0]), table.some((of == k).nonzero()[:, 0])) for k in range(folds)]
+    generator, fold_by_name = torch.Generator().manual_seed(seed), dict[str, int]()
+    for label in table.labels.unique():
+        names = dict.fromkeys(table.names[k] for k in (table.labels == label).nonzero()[:, 0].tolist())
+        unassigned = [name for name in names if name not in fold_by_name]
+        order = torch.randperm(len(unassigned), generator=generator).tolist()
+        fold_by_name |= {unassigned[k]: position % folds for position, k in enumerate(order)}
+    fold = torch.tensor([fold_by_name[name] for name in table.names])
+    return [
+        Fold(table.subset((fold != k).nonzero()[:, 0]), table.subset((fold == k).nonzero()[:, 0])) for k in range(folds)
+    ]
 
 
-def _tried(feature: str, setting: float, scores: Tensor, truth: Tensor) -> Tried:
-    loss = log_loss(scores / temperature(scores, truth), truth)
-    return Tried(feature, setting, loss, float((scores.argmax(1) == truth).float().mean()))
+def _candidate(feature: str, setting: float, scores: Tensor, labels: Tensor) -> Candidate:
+    loss = log_loss(scores / temperature(scores, labels), labels)
+    return Candidate(feature, setting, loss, float((scores.argmax(1) == labels).float().mean()))

@@ -1,4 +1,4 @@
-"""What a training leaves in its run folder while it runs: log, checkpoints, the best weights."""
+"""What a training writes into its run folder: the log, checkpoints and the best weights."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ class RunLog:
     ) -> None:
         self.run, self.tuned, self.optimizer, self.state = run, tuned, optimizer, state
         self.writes, self.log = processes.main, run.folder / "metrics.jsonl"
-        if self.writes and self.log.exists():  # what came after the checkpoint comes again
-            write_lines(
-                self.log,
-                (r for r in read_lines(self.log) if r["step"] <= (state.steps if "loss" in r else state.checked_step)),
-            )
+        if self.writes and self.log.exists():
+            # Drop the rows after the checkpoint that is being resumed from: these steps are about to be repeated.
+            rows = read_lines(self.log)
+            kept = (row for row in rows if row["step"] <= (state.steps if "loss" in row else state.checked_step))
+            write_lines(self.log, kept)
         tracker = run.recipe.train.tracker if self.writes else "local"
         self.tracker = open_tracker(tracker, run.folder, run.recipe, lambda text: run.tell(Note(text)), state.steps)
         self._saved = time.perf_counter()
 
-    def stepped(self, row: dict[str, float]) -> None:
-        """Write a step down, and a checkpoint if it is time."""
+    def log_step(self, row: dict[str, float]) -> None:
+        """Log a step, and write a checkpoint if one is due."""
         self._record(row, row)
         if time.perf_counter() - self._saved >= 60 * self.run.recipe.train.checkpoint_minutes:
             self.save()
 
-    def validated(self, accuracy: Rate | None) -> None:
-        """Write a validation down, and keep the weights if they are the best so far.
+    def log_validation(self, accuracy: Rate | None) -> None:
+        """Log a validation, and keep the weights if they are the best so far.
 
-        Without validation images there is nothing to choose by, and the last weights are kept.
+        Without validation images (None), the last weights are kept.
         """
         state = self.state
         best = accuracy is None or state.validation is None or accuracy.accuracy > state.validation.accuracy
-        state.checked_step, state.worse = state.steps, 0 if best else state.worse + 1
+        state.checked_step = state.steps
+        state.worse = 0 if best else state.worse + 1
         if accuracy:
             self._record({"validation": asdict(accuracy)}, {"validation_accuracy": accuracy.accuracy})
             self.run.tell(Note(f"Step {state.steps}: {percent(accuracy)} of the validation images correct."))

@@ -1,1 +1,1 @@
-"""What can be said of a classifier's answers, and how sure it is: figures with their uncertainty, and comparisons."""
+"""Evaluation of a classifier's predictions: figures with their uncertainty, calibration, and comparisons."""

@@ -1,7 +1,7 @@
-"""Score a split into a predictions file, and summarise it. Images that could not be read are wrong, and listed.
+"""Scores a split into a predictions file, and summarises it. Unreadable images count as incorrect and are listed.
 
-A stopped evaluation resumes where it was. Predictions are written window by window, each atomically, so the file of a
-resumed run is identical to that of an uninterrupted one.
+A stopped evaluation can be resumed. Predictions are written window by window, each atomically, so the file of a resumed
+run is identical to that of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ Progress = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored split: the figures, and the predictions they summarise, without their scores."""
+    """A scored split: the evaluation, and the predictions it summarises, without their scores."""
 
     evaluation: Evaluation
     predictions: list[Prediction]
 
 
 def classifier_for(tuned: Tuned, question: Question, options: EvaluateOptions) -> Classifier:
-    """What scores images as the recipe says, not yet calibrated.
+    """A classifier with the recipe's evaluation options, not calibrated yet.
 
     Raises:
-        UserError: the head was taught other labels, or a prior is to be removed but not every label is scored.
+        UserError: the head was trained on other labels; or the recipe asks for a prior to be removed, which needs every
+            label's score, but limits the number of labels that are scored exactly.
     """
     tuned.model.network.eval()
     classifier = Classifier(tuned.model, question, tuned.head, top=options.top, batch_size=options.batch_size)
@@ -60,11 +61,11 @@ def classifier_for(tuned: Tuned, question: Question, options: EvaluateOptions) -
 
 
 def score_split(run: Run, classifier: Classifier, split: Split, name: str, notes: Sequence[str] = ()) -> Scored:
-    """Calibrate, score a split into the run folder, and summarise it; a stopped call resumes where it was.
+    """Calibrate the classifier, score a split into the run folder, and summarise it. Resumes what a stopped call left.
 
     Args:
         name: what is scored: `zero-shot`, `tuned`, `probe`.
-        notes: sentences about it for the report.
+        notes: additional sentences for the report.
 
     Raises:
         UserError, ImageError, Stopped: see `predict_split`.
@@ -80,18 +81,18 @@ def score_split(run: Run, classifier: Classifier, split: Split, name: str, notes
 
 
 def predict_split(run: Run, classifier: Classifier, split: Split, path: Path, task: str) -> float:
-    """Predict a split into the file `path`, resuming from what an earlier call has left there.
+    """Write the predictions for a split into the file `path`, resuming what a stopped call left there.
 
     Args:
-        task: what progress is reported as.
+        task: the name of the task in progress reports.
 
     Returns:
-        Seconds it took, those of earlier calls included; 0 if the file was there already.
+        The seconds it took, including those of stopped calls; 0 if the file existed already.
 
     Raises:
-        UserError: the disk is full; or what is left there was scored under other conditions.
+        UserError: the disk is full; or the existing predictions were made under other conditions.
         ImageError: an image can't be read and the recipe says to stop.
-        Stopped: Ctrl-C, after the current window was written.
+        Stopped: Ctrl-C, after the current window has been written.
     """
     if path.exists():
         return 0.0
@@ -122,23 +123,24 @@ def predict_split(run: Run, classifier: Classifier, split: Split, path: Path, ta
 
 
 def calibrate(run: Run, classifier: Classifier, split: Split, task: str = "calibrating") -> dict[str, Any]:
-    """Set the classifier's calibration: the one kept in the run folder, or else a new one, which is then kept there.
+    """Set the classifier's calibration: the one saved in the run folder, or else a new one, which is then saved there.
 
     Args:
-        split: what is going to be scored.
-        task: what progress is reported as.
+        split: the split that is going to be scored.
+        task: the name of the task in progress reports.
 
     Returns:
-        Its record: `prior`, `temperature`, `n`, `split` and what was `tried`, or a `note` on why there is none.
+        A record of the calibration: `prior`, `temperature`, `n`, `split`, and the candidates in `tried`; or a `note` on
+        why there is none.
 
     Raises:
         Stopped: Ctrl-C.
     """
     path = run.folder / CALIBRATION
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        chosen, record = Calibration(**kept["calibration"]), kept["record"]
-        classifier.calibration = Calibration(chosen.prior, tuple(chosen.offsets), chosen.temperature)
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        calibration, record = Calibration(**saved["calibration"]), saved["record"]
+        classifier.calibration = Calibration(calibration.prior, tuple(calibration.offsets), calibration.temperature)
         return dict(record)
     progress = counter(task, min(len(run.dataset.validation), ENOUGH), run.tell)
     try:
@@ -152,7 +154,7 @@ def calibrate(run: Run, classifier: Classifier, split: Split, task: str = "calib
 def fit_calibration(
     run: Run, classifier: Classifier, split: Split, progress: Progress
 ) -> tuple[Calibration, dict[str, Any]]:
-    """Choose a calibration on validation images, as the recipe says; returns it and its record (see `calibrate`)."""
+    """Choose a calibration on validation images by the recipe's method; returns it and its record (see `calibrate`)."""
     recipe = run.recipe
     method, validation = recipe.evaluate.calibration, run.dataset.validation.take(ENOUGH)
     if method == "none":
@@ -162,19 +164,19 @@ def fit_calibration(
         return Calibration(), {"note": f"Probabilities are not calibrated: {reason}."}
 
     if classifier.top:
-        return uncalibrated("that needs every label's score")
+        return uncalibrated("calibration needs every label's score")
     if split.name == "validation":
-        return uncalibrated("these are the images that calibration would use")
+        return uncalibrated("these are the validation images, which calibration would use")
     if len(validation) < LEAST:
-        return uncalibrated(f"that needs {LEAST} validation images, and there are {len(validation)}")
+        return uncalibrated(f"calibration needs {LEAST} validation images, and there are {len(validation)}")
     index = {label: i for i, label in enumerate(classifier.labels)}
     items = validation.items(recipe.data.max_pixels, classifier.model.sufficient_size)
     predictions = [p for p in predict(classifier, items, progress) if not p.error]
     if not predictions:
         return uncalibrated("no validation image can be read")
     scores = torch.tensor([p.scores for p in predictions])
-    truth = torch.tensor([index[str(p.label)] for p in predictions])
-    chosen, tried = fit(classifier, scores, truth, method, recipe.seed)
+    labels = torch.tensor([index[str(p.label)] for p in predictions])
+    chosen, tried = fit(classifier, scores, labels, method, recipe.seed)
     return chosen, {
         "prior": chosen.prior,
         "temperature": chosen.temperature,
@@ -194,29 +196,29 @@ def evaluate(
     top: int | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Summarise the predictions of a split.
+    """Summarise the predictions for a split.
 
     Args:
         name: what was scored: `zero-shot`, `tuned`, `pixels`.
         predictions: one per image, in the split's order.
-        seconds: that scoring took.
-        calibration: its record (see `calibrate`).
-        top: how many labels were scored exactly, if not all.
-        seed: of the bootstrap.
+        seconds: how long scoring took.
+        calibration: the record of the calibration (see `calibrate`).
+        top: the number of labels that were scored exactly, if not all.
+        seed: for the bootstrap.
 
     Raises:
         UserError: there are no images.
-        ValueError: the predictions are not of this split's images, in their order.
+        ValueError: the predictions don't belong to this split's images, in the split's order.
     """
     rate = metrics.accuracy(predictions)
     if [p.id for p in predictions] != list(split.ids):
-        raise ValueError("The predictions are of other samples than the split's.")
+        raise ValueError("The predictions don't belong to this split's images, in the split's order.")
     labels, calibration = list(dataset.labels), dict(calibration or {})
     counts = metrics.confusion(predictions, labels)
-    sure = reliability(predictions)
+    calibration_curve = reliability(predictions)
     notes = list(dataset.notes)
     if split.name != "test":
-        notes.append(f"These are the {split.name} images: not a test.")
+        notes.append(f"These figures are for the {split.name} images, not for the test images.")
     if note := calibration.pop("note", None):
         notes.append(note)
     data = {"uri": dataset.uri, "split": split.name, "n": len(split), "hash": split.hash}
@@ -229,9 +231,9 @@ def evaluate(
         confusion=counts,
         labels=labels,
         data=data | ({"top": top} if top else {}),
-        calibration_error=sure.calibration_error if sure else None,
-        reliability=sure.bins if sure else [],
-        coverage=risk_coverage(predictions) if sure else [],
+        calibration_error=calibration_curve.calibration_error if calibration_curve else None,
+        reliability=calibration_curve.bins if calibration_curve else [],
+        coverage=risk_coverage(predictions) if calibration_curve else [],
         calibration=calibration,
         unreadable=[p.error for p in predictions if p.error],
         seconds=seconds,

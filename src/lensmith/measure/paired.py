@@ -1,4 +1,4 @@
-"""Which of two classifiers is better on the same images, whether the images can tell, and how many would."""
+"""Which of two classifiers is better on the same images, whether the images suffice to tell, and how many would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lensmith.measure.metrics import (
     accuracy,
     holm,
     images_needed,
-    is_right,
+    is_correct,
     mcnemar,
     paired_difference,
     smallest_difference,
@@ -21,26 +21,28 @@ from lensmith.measure.metrics import (
 from lensmith.records import Comparison, Prediction, Rate
 
 LEVEL = 0.05
-AGAIN = "Score both again, on the same part of the same dataset with the same limits and seed."
+SCORE_AGAIN = "Score both again, on the same split of the same dataset with the same limits and seed."
 
 
 def compare(first_name: str, first: Sequence[Prediction], second_name: str, second: Sequence[Prediction]) -> Comparison:
-    """Two classifiers' answers to the same images, matched by their ids; the order within each list has no effect.
+    """Compare two classifiers' predictions for the same images, matched by id; the order of each list has no effect.
 
-    The verdict goes by the exact McNemar test at 5 %. An image that could not be read is a wrong answer.
+    The verdict is that of the exact McNemar test at the 5 % level. Unreadable images count as incorrect.
 
     Raises:
-        UserError: a list is empty, an id comes twice, the two scored other images or other labels of the same image,
-            or an image has no true label.
+        UserError: a list is empty, an id occurs twice, the two lists contain different images or different labels of
+            the same image, or an image has no true label.
     """
-    answers = _by_id(second_name, second)
-    _check_same(first_name, _by_id(first_name, first), second_name, answers)
-    pairs = [(p.id, is_right(p), is_right(answers[p.id])) for p in first]
-    lost = [key for key, a, b in pairs if a and not b]
-    gained = [key for key, a, b in pairs if b and not a]
-    n = len(pairs)
+    second_by_id = _by_id(second_name, second)
+    _check_same(first_name, _by_id(first_name, first), second_name, second_by_id)
+    ids = [p.id for p in first]
+    first_correct = [is_correct(p) for p in first]
+    second_correct = [is_correct(second_by_id[key]) for key in ids]
+    lost = [key for key, a, b in zip(ids, first_correct, second_correct, strict=True) if a and not b]
+    gained = [key for key, a, b in zip(ids, first_correct, second_correct, strict=True) if b and not a]
+    n = len(ids)
     difference = paired_difference(len(lost), len(gained), n)
-    return _judge(
+    return _with_verdict(
         Comparison(
             first=first_name,
             second=second_name,
@@ -50,7 +52,7 @@ def compare(first_name: str, first: Sequence[Prediction], second_name: str, seco
             difference=difference,
             lost=lost,
             gained=gained,
-            p=mcnemar([a for _, a, _ in pairs], [b for _, _, b in pairs]),
+            p=mcnemar(first_correct, second_correct),
             verdict="",
             needed=images_needed(difference.value, (len(lost) + len(gained)) / n) if difference.value else None,
             sentence="",
@@ -59,120 +61,139 @@ def compare(first_name: str, first: Sequence[Prediction], second_name: str, seco
 
 
 def compare_all(names: Sequence[str], lists: Sequence[Sequence[Prediction]]) -> list[Comparison]:
-    """Each classifier after the first, compared with the first as in `compare`.
+    """Compare each classifier after the first with the first one; see `compare`.
 
-    With several, p is adjusted by Holm's method, and verdict and sentence go by it. The intervals of the differences
-    are not adjusted: each is the one that `compare` gives.
+    With several comparisons, p is adjusted by Holm's method, and the verdict and the sentence use the adjusted p. The
+    intervals of the differences are not adjusted: they are those that `compare` returns.
 
     Raises:
-        UserError: there are fewer than two, or what `compare` raises.
-        ValueError: there are not as many names as lists.
+        UserError: there are fewer than two classifiers, or `compare` raises it.
+        ValueError: the numbers of names and lists differ.
     """
     if len(names) != len(lists):
         raise ValueError(f"{len(names)} names for {len(lists)} lists")
     if len(names) < 2:
-        raise UserError("There are fewer than two to compare.", "Name two runs or more.")
-    found = [compare(names[0], lists[0], name, answers) for name, answers in zip(names[1:], lists[1:], strict=True)]
-    if len(found) == 1:
-        return found
-    return [_judge(replace(c, p=p), len(found)) for c, p in zip(found, holm([c.p for c in found]), strict=True)]
+        raise UserError("There are fewer than two runs to compare.", "Name two or more runs.")
+    comparisons = [compare(names[0], lists[0], name, second) for name, second in zip(names[1:], lists[1:], strict=True)]
+    if len(comparisons) == 1:
+        return comparisons
+    adjusted = holm([c.p for c in comparisons])
+    return [_with_verdict(replace(c, p=p), len(comparisons)) for c, p in zip(comparisons, adjusted, strict=True)]
 
 
 def power_hint(n: int) -> str:
-    """What n test images can show, to be said before a run: how well one accuracy is known, and two told apart.
+    """What n test images can show, to be reported before a run: the precision of an accuracy, and the smallest
+    difference between two models that is likely to be detected.
 
-    It takes one image in five to be right for only one of the two; half the images right is the widest interval.
+    Assumes that one of the two models alone is correct on 20 % of the images, and an accuracy of 50 %, which gives the
+    widest interval.
 
     Raises:
         UserError: n is 0.
     """
     rate = wilson(n // 2, n)
     return (
-        f"{_count(n, 'test image')}: the accuracy will be known to about {_points((rate.high - rate.low) / 2)} points "
-        f"either way. Two models must differ by about {_points(_visible(n, 0.2))} points to be told apart four times "
-        "in five, if one in five images is right for only one of them."
+        f"{_count(n, 'test image')}: the accuracy will be known to within about {_points((rate.high - rate.low) / 2)} "
+        f"points. A difference between two models must be about {_points(_visible(n, 0.2))} points to be detected with "
+        "80 % probability, if only one of them is correct on one image in five."
     )
 
 
 def _by_id(name: str, predictions: Sequence[Prediction]) -> dict[str, Prediction]:
     if not predictions:
         raise UserError(f"{name} has no predictions, so there is nothing to compare.", "Score it on some images first.")
-    times = Counter(p.id for p in predictions)
-    repeated = [key for key, count in times.items() if count > 1]
+    counts = Counter(p.id for p in predictions)
+    repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
         raise UserError(
             f"{name} has {_count(len(repeated), 'id')} more than once, such as {repeated[0]!r}.",
-            "Give each image its own id, or score it again.",
+            "Give each image a unique id, or score it again.",
         )
     return {p.id: p for p in predictions}
 
 
 def _check_same(first_name: str, first: dict[str, Prediction], second_name: str, second: dict[str, Prediction]) -> None:
-    """Raise unless both scored the same images, and these have the same true labels in both."""
+    """Raises UserError unless both scored the same images, with the same true label for each image."""
     sides = [(first_name, first, second), (second_name, second, first)]
-    alone = [(name, next(key for key in own if key not in other)) for name, own, other in sides if own.keys() - other]
-    if alone:
-        shared = len(first.keys() & second.keys())
+    extra = [
+        (name, next(key for key in mine if key not in other)) for name, mine, other in sides if mine.keys() - other
+    ]
+    if extra:
+        common = len(first.keys() & second.keys())
         raise UserError(
-            f"{first_name} scored {_count(len(first), 'image')} and {second_name} {len(second):,}, and they share "
-            f"{shared:,}: " + ", ".join(f"{key!r} is only in {name}" for name, key in alone) + ".",
-            AGAIN,
+            f"{first_name} scored {_count(len(first), 'image')} and {second_name} {len(second):,}, and they have "
+            f"{common:,} in common: " + ", ".join(f"{key!r} is only in {name}" for name, key in extra) + ".",
+            SCORE_AGAIN,
         )
-    for name, own, _ in sides:
-        bare = [key for key, p in own.items() if p.label is None]
-        if bare:
+    for name, predictions, _ in sides:
+        unlabelled = [key for key, p in predictions.items() if p.label is None]
+        if unlabelled:
             raise UserError(
-                f"{len(bare):,} of {_count(len(own), 'image')} of {name} have no true label, such as {bare[0]!r}.",
+                f"{len(unlabelled):,} of {_count(len(predictions), 'image')} of {name} have no true label, "
+                f"such as {unlabelled[0]!r}.",
                 "Compare on images whose labels are known.",
             )
-    other = [key for key, p in first.items() if p.label != second[key].label]
-    if other:
+    differing = [key for key, p in first.items() if p.label != second[key].label]
+    if differing:
+        key = differing[0]
         raise UserError(
-            f"The true label differs for {len(other):,} of {_count(len(first), 'image')}, such as {other[0]!r}: "
-            f"{first[other[0]].label!r} for {first_name}, {second[other[0]].label!r} for {second_name}.",
-            AGAIN,
+            f"The true label differs for {len(differing):,} of {_count(len(first), 'image')}, such as {key!r}: "
+            f"{first[key].label!r} for {first_name}, {second[key].label!r} for {second_name}.",
+            SCORE_AGAIN,
         )
 
 
-def _judge(found: Comparison, comparisons: int = 1) -> Comparison:
-    """The same with verdict and sentence, as `p` and the difference have it."""
-    change = found.difference
-    verdict = "can't tell" if found.p >= LEVEL else "better" if change.value > 0 else "worse"
-    chance = _chance(found.p) + (f" adjusted for {comparisons} comparisons" if comparisons > 1 else "")
-    figures = f"{_percent(found.accuracy_second)} against {_percent(found.accuracy_first)}"
+def _with_verdict(c: Comparison, comparisons: int = 1) -> Comparison:
+    """The comparison with its verdict and sentence, which follow from `p` and the difference.
+
+    Args:
+        comparisons: the number of comparisons that p is adjusted for.
+    """
+    change = c.difference
+    verdict = "can't tell" if c.p >= LEVEL else "better" if change.value > 0 else "worse"
+    p = _p(c.p) + (f" adjusted for {comparisons} comparisons" if comparisons > 1 else "")
+    figures = f"{_percent(c.accuracy_second)} against {_percent(c.accuracy_first)}"
     figures += f", a difference of {_points(change.value)} points ({_points(change.low)} to {_points(change.high)})"
-    images = _count(found.n, "image")
-    unsure = f"{images} can't tell {found.second} from {found.first}:"
+    images = _count(c.n, "image")
+    undecided = f"{images} can't tell {c.second} from {c.first}:"
     if verdict != "can't tell":
-        sentence = f"{found.second} is {verdict} than {found.first}: {figures}, {chance}, on the same {images}."
-    elif found.needed is None:
-        sentence = f"{unsure} both {_percent(found.accuracy_first)}. {_unseen(found)}"
+        sentence = f"{c.second} is {verdict} than {c.first}: {figures}, {p}, on the same {images}."
+    elif c.needed is None:
+        sentence = f"{undecided} both {_percent(c.accuracy_first)}. {_detectable(c)}"
     else:
-        sentence = f"{unsure} {figures}, {chance}. {_more(found.needed, found.n)}"
-    return replace(found, verdict=verdict, sentence=sentence)
+        sentence = f"{undecided} {figures}, {p}. {_more_images(c.needed, c.n)}"
+    return replace(c, verdict=verdict, sentence=sentence)
 
 
-def _more(needed: int, n: int) -> str:
-    """How many images would show the difference found."""
-    # The formula knows of no adjusted p, and is too hopeful with a few images.
+def _more_images(needed: int, n: int) -> str:
+    """How many images would show the observed difference."""
+    # The formula ignores the adjustment of p, and is too optimistic for small numbers of images.
     if needed <= n:
         return "More images would be needed to show a difference of this size."
-    # Two figures: the guess is no better than the difference it is made from.
+    # Two significant figures: the estimate is no more precise than the difference it is computed from.
     step: int = 10 ** max(0, len(str(needed)) - 2)
     return f"About {math.ceil(needed / step) * step:,} images would show a difference of this size."
 
 
-def _unseen(found: Comparison) -> str:
-    """What could have been seen, where no difference was."""
-    if not found.lost and not found.gained:
-        return "They are right on the same images."
-    visible = _visible(found.n, (len(found.lost) + len(found.gained)) / found.n)
-    return f"On so many images a difference must be about {_points(visible)} points to be seen four times in five."
+def _detectable(c: Comparison) -> str:
+    """What difference could have been detected, if none was observed."""
+    if not c.lost and not c.gained:
+        return "They are correct on the same images."
+    visible = _visible(c.n, (len(c.lost) + len(c.gained)) / c.n)
+    return (
+        f"With {_count(c.n, 'image')}, a difference must be about {_points(visible)} points to be detected with "
+        "80 % probability."
+    )
 
 
 def _visible(n: int, discordant: float) -> float:
-    """The smallest difference seen on n images four times in five; with very few, it needs more discordant ones."""
-    # From about eight on the test can reach p < 0.05: six, all one way, give 0.03, and they vary.
+    """The smallest difference detected on n images with 80 % probability.
+
+    Args:
+        discordant: the fraction of the images on which only one of the two is correct; raised if n is very small.
+    """
+    # The test needs about eight discordant images to reach p < 0.05: six that all favour one side give 0.03, and the
+    # number that favours it varies.
     return smallest_difference(n, min(1.0, max(discordant, 8 / n)))
 
 
@@ -189,11 +210,11 @@ def _points(difference: float) -> str:
     return "0.0" if shown == "-0.0" else shown
 
 
-def _chance(p: float) -> str:
+def _p(p: float) -> str:
     if p < 0.001:
         return "p < 0.001"
     digits = 3
-    # More of them close to the level, so that the figure shows on which side it is.
+    # More digits close to the level, so that it is visible on which side of it p is.
     while digits < 9 and float(f"{p:.{digits}f}") == LEVEL:
         digits += 1
     return f"p = {p:.{digits}f}"

@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of labels, and what more of them would bring: a law fitted to a learning curve.
+"""A power law fitted to a learning curve: how accuracy grows with the number of labels, and what more would bring.
 
     error(n) = floor + scale n^-rate
 
@@ -6,14 +6,14 @@ A power law with a floor, in the number n of training images: C. Cortes et al., 
 rate of convergence (1993); J. Hestness et al., Deep learning scaling is predictable, empirically (2017, 1712.00409);
 J. Rosenfeld et al., A constructive prediction of the generalization error across scales (2020, 1909.12673).
 
-Few sizes can't tell a low floor that is neared slowly from a high one that is neared fast, and the best fit is one of
-many that are about as good. So none is chosen: the forecast is an average over a grid of them, each weighted by how
-well it explains the points (Bayes' rule, with weak priors). The interval also holds three things that least squares
-leaves out: how much chance is in the points though there is one model of a size, that no curve is quite a power law,
-and that it need not go on as it began.
+With few sizes, a low floor that is approached slowly can't be distinguished from a high floor that is approached fast,
+and the best fit is one of many that are about as good. So no single fit is chosen: the forecast is an average over a
+grid of laws, each weighted by how well it explains the points (Bayes' rule, with weak priors). The interval also
+accounts for three things that least squares ignores: random variation between models, even with one model per size;
+deviations of the curve from a power law; and that the curve need not continue beyond the largest size as it began.
 
-The accuracies must be of the same test images, and the forecast is of accuracy on these: what is due to their choice
-is the same for all sizes, and neither in the points' scatter nor in the interval.
+All accuracies must be measured on the same test images, and the forecast is the accuracy on these images. The error due
+to the choice of test images is the same for all sizes, and is not part of the points' scatter or of the interval.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,25 +30,36 @@ from lensmith.errors import UserError
 
 Array = NDArray[np.float64]
 
-# The grid. The error at the largest size is not on it: given the rest it is normal, and integrated exactly.
+# The grid. The error at the largest size is not part of it: given the other parameters it is normally distributed, and
+# integrated analytically.
 RATES: Array = np.geomspace(0.05, 1.5, 32)
 FLOORS: Array = (np.arange(40) + 0.5) / 40
-"""As shares of the error at the largest size, all equally likely beforehand."""
+"""Fractions of the error at the largest size, with a uniform prior."""
 CHANCES: Array = np.geomspace(0.0005, 0.06, 9)
-"""Standard deviations, at the largest size, of a model's accuracy by its subset and seed. Like the next ones they are
-multiples of sqrt(error (1 - error)) there, so as to be small where errors are rare."""
+"""Standard deviations, at the largest size, of the accuracy between models with different subsets and seeds. Like
+`MISFITS`, they are multiples of sqrt(error (1 - error)) at that size, so that they are small where errors are rare."""
 MISFITS: Array = np.geomspace(0.001, 0.05, 7)
-"""Standard deviations, at the largest size, of the curve about a power law."""
+"""Standard deviations, at the largest size, of the curve from a power law."""
 
-# Priors as (median, standard deviation of the logarithm). They and `BEND` were set on the curves of 92 cheap models, of
-# 40 to 60,000 pictures. On those of 15 others intervals then held what was measured at 2, 4 and 10 times the largest
-# size in 89, 93 and 97 of 100 cases, those of least squares with a bootstrap in some 60. To halve or double the median
-# of one, or `BEND`, moved the share of intervals that hold by 5 of 100 at most.
-RATE = (0.6, 0.6)
-CHANCE = (0.015, 0.8)
-MISFIT = (0.008, 0.5)
+
+class LogNormal(NamedTuple):
+    """A log-normal prior."""
+
+    median: float
+    deviation: float
+    """Standard deviation of the logarithm."""
+
+
+# The priors and `BEND` were chosen on the curves of 92 cheap models, of 40 to 60,000 images. On 15 other curves, the
+# intervals then contained the accuracy measured at 2, 4 and 10 times the largest size in 89, 93 and 97 of 100 cases;
+# those of least squares with a bootstrap did in about 60. Halving or doubling the median of one prior, or `BEND`,
+# changed this coverage by at most 5 of 100.
+RATE = LogNormal(0.6, 0.6)
+CHANCE = LogNormal(0.015, 0.8)
+MISFIT = LogNormal(0.008, 0.5)
 BEND = 0.3
-"""Beyond the largest size the law's gain is off by a factor: this is the standard deviation of its logarithm."""
+"""Beyond the largest size, the law's gain is multiplied by a random factor; this is the standard deviation of its
+logarithm."""
 
 DRAWS = 4000
 _TIMES = {2.0: "Twice", 3.0: "Three times", 4.0: "Four times", 5.0: "Five times", 10.0: "Ten times"}
@@ -57,7 +69,7 @@ _TIMES = {2.0: "Twice", 3.0: "Three times", 4.0: "Four times", 5.0: "Five times"
 class Forecast:
     """Accuracy at a number of training images with its 90 % interval, all in 0..1.
 
-    Of the mean over subsets and seeds: a single model scatters a little more.
+    It is the mean over subsets and seeds: the accuracy of a single model varies a little more.
     """
 
     images: float
@@ -68,44 +80,57 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What more images bring: the difference of two accuracies, with its 90 % interval. None is below 0."""
+    """What more images would bring: the difference of two accuracies, with its 90 % interval. No value is below 0."""
 
     value: float
     low: float
     high: float
 
 
+class PosteriorDraws(NamedTuple):
+    """(DRAWS,) values of each parameter of the law, drawn from the posterior."""
+
+    error: Array
+    """Error at the largest size."""
+    floor_fraction: Array
+    """Fraction of this error that is the floor."""
+    rate: Array
+    bend: Array
+    """Factor on the law's gain beyond the largest size."""
+
+
 @dataclass(frozen=True, eq=False)
 class PowerLaw:
-    """error(n) = floor + scale n^-rate, and all the laws that explain the points about as well."""
+    """error(n) = floor + scale n^-rate, with a sample of the posterior over all such laws."""
 
     floor: float
-    """Its posterior median, as is the rate; the scale is such that the three meet the error at the largest size."""
+    """Posterior median."""
     scale: float
+    """Chosen so that, with floor and rate, the law gives the posterior median of the error at the largest size."""
     rate: float
+    """Posterior median."""
     largest: float
-    """The largest size of the points."""
-    draws: tuple[Array, Array, Array, Array]
-    """(DRAWS,) each, of the posterior: the error at the largest size, what of it is floor, the rate, the bend."""
+    """The largest size among the points."""
+    draws: PosteriorDraws
 
     @classmethod
     def fit(cls, points: Sequence[tuple[int, float]]) -> PowerLaw:
-        """The laws that explain a learning curve. The same points, in whatever order, give the same.
+        """Fit a law to a learning curve. The order of the points has no effect.
 
         Args:
-            points: (training images, accuracy in 0..1) of each model, one or more of a size.
+            points: (number of training images, accuracy in 0..1) of each model, one or more models per size.
 
         Raises:
             UserError: there are fewer than three sizes.
             ValueError: a size is not positive, or an accuracy is not in 0..1.
         """
         if not all(n > 0 and 0 <= accuracy <= 1 for n, accuracy in points):
-            raise ValueError("A size that is not positive, or an accuracy that is not in 0..1")
+            raise ValueError("Sizes must be positive, and accuracies in 0..1.")
         sizes = sorted({n for n, _ in points})
         if len(sizes) < 3:
             raise UserError(
-                f"A learning curve needs training sets of three sizes or more, and these points have {len(sizes)}.",
-                "Train on smaller parts of the training images as well, each about half of the one before.",
+                f"A learning curve needs training sets of at least three sizes, but these points have {len(sizes)}.",
+                "Train on smaller subsets of the training images as well, each about half as large as the next.",
             )
         groups = [np.array(sorted(1 - accuracy for m, accuracy in points if m == n)) for n in sizes]
         error = np.array([group.mean() for group in groups])
@@ -113,35 +138,38 @@ class PowerLaw:
         ratio = sizes[-1] / np.array(sizes, dtype=np.float64)
         unit = float(np.sqrt(max(error[-1] * (1 - error[-1]), 0.001)))
 
-        # (rates, floors, sizes): each law's error as a multiple of that at the largest size.
+        # (rates, floors, sizes): each law's error relative to that at the largest size.
         shape = FLOORS[:, None] + (1 - FLOORS[:, None]) * ratio ** RATES[:, None, None]
-        # (chances, misfits, sizes): the variance of the means. Chance's is twice as large at half the size, as it was
-        # measured to be; a law that is right near the largest size is the less so the farther away, like a random walk.
-        # The means count as independent, though subsets lie within each other: so did those of the measured coverage.
+        # (chances, misfits, sizes): the variance of the mean errors. The variance due to chance doubles when the size
+        # halves, as measured. The deviation from the law grows with the distance from the largest size, like a random
+        # walk. The means are treated as independent although the subsets are nested, as they were when the coverage of
+        # the intervals was measured.
         chance = (CHANCES[:, None, None] * unit) ** 2 * ratio / models
         misfit = (MISFITS[:, None] * unit) ** 2 * (1 + np.log2(ratio))
         weight = 1 / (chance + misfit)
-        # Least squares of the one linear parameter, for every cell (rates, floors, chances, misfits) at once.
+        # Weighted least squares for the one linear parameter, for every cell (rates, floors, chances, misfits) at once.
         precision = np.einsum("rfk,cmk->rfcm", shape**2, weight)
         mean = np.einsum("rfk,cmk->rfcm", shape * error, weight) / precision
-        misses = (weight * error**2).sum(-1) - mean**2 * precision
-        log = 0.5 * (np.log(weight).sum(-1) - np.log(precision) - misses)
-        log += _log_normal(RATES, *RATE)[:, None, None, None] + _log_normal(MISFITS, *MISFIT)
-        log += (_log_normal(CHANCES, *CHANCE) + _spread(groups[:-1], ratio[:-1], CHANCES * unit))[:, None]
+        residual = (weight * error**2).sum(-1) - mean**2 * precision
+        log_posterior = 0.5 * (np.log(weight).sum(-1) - np.log(precision) - residual)
+        log_posterior += _log_normal(RATES, RATE)[:, None, None, None] + _log_normal(MISFITS, MISFIT)
+        log_posterior += (_log_normal(CHANCES, CHANCE) + _spread(groups[:-1], ratio[:-1], CHANCES * unit))[:, None]
 
-        cells = np.exp(log - log.max()).cumsum()
-        chosen = cells.searchsorted((np.arange(DRAWS) + 0.5) / DRAWS * cells[-1])
-        rate, floor, _, _ = np.unravel_index(chosen, log.shape)
+        cumulative = np.exp(log_posterior - log_posterior.max()).cumsum()
+        chosen = cumulative.searchsorted((np.arange(DRAWS) + 0.5) / DRAWS * cumulative[-1])
+        rate, floor, _, _ = np.unravel_index(chosen, log_posterior.shape)
         normal = np.array([NormalDist().inv_cdf((i + 0.5) / DRAWS) for i in range(DRAWS)])
         random = np.random.default_rng(0)
         last = mean.ravel()[chosen] + random.permutation(normal) / np.sqrt(precision.ravel()[chosen])
-        draws = (last.clip(0, 1), FLOORS[floor], RATES[rate], np.exp(BEND * random.permutation(normal)))
-        middle, share, exponent = (float(np.median(values)) for values in draws[:3])
-        scale = middle * (1 - share) * sizes[-1] ** exponent
-        return cls(middle * share, scale, exponent, float(sizes[-1]), draws)
+        bend = np.exp(BEND * random.permutation(normal))
+        draws = PosteriorDraws(last.clip(0, 1), FLOORS[floor], RATES[rate], bend)
+        median_error, median_fraction = float(np.median(draws.error)), float(np.median(draws.floor_fraction))
+        median_rate = float(np.median(draws.rate))
+        scale = median_error * (1 - median_fraction) * sizes[-1] ** median_rate
+        return cls(median_error * median_fraction, scale, median_rate, float(sizes[-1]), draws)
 
     def at(self, images: float) -> Forecast:
-        """Accuracy at a number of training images. It never falls with the number.
+        """Forecast of the accuracy at a number of training images. It never decreases with the number.
 
         Raises:
             ValueError: the number is not positive.
@@ -150,51 +178,52 @@ class PowerLaw:
         return Forecast(images, middle, low, high)
 
     def gain(self, images: float, more: float) -> Gain:
-        """Accuracy at `more` training images less that at `images`, of which it must be at least as many.
+        """The accuracy at `more` training images minus that at `images`.
 
-        Its interval is narrower than those of the two: what the laws disagree on at both cancels.
+        Its interval is narrower than those of the two accuracies, since what is uncertain about both cancels out.
 
         Raises:
-            ValueError: `images` is not positive or `more` is less.
+            ValueError: `images` is not positive, or `more` is less than `images`.
         """
         if more < images:
-            raise ValueError(f"{more} images are not more than {images}")
+            raise ValueError(f"{more} images are not more than {images}.")
         value = self.at(more).accuracy - self.at(images).accuracy
         low, high = np.quantile(self._accuracies(more) - self._accuracies(images), [0.05, 0.95]).tolist()
         return Gain(value, min(low, value), max(high, value))
 
     def describe(self) -> str:
-        """The law as a formula, like "error = 0.118 + 1.42 n^-0.46"."""
+        """The law as a formula, such as "error = 0.118 + 1.42 n^-0.46"."""
         return f"error = {self.floor:.3f} + {self.scale:.3g} n^-{self.rate:.2f}"
 
     def _accuracies(self, images: float) -> Array:
-        """(DRAWS,) accuracy by each law; in none of them does it fall with the number of images."""
+        """(DRAWS,) accuracy by each law. In none of them does it decrease with the number of images."""
         if not images > 0:
-            raise ValueError(f"Accuracy at {images} images")
-        error, floor, rate, bend = self.draws
-        gone = (1 - floor) * (1 - np.power(images / self.largest, -rate))
-        left: Array = (error * (1 - (bend * gone if images > self.largest else gone))).clip(0, 1)
-        return 1 - left
+            raise ValueError(f"The number of images must be positive, not {images}.")
+        error, floor_fraction, rate, bend = self.draws
+        reduction = (1 - floor_fraction) * (1 - np.power(images / self.largest, -rate))
+        remaining: Array = (error * (1 - (bend * reduction if images > self.largest else reduction))).clip(0, 1)
+        return 1 - remaining
 
 
-def _log_normal(values: Array, median: float, spread: float) -> Array:
-    return -0.5 * np.square(np.log(values / median) / spread)
+def _log_normal(values: Array, prior: LogNormal) -> Array:
+    """Log-density of a prior, up to a constant."""
+    return -0.5 * np.square(np.log(values / prior.median) / prior.deviation)
 
 
 def _spread(groups: Sequence[Array], ratio: Array, chances: Array) -> Array:
-    """(chances,) log-likelihood of how models of one size differ.
+    """(chances,) log-likelihood of the differences between models of the same size.
 
-    The largest size is to be left out: its models may all have seen the same images, and differ less than by chance.
+    The largest size must be left out: its models may all have been trained on the same images, and so differ less.
     """
-    freedom = sum(len(group) - 1 for group in groups)
+    degrees_of_freedom = sum(len(group) - 1 for group in groups)
     squares = float(sum(g.var() * len(g) / r for g, r in zip(groups, ratio, strict=True)))
-    return -freedom * np.log(chances) - squares / (2 * np.square(chances))
+    return -degrees_of_freedom * np.log(chances) - squares / (2 * np.square(chances))
 
 
 def sentence(law: PowerLaw, images: float, ahead: float) -> str:
-    """What `ahead` times the labels would bring to somebody who has `images`, for people.
+    """What `ahead` times the labels would bring, given `images` now, as a sentence.
 
-    Like "Twice the labels would bring about 3 points (1 to 5): from 84 % to 87 % at 12,000 images."
+    For example "Twice the labels would bring about 3 points (1 to 5): from 84 % to 87 % at 12,000 images."
 
     Raises:
         ValueError: `images` is not positive or `ahead` is less than 1.
@@ -205,28 +234,30 @@ def sentence(law: PowerLaw, images: float, ahead: float) -> str:
     if gain.high < 0.005:
         return f"{start} less than half a point."
     now, then = 100 * law.at(images).accuracy, 100 * law.at(more).accuracy
-    # Whole points, unless there are few or the rounded figures would not add up.
+    # Rounded to whole points, unless the gain is small or the rounded figures would not add up.
     digits = 0 if gain.value >= 0.01 and round(then) - round(now) == round(100 * gain.value) else 1
     shown = (round(then, digits) - round(now, digits), 100 * gain.low, 100 * gain.high)
     value, low, high = (f"{x:.{digits}f}" for x in shown)
     points = "point" if value == "1" else "points"
-    what = f"about {value} {points} ({low} to {high})" if gain.value >= 0.005 else f"little, {high} points at most"
-    return f"{start} {what}: from {now:.{digits}f} % to {then:.{digits}f} % at {more:,.0f} images."
+    amount = f"about {value} {points} ({low} to {high})" if gain.value >= 0.005 else f"little, at most {high} points"
+    return f"{start} {amount}: from {now:.{digits}f} % to {then:.{digits}f} % at {more:,.0f} images."
 
 
 @dataclass(frozen=True)
 class Check:
-    """The largest size as the law forecasts it from all others, and as it was measured."""
+    """A law's forecast for the largest size, fitted to the smaller ones, and the measured accuracy."""
 
     forecast: Forecast
     measured: float
     """The mean accuracy at the largest size."""
     sentence: str
-    """That compares the two."""
+    """Compares forecast and measurement, for people."""
 
 
 def check(points: Sequence[tuple[int, float]]) -> Check | None:
-    """What the law would have forecast for the largest size, had it not been measured. Points and errors: as for `fit`.
+    """Check the law on the largest size: forecast it from the smaller sizes, and compare with the measurement.
+
+    Points and errors are as for `PowerLaw.fit`.
 
     Returns:
         None if there are fewer than four sizes.
@@ -234,16 +265,17 @@ def check(points: Sequence[tuple[int, float]]) -> Check | None:
     sizes = sorted({n for n, _ in points})
     if len(sizes) < 4:
         return None
-    said = PowerLaw.fit([point for point in points if point[0] < sizes[-1]]).at(sizes[-1])
-    there = [accuracy for n, accuracy in points if n == sizes[-1]]
-    measured = sum(there) / len(there)
-    found, law, low, high = (f"{100 * x:.1f}" for x in (measured, said.accuracy, said.low, said.high))
-    off = float(found) - float(law)
-    compared = "the same" if found == law else f"{abs(off):.1f} points {'more' if off > 0 else 'less'}"
-    where = "within" if said.low <= measured <= said.high else "outside"
+    forecast = PowerLaw.fit([point for point in points if point[0] < sizes[-1]]).at(sizes[-1])
+    accuracies = [accuracy for n, accuracy in points if n == sizes[-1]]
+    measured = sum(accuracies) / len(accuracies)
+    shown = (measured, forecast.accuracy, forecast.low, forecast.high)
+    measured_text, forecast_text, low, high = (f"{100 * x:.1f}" for x in shown)
+    off = float(measured_text) - float(forecast_text)
+    compared = "the same" if off == 0 else f"{abs(off):.1f} points {'more' if off > 0 else 'less'}"
+    where = "within" if forecast.low <= measured <= forecast.high else "outside"
     return Check(
-        said,
+        forecast,
         measured,
-        f"Fitted to {sizes[0]:,} to {sizes[-2]:,} images, the law said {law} % ({low} to {high}) at {sizes[-1]:,}; "
-        f"measured: {found} %, {compared}, {where} the interval.",
+        f"Fitted to {sizes[0]:,} to {sizes[-2]:,} images, the law forecasts {forecast_text} % ({low} to {high}) at "
+        f"{sizes[-1]:,} images. Measured: {measured_text} %, {compared}, {where} the interval.",
     )

@@ -1,4 +1,4 @@
-"""How far an answer's probability can be trusted: calibration, and accuracy of the most confident answers."""
+"""How far reported probabilities can be trusted: calibration error, and accuracy of the most confident predictions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lensmith.errors import UserError
-from lensmith.measure.metrics import is_right, wilson
+from lensmith.measure.metrics import is_correct, wilson
 from lensmith.records import CoveragePoint, Prediction, ReliabilityBin
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often answers are right against how sure they are."""
+    """Accuracy as a function of confidence."""
 
     calibration_error: float
     """Expected calibration error, in 0..1."""
@@ -23,9 +23,9 @@ class Reliability:
 
 
 def reliability(predictions: Sequence[Prediction], bins: int = 15) -> Reliability | None:
-    """Expected calibration error over the images that have a probability, and the bins it is made of.
+    """Expected calibration error over the images that have a probability, and the bins it is computed from.
 
-    Bins are of equal width and hold their lower edge; the last one holds 1.0 too. Empty bins are left out.
+    The bins have equal width and include their lower edge; the last one includes 1.0 as well. Empty bins are left out.
 
     Source: C. Guo et al., On calibration of modern neural networks, ICML 2017, equation 3.
 
@@ -34,16 +34,16 @@ def reliability(predictions: Sequence[Prediction], bins: int = 15) -> Reliabilit
 
     Raises:
         UserError: there are no predictions.
-        ValueError: there is no bin.
+        ValueError: `bins` is less than 1.
     """
-    _some(predictions)
+    _require_any(predictions)
     if bins < 1:
-        raise ValueError(f"{bins} bins")
+        raise ValueError(f"The number of bins must be at least 1, not {bins}.")
     edges = [i / bins for i in range(bins + 1)]
     members: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     for p in predictions:
         if p.probability is not None:
-            members[bisect_right(edges, p.probability, 1, bins) - 1].append((p.probability, is_right(p)))
+            members[bisect_right(edges, p.probability, 1, bins) - 1].append((p.probability, is_correct(p)))
     if not members:
         return None
     table = [
@@ -51,7 +51,7 @@ def reliability(predictions: Sequence[Prediction], bins: int = 15) -> Reliabilit
             edges[i],
             edges[i + 1],
             math.fsum(p for p, _ in members[i]) / len(members[i]),
-            wilson(sum(right for _, right in members[i]), len(members[i])),
+            wilson(sum(correct for _, correct in members[i]), len(members[i])),
         )
         for i in sorted(members)
     ]
@@ -60,41 +60,41 @@ def reliability(predictions: Sequence[Prediction], bins: int = 15) -> Reliabilit
 
 
 def risk_coverage(predictions: Sequence[Prediction]) -> list[CoveragePoint]:
-    """Accuracy of the most confident answers: the first 5 %, 10 % ... 100 % of all images, to the nearest whole image.
+    """Accuracy of the most confident predictions: the top 5 %, 10 % ... 100 % of all images, to the nearest image.
 
-    Answers without a probability count as 0, and images that could not be read as less than any answer. Where the
-    cut falls among equal probabilities, the number right is its expected value over all ways to choose among them, and
-    the interval is that of this number rounded. The last accuracy is that of all images.
+    Predictions without a probability count as probability 0, and unreadable images come after all others. Where a cut
+    falls among equal probabilities, the number of correct predictions is its expected value over all ways to choose
+    among them, and the interval is that of this number rounded. The last accuracy is that of all images.
 
     Source: Y. Geifman and R. El-Yaniv, Selective classification for deep neural networks, NeurIPS 2017.
 
     Returns:
-        Points of rising coverage, with no image count twice; none if no image has a probability.
+        Points of increasing coverage, without duplicates; an empty list if no image has a probability.
 
     Raises:
         UserError: there are no predictions.
     """
-    _some(predictions)
+    _require_any(predictions)
     if all(p.probability is None for p in predictions):
         return []
     groups: dict[float, list[bool]] = defaultdict(list)
     for p in predictions:
-        groups[-1.0 if p.predicted is None else p.probability or 0.0].append(is_right(p))
+        groups[-1.0 if p.predicted is None else p.probability or 0.0].append(is_correct(p))
     n = len(predictions)
     cuts = sorted({(i * n + 10) // 20 for i in range(1, 21)} - {0})
     points = []
-    before, right = 0, 0  # images more confident than the group, and how many of them are right
+    before, correct_before = 0, 0  # the number of images more confident than the group, and of the correct ones
     for probability in sorted(groups, reverse=True):
-        size, hits = len(groups[probability]), sum(groups[probability])
+        size, correct = len(groups[probability]), sum(groups[probability])
         for cut in cuts:
             if before < cut <= before + size:
-                expected = right + (cut - before) * hits / size
+                expected = correct_before + (cut - before) * correct / size
                 rate = replace(wilson(round(expected), cut), accuracy=expected / cut)
                 points.append(CoveragePoint(cut / n, max(probability, 0.0), rate))
-        before, right = before + size, right + hits
+        before, correct_before = before + size, correct_before + correct
     return points
 
 
-def _some(predictions: Sequence[Prediction]) -> None:
+def _require_any(predictions: Sequence[Prediction]) -> None:
     if not predictions:
-        raise UserError("There is nothing to score: no images.", "Check the dataset's test part and its limits.")
+        raise UserError("There is nothing to score: no images.", "Check the dataset's test split and its limits.")

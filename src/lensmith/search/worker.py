@@ -243,7 +243,7 @@ def train_once(run: Run, checked: Callable[[int, int, Rate | None], None]) -> Tr
     from lensmith.learn.loop import train
 
     gc.collect()  # free the memory of the previous model
-    return train(prepare(run.recipe, run.dataset), run, resume=True, checked=checked)
+    return train(prepare(run.recipe, run.dataset), run, resume=True, on_validation=checked)
 
 
 def finish(work: Work, started: float) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Training images changed at random (`images`), two mixed into one (`mix`), and both for a batch (`batch`)."""
+"""Data augmentation: random changes to images (`images`), mixing two images (`mix`), and both for a batch (`batch`)."""

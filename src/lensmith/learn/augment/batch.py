@@ -1,4 +1,4 @@
-"""What is random about a batch, drawn from seed and step alone: augmentation, mixing, negatives."""
+"""All randomness of a training batch, a function of (seed, step): augmentation, mixing and negatives."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lensmith.models.views import Views, shape_of, stack, unstack
 
 @dataclass(frozen=True)
 class BatchRandomness:
-    """What is random about a batch: a row for each image."""
+    """All random numbers of a batch: one row for each image."""
 
     augment: image_changes.Draws
     mix: mix.Mixing
     negatives: Tensor
-    """(images, labels) uniform numbers in 0..1."""
+    """(images, labels) uniform numbers in 0..1, by which negative labels are drawn."""
 
     @classmethod
     def draw(cls, n: int, labels: int, options: AugmentOptions, seed: int) -> BatchRandomness:
-        """For n images, from a seed."""
+        """The random numbers for n images, from a seed."""
         generator = torch.Generator().manual_seed(seed)
         return cls(
             image_changes.draw(n, options, generator),
@@ -36,50 +36,51 @@ class BatchRandomness:
         )
 
     def of(self, index: Sequence[int]) -> BatchRandomness:
-        """That of some of the images."""
+        """The rows of the images with these indices."""
         return BatchRandomness(self.augment.of(index), self.mix.of(index), self.negatives[list(index)])
 
 
 def vary(
     images: Sequence[Views],
-    parts: Sequence[SoftLabels],
+    targets: Sequence[SoftLabels],
     options: AugmentOptions,
     randomness: BatchRandomness,
     device: torch.device | str = "cpu",
 ) -> tuple[list[Views], list[SoftLabels]]:
-    """Augment and mix images, all views of one alike, and share their labels out accordingly.
+    """Augment and mix images, and mix their labels in the same proportion. All views of an image are treated alike.
 
     Args:
-        images: their views, (3, H, W) bytes each.
-        parts: the labels of each with their shares.
-        device: where it is done.
+        images: the views of each image, (3, H, W) bytes each.
+        targets: the labels of each image with their weights.
+        device: where the computation runs.
 
     Returns:
-        The same with (3, H, W) values in 0..255, and the labels of each with their new shares.
+        The images with (3, H, W) values in 0..255, and the labels of each image with their new weights.
     """
     if options == AugmentOptions():
-        return list(images), list(parts)
-    changed: dict[int, Views] = {}
-    for places in grouped(map(shape_of, images)):
-        views, drawn = stack([images[i] for i in places]), randomness.augment.of(places)
-        made = tuple(image_changes.augment(view.to(device), options, drawn) for view in views)
-        changed |= zip(places, unstack(made), strict=True)
+        return list(images), list(targets)
+    augmented: dict[int, Views] = {}
+    for group in grouped(map(shape_of, images)):
+        views, draws = stack([images[i] for i in group]), randomness.augment.of(group)
+        augmented_views = tuple(image_changes.augment(view.to(device), options, draws) for view in views)
+        augmented |= zip(group, unstack(augmented_views), strict=True)
     if options.mix == "none":
-        return [changed[i] for i in range(len(images))], list(parts)
+        return [augmented[i] for i in range(len(images))], list(targets)
     partner = mix.partners([shape_of(image) for image in images])
     mixed: dict[int, Views] = {}
-    shared: dict[int, SoftLabels] = {}
-    for places in grouped(map(shape_of, images)):
-        inner = {place: k for k, place in enumerate(places)}
-        others, drawn_mix = torch.tensor([inner[partner[i]] for i in places]), randomness.mix.of(places)
-        both = [mix.mix(view, others, drawn_mix) for view in stack([changed[i] for i in places])]
-        mixed |= zip(places, unstack(tuple(pixels for pixels, _ in both)), strict=True)
-        kept = both[0][1]  # a box's share is of whole pixels, most exactly in the largest view
-        for i, share in zip(places, kept.tolist(), strict=True):
-            of_both: dict[int, float] = {}
-            for label, part in [(c, p * share) for c, p in parts[i]] + [
-                (c, p * (1 - share)) for c, p in parts[partner[i]]
+    mixed_targets: dict[int, SoftLabels] = {}
+    for group in grouped(map(shape_of, images)):
+        index_in_group = {i: k for k, i in enumerate(group)}
+        partners_in_group, mixing = torch.tensor([index_in_group[partner[i]] for i in group]), randomness.mix.of(group)
+        mixed_views = [mix.mix(view, partners_in_group, mixing) for view in stack([augmented[i] for i in group])]
+        mixed |= zip(group, unstack(tuple(view.pixels for view in mixed_views)), strict=True)
+        # A box covers whole pixels, so its area differs between views. The first view is the largest and most exact.
+        image_weights = mixed_views[0].image_weight
+        for i, image_weight in zip(group, image_weights.tolist(), strict=True):
+            weight_of: dict[int, float] = {}
+            for label, weight in [(label, weight * image_weight) for label, weight in targets[i]] + [
+                (label, weight * (1 - image_weight)) for label, weight in targets[partner[i]]
             ]:
-                of_both[label] = of_both.get(label, 0.0) + part
-            shared[i] = [(label, part) for label, part in of_both.items() if part > 0]
-    return [mixed[i] for i in range(len(images))], [shared[i] for i in range(len(images))]
+                weight_of[label] = weight_of.get(label, 0.0) + weight
+            mixed_targets[i] = [(label, weight) for label, weight in weight_of.items() if weight > 0]
+    return [mixed[i] for i in range(len(images))], [mixed_targets[i] for i in range(len(images))]

@@ -1,7 +1,7 @@
-"""Methods: the ways to make a classifier. A module here offers `METHODS`; the result of each is a run folder.
+"""Methods: the ways to make a classifier. Each module here defines `METHODS`; each method's result is a run folder.
 
-Probe, ladder, learning curve and demo know methods by this interface alone, so a new method is a new `Method` in a
-module of this folder, and nothing else to edit.
+Probe, ladder, learning curve and demo use methods only through this interface. To add a method, add a `Method` to a
+module of this folder; nothing else has to be edited.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lensmith.runs.folder import Run
 
 
 @dataclass(frozen=True)
-class Made:
-    """What making a classifier took."""
+class MakeResult:
+    """How long it took to make a classifier, and what was chosen."""
 
     seconds: float
     note: str = ""
-    """A sentence on what was chosen, for the report."""
+    """A sentence about what was chosen, for the report."""
     cached: bool = False
-    """Whether features were in the cache, so that the seconds exclude their extraction."""
+    """Whether features were cached, so that `seconds` excludes their extraction."""
 
 
 class Method(ABC):
@@ -38,33 +38,33 @@ class Method(ABC):
     about: str
     """What it is, in a few words."""
     cost: int
-    """Its position among the methods, the cheapest first."""
+    """Its rank by cost: methods are sorted by it, the cheapest first."""
     learns: bool = True
     """Whether it learns from training images."""
     deterministic: bool = False
-    """Whether the same images always make the same classifier."""
+    """Whether the same images always give the same classifier."""
     listed: bool = True
-    """Whether a ladder has it where the recipe names no methods."""
+    """Whether it is used when the recipe names no methods."""
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """The recipe by which the classifier is made and scored."""
+        """The recipe with which this method makes and scores its classifier."""
         return replace(recipe, model=replace(recipe.model, adapter=None))
 
     def labels(self, dataset: ImageDataset) -> int:
-        """The number of labelled images it learns from, those it is chosen by included."""
+        """The number of labelled images it needs, including those used to choose settings or weights."""
         return len(dataset.train) + len(dataset.validation)
 
     @abstractmethod
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
-        """Raises UserError if it can't work with this recipe (`recipe`) and dataset."""
+        """Raises UserError if it can't work with this recipe (from `recipe`) and dataset."""
 
     @abstractmethod
-    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> Made:
-        """Make the classifier into a run folder that has been started; test images are not touched.
+    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> MakeResult:
+        """Make the classifier, without using test images, and write it into a run folder that has been started.
 
         Args:
-            run: with this method's recipe.
-            resume: what an earlier call has left in the folder.
+            run: has this method's recipe.
+            resume: whether to continue with what an earlier call has written into the folder.
 
         Raises:
             UserError, Stopped: see `learn.loop.train` and `FrozenModel.fit`.
@@ -72,11 +72,11 @@ class Method(ABC):
 
     @abstractmethod
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
-        """How many test images are correct after learning from `size` training images.
+        """The number of correctly classified test images after learning from `size` training images.
 
         Args:
-            run: with this method's recipe, and a folder that need not exist yet and is not needed afterwards.
-            seed: chooses the subset; subsets of one seed are nested.
+            run: has this method's recipe. Its folder need not exist yet and can be removed afterwards.
+            seed: selects the subset; the subsets of one seed are nested.
         """
 
 
@@ -84,23 +84,23 @@ class Method(ABC):
 def methods() -> dict[str, Method]:
     """All methods by name, the cheapest first."""
     modules = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-    found: list[Method] = [method for module in modules for method in module.METHODS]
-    return {method.name: method for method in sorted(found, key=lambda method: method.cost)}
+    unsorted: list[Method] = [method for module in modules for method in module.METHODS]
+    return {method.name: method for method in sorted(unsorted, key=lambda method: method.cost)}
 
 
 def chosen(option: str, names: Sequence[str] | None, learning: bool = False) -> list[Method]:
-    """The methods that an option names, the cheapest first; None for all that are listed.
+    """The methods that an option names, the cheapest first; all listed ones if `names` is None.
 
     Args:
-        option: its name, for the message.
-        learning: only methods that learn from training images will do.
+        option: the option's name, for the error message.
+        learning: allow only methods that learn from training images.
 
     Raises:
-        UserError: there is no such method.
+        UserError: there is no such method, or it isn't allowed here.
     """
     known = {name: method for name, method in methods().items() if method.learns or not learning}
     for name in names or []:
         if name not in known:
             hint = f"{nearest(name, known)} Known: {', '.join(known)}.".strip()
-            raise UserError(f"{option} names {name!r}, which is not a method for it.", hint)
+            raise UserError(f"{option} contains {name!r}, which is not a method it can use.", hint)
     return [method for name, method in known.items() if (method.listed if names is None else name in names)]

@@ -1,4 +1,4 @@
-"""Methods that learn nothing from training images: the model as it is, asked."""
+"""Methods that don't use training images: the model is only asked the question."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.learn.frozen import SharedFrozenModel
-from lensmith.learn.methods import Made, Method
+from lensmith.learn.methods import MakeResult, Method
 from lensmith.runs.folder import Run
 
 
@@ -23,18 +23,18 @@ class ZeroShot(Method):
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
         pass
 
-    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> Made:
-        return Made(0.0)
+    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> MakeResult:
+        return MakeResult(0.0)
 
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
-        raise NotImplementedError(f"{self.name} learns from no images")
+        raise NotImplementedError(f"{self.name} doesn't learn from images")
 
 
 class Calibrated(ZeroShot):
     name, about, cost = "calibrated", "the same, with its prior preference for some labels removed", 2
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        # A prior needs the scores of all labels.
+        # Removing a prior requires the scores of all labels.
         evaluate = replace(recipe.evaluate, calibration="auto", top=None)
         return replace(super().recipe(recipe), evaluate=evaluate)
 

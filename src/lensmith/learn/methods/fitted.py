@@ -11,9 +11,9 @@ from lensmith.data import ImageDataset
 from lensmith.engine.features import PIXELS
 from lensmith.learn import probes
 from lensmith.learn.batches import class_weights
-from lensmith.learn.feature_table import Table
+from lensmith.learn.feature_table import FeatureTable
 from lensmith.learn.frozen import FrozenModel, SharedFrozenModel
-from lensmith.learn.methods import Made, Method
+from lensmith.learn.methods import MakeResult, Method
 from lensmith.learn.probes import Fitted
 from lensmith.models.tuning import keep_tuned
 from lensmith.runs.folder import Run
@@ -23,43 +23,46 @@ class FittedMethod(Method):
     """A head fitted on features of the frozen model.
 
     Args:
-        path: makes the heads to choose among.
-        features: those it chooses among; None for what the recipe says.
+        path: `probes.probes` or `probes.neighbours`: fits the heads to choose among.
+        features: the features to choose among; None for those in the recipe. A method with given features is not
+            listed.
     """
 
     deterministic = True
 
-    def __init__(self, name: str, about: str, cost: int, path: probes.Path, features: list[str] | None = None) -> None:
+    def __init__(
+        self, name: str, about: str, cost: int, path: probes.HeadPath, features: list[str] | None = None
+    ) -> None:
         self.name, self.about, self.cost, self.path, self.features = name, about, cost, path, features
         self.listed = features is None
 
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
         class_weights(dataset.train, dataset.labels, recipe.train.class_weights)  # every class has an image
 
-    def fit(self, frozen: FrozenModel, train: Table | None = None) -> Fitted:
+    def fit(self, frozen: FrozenModel, train: FeatureTable | None = None) -> Fitted:
         """The head; see `FrozenModel.fit`."""
         return frozen.fit(self.path, self.features, train)
 
-    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> Made:
-        frozen, clock = shared.extracted(), time.perf_counter()
+    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> MakeResult:
+        frozen, start = shared.extracted(), time.perf_counter()
         fitted = self.fit(frozen)
         keep_tuned(run, frozen.tuned(fitted.head), self.name)
-        # Extraction is a part of each fitted method, though it is done only once.
-        return Made(shared.seconds + time.perf_counter() - clock, fitted.sentence(), shared.cached)
+        # Every fitted method needs the extraction, so its time counts for each of them, although it is done once.
+        return MakeResult(shared.seconds + time.perf_counter() - start, fitted.sentence(), shared.cached)
 
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
         frozen, dataset = shared.load(), run.dataset
         subset, table = set(dataset.train.take(size, run.recipe.seed + seed).ids), frozen.table("train")
         rows = [k for k, i in enumerate(table.rows) if dataset.train.ids[i] in subset]
-        return correct(self.fit(frozen, table.some(rows)), frozen.table("test"))
+        return correct(self.fit(frozen, table.subset(rows)), frozen.table("test"))
 
 
-def correct(fitted: Fitted, table: Table) -> int:
-    """How many images of a table a fitted classifier has correct."""
+def correct(fitted: Fitted, table: FeatureTable) -> int:
+    """The number of images in a table that a fitted classifier classifies correctly."""
     device = next(iter(fitted.head.state_dict().values())).device
     with torch.inference_mode():
-        best = fitted.head(table.of(fitted.head.feature).to(device)).argmax(1).cpu()
-    return int((best == table.truth).sum())
+        predicted = fitted.head(table.feature(fitted.head.feature).to(device)).argmax(1).cpu()
+    return int((predicted == table.labels).sum())
 
 
 METHODS = (

@@ -10,7 +10,7 @@ from lensmith.data import ImageDataset
 from lensmith.learn.frozen import SharedFrozenModel
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import accuracy_on, train
-from lensmith.learn.methods import Made, Method
+from lensmith.learn.methods import MakeResult, Method
 from lensmith.runs.folder import Run
 
 
@@ -26,12 +26,12 @@ class Lora(Method):
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
         prepare(recipe, dataset)
 
-    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> Made:
+    def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> MakeResult:
         shared.release()
-        clock = time.perf_counter()
+        start = time.perf_counter()
         training = train(prepare(run.recipe, run.dataset), run, resume)
-        # The training's own seconds include those before a stop.
-        return Made(max(training.seconds, time.perf_counter() - clock))
+        # The seconds that the training counts include those before it was stopped and resumed.
+        return MakeResult(max(training.seconds, time.perf_counter() - start))
 
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
         shared.release()

@@ -79,10 +79,10 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
                 f"{recipe.data.uri} has no {split.name} images.", "Training needs both training and test images."
             )
     learner = prepare(recipe, dataset)
-    folder = Path(processes.agree(str(folder or default_folder(recipe, "train"))))
+    folder = Path(processes.broadcast(str(folder or default_folder(recipe, "train"))))
     if processes.main:
         begin_run(folder, recipe, dataset, "train", tell, resume, free=same_training(recipe))
-    processes.agree(None)  # wait until the folder exists
+    processes.broadcast(None)  # wait until the folder exists
     run = begin_run(folder, recipe, dataset, "train", tell, resume=True, free=same_training(recipe))
     tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
