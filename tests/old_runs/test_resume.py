@@ -35,11 +35,11 @@ def test_any_run_is_resumed_by_its_folder_alone(name: str, run: Run, tmp_path: P
 def test_what_may_not_change_is_refused(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(HERE / "train-stopped", tmp_path / "run"))
     recipe = lensmith.load_recipe(folder / "recipe.yaml", ["tune.rank=3", "train.micro_batch=5"])
-    with pytest.raises(UserError, match=r"another recipe: tune.rank was 2 and is 3\. Change it back"):
+    with pytest.raises(UserError, match=r"another recipe: tune.rank was 2 and is now 3\. Change it back"):
         lensmith.resume(folder, recipe=recipe)
     folder = Path(shutil.copytree(HERE / "evaluate-stopped", tmp_path / "other"))
     recipe = lensmith.load_recipe(folder / "recipe.yaml", ["evaluate.batch_size=5"])
-    with pytest.raises(UserError, match=r"evaluate\.batch_size was 4 and is 5"):
+    with pytest.raises(UserError, match=r"evaluate\.batch_size was 4 and is now 5"):
         lensmith.resume(folder, recipe=recipe)
 
 

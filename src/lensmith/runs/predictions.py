@@ -101,7 +101,7 @@ class Unfinished:
         changed = [key for key, value in about.items() if state["about"].get(key) != json.loads(json.dumps(value))]
         if changed:
             raise UserError(
-                f"{self.folder} was started with a different {', '.join(changed)}.",
+                f"The predictions in {self.folder} were started under different conditions ({', '.join(changed)}).",
                 "Remove it, or use another run folder.",
             )
         self.about, self.seconds = state["about"], state["seconds"]
