@@ -16,7 +16,7 @@ from lensmith.measure.paired import power_hint
 from lensmith.places import place
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import write_json
-from lensmith.runs.folder import begin_run, default_folder, keep_calibration, same_training
+from lensmith.runs.folder import Run, begin_run, default_folder, keep_calibration, same_training
 from lensmith.verbs import terminal
 
 ABOUT = "teach the model your classes, and score it on held-out test images"
@@ -83,7 +83,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     if processes.main:
         begin_run(folder, recipe, dataset, "train", tell, resume, free=same_training(recipe))
     processes.broadcast(None)  # wait until the folder exists
-    run = begin_run(folder, recipe, dataset, "train", tell, resume=True, free=same_training(recipe))
+    run = Run(folder, recipe, dataset, tell)
     tell(Note(dataset.describe()))
     tell(Note(power_hint(len(dataset.test))))
     tell(Note(coverage_table(learner.coverage)))
