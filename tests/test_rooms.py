@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "lensmith"
 # The modules that the command line imports for every verb. They must load fast, so without heavy packages.
 LIGHT = ["cli.main", "config", "records", "errors", "progress", "data", "measure.paired", "measure.choice"]
 LIGHT += ["runs.folder", "runs.files", "runs.predictions", "runs.provenance", "search.worker", "search.board"]
-LIGHT += ["jobs.job", "jobs.cargo", "jobs.worker", "places.local", "places.modal", "places.modal.app"]
+LIGHT += ["jobs.job", "jobs.uploads", "jobs.worker", "places.local", "places.modal", "places.modal.app"]
 LIGHT += [f"verbs.{group}.{verb}" for verb, group in VERBS.items()]
 HEAVY = {
     "torch",

@@ -13,7 +13,7 @@ from lensmith.engine.objective import Objective, SoftLabels
 from lensmith.engine.question import make_prompt
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
-from lensmith.learn.augment.batch import BatchRandomness, vary
+from lensmith.learn.augment.randomness import BatchRandomness, vary
 from lensmith.models.base import Model
 from lensmith.models.tuning import attach, trainable
 

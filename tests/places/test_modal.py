@@ -19,8 +19,8 @@ from lensmith.cli.screen import Screen
 from lensmith.config import PlaceOptions, Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.jobs import worker
-from lensmith.jobs.cargo import uploads
 from lensmith.jobs.job import Job
+from lensmith.jobs.uploads import uploads
 from lensmith.places.modal import app as modal_app
 from lensmith.places.modal import follow
 from lensmith.places.modal.prices import PRICES, gpu, price_after, price_before

@@ -162,7 +162,7 @@ def test_milliseconds_are_not_rounded_to_zero(
         "measure.evaluation",
         "verbs.choose.ladder",
         "learn.methods.fitted",
-        "learn.methods.trained",
+        "learn.methods.lora",
         "learn.frozen",
         "learn.loop",
     ):

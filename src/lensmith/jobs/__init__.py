@@ -1,1 +1,1 @@
-"""Jobs: the work of a verb, on any machine (`job`), its uploads (`cargo`), and the remote side (`worker`)."""
+"""Jobs: the work of a verb, on any machine (`job`), its uploads (`uploads`), and the remote side (`worker`)."""

@@ -27,7 +27,7 @@ from lensmith.engine.question import Question
 from lensmith.engine.step import Step
 from lensmith.errors import Diverged, Stopped
 from lensmith.learn import checkpoint
-from lensmith.learn.augment.batch import BatchRandomness, vary
+from lensmith.learn.augment.randomness import BatchRandomness, vary
 from lensmith.learn.batches import batches, class_weights, open_images
 from lensmith.learn.learner import Learner
 from lensmith.learn.processes import Processes

@@ -28,12 +28,35 @@ FEATURE_CHOICE_IMAGES = 5_000
 """With more training images than this, the feature is chosen on a random subset of this size."""
 FOLDS = 5
 
-HeadPath = Callable[[Tensor, Tensor, Sequence[str], str, Tensor], Iterator[tuple[float, Head]]]
-"""Fits one head for each setting, in increasing order of the setting (for probes, the regularisation path).
-
-Takes (images, size) features, (images,) label indices, class names, the feature's name and (classes,) class weights.
-Yields pairs of setting and head. The setting is C for probes and the number of neighbours for nearest neighbours.
+FitHeads = Callable[[Tensor, Tensor, Sequence[str], str, Tensor], Iterator[tuple[float, Head]]]
+"""Takes (images, size) features, (images,) label indices, class names, the feature's name and (classes,) class weights.
+Yields pairs of setting and head.
 """
+
+
+@dataclass(frozen=True)
+class HeadPath:
+    """Fits one head for each value of one setting, in a fixed order (for probes, the regularisation path).
+
+    Made by the decorator `head_path`.
+    """
+
+    fit: FitHeads
+    setting: str
+    """How a value is written: "C = {:g}"."""
+    default: float
+    """The value that is used if there are no images to choose it by; one of those the function yields."""
+
+    def __call__(
+        self, x: Tensor, y: Tensor, labels: Sequence[str], feature: str, class_weights: Tensor
+    ) -> Iterator[tuple[float, Head]]:
+        """See `FitHeads`."""
+        return self.fit(x, y, labels, feature, class_weights)
+
+
+def head_path(setting: str, default: float) -> Callable[[FitHeads], HeadPath]:
+    """Makes a `HeadPath` of a function; see its fields."""
+    return lambda fit: HeadPath(fit, setting, default)
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,8 @@ class Fitted:
     head: Head
     setting: float
     """C of a probe, or the number of neighbours."""
+    setting_text: str
+    """The setting as it is written."""
     candidates: list[Candidate]
     evaluated: int
     """The number of images that the candidates were evaluated on."""
@@ -76,18 +101,14 @@ class Fitted:
 
     def sentence(self) -> str:
         """What was chosen, and on which images."""
-        setting = f"C = {self.setting:g}"
-        if isinstance(self.head, Neighbours):
-            setting = f"{self.setting:g} neighbour{'s' if self.setting > 1 else ''}"
+        what = f"{self.head.feature}, {self.setting_text}"
         if not self.evaluated:
-            return f"Used without a choice: {self.head.feature}, {setting}; there are too few images to choose by."
+            return f"Used without a choice: {what}; there are too few images to choose by."
         images = f"training images ({self.folds}-fold cross-validation)" if self.folds else "validation images"
-        return (
-            f"Chosen: {self.head.feature}, {setting}; "
-            f"lowest log loss of {len(self.candidates)} candidates on {self.evaluated:,} {images}."
-        )
+        return f"Chosen: {what}; lowest log loss of {len(self.candidates)} candidates on {self.evaluated:,} {images}."
 
 
+@head_path("C = {:g}", default=0.01)
 def probes(
     x: Tensor, y: Tensor, labels: Sequence[str], feature: str, class_weights: Tensor
 ) -> Iterator[tuple[float, ClassHead]]:
@@ -103,6 +124,7 @@ def probes(
         yield c, head.to(x.device)
 
 
+@head_path("neighbours = {:g}", default=1)
 def neighbours(
     x: Tensor, y: Tensor, labels: Sequence[str], feature: str, _: Tensor
 ) -> Iterator[tuple[float, Neighbours]]:
@@ -199,11 +221,13 @@ def fit(
         subset_candidates = evaluate_candidates(path, folds_of(subset), labels, wanted, weights, device)
         wanted = [best(subset_candidates).feature]
     candidates = evaluate_candidates(path, folds_of(train), labels, wanted, weights, device) if folds != 1 else []
-    nothing_to_choose_by = Candidate(wanted[0], default_setting(path), float("nan"), float("nan"))
+    nothing_to_choose_by = Candidate(wanted[0], path.default, float("nan"), float("nan"))
     chosen = best(candidates) if candidates else nothing_to_choose_by
     head = fit_candidate(path, train, labels, chosen.feature, chosen.setting, weights, device)
     evaluated = 0 if folds == 1 else len(train) if folds else len(validation)
-    return Fitted(head, chosen.setting, [*subset_candidates, *candidates], evaluated, folds)
+    return Fitted(
+        head, chosen.setting, path.setting.format(chosen.setting), [*subset_candidates, *candidates], evaluated, folds
+    )
 
 
 def fit_candidate(
@@ -260,11 +284,6 @@ def evaluate_candidates(
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """The candidate with the lowest log loss; the first of them if several are equal."""
     return min(candidates, key=lambda candidate: candidate.log_loss)
-
-
-def default_setting(path: HeadPath) -> float:
-    """The setting to use if there are no images to choose one by."""
-    return 0.01 if path is probes else 1
 
 
 def fold_count(table: FeatureTable, most: int = FOLDS) -> int:

@@ -1,1 +1,1 @@
-"""Data augmentation: random changes to images (`images`), mixing two images (`mix`), and both for a batch (`batch`)."""
+"""Data augmentation: changes to images (`images`), mixing two images (`mix`), a batch's randomness (`randomness`)."""

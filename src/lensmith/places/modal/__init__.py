@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.errors import UserError, optional
-from lensmith.jobs.cargo import Upload, uploads
 from lensmith.jobs.job import NOTE, Detached, Job, away, how_to_return, record_of
+from lensmith.jobs.uploads import Upload, uploads
 from lensmith.jobs.worker import ATTEMPTS, event_from
 from lensmith.places.modal.app import FUNCTION, QUEUE, build, volume
 from lensmith.places.modal.prices import LISTED, PRICES, gpu, price_after, price_before

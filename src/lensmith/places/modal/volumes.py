@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lensmith.errors import UserError
-from lensmith.jobs.cargo import Upload
+from lensmith.jobs.uploads import Upload
 
 LAST = ("result.json", "evaluation.json")
 """Files that only a finished run has; they are copied back after all others."""
