@@ -183,6 +183,12 @@ class ImageDataset:
         """The split called `train`, `validation` or `test`."""
         return {split.name: split for split in self.splits}[name]
 
+    def require(self, *names: str, hint: str = "") -> None:
+        """Raises UserError, with the hint, if one of the named splits has no images."""
+        for name in names:
+            if not len(self.split(name)):
+                raise UserError(f"{self.uri} has no {name} images.", hint)
+
     def describe(self) -> str:
         """One sentence about the classes and splits, followed by the notes, one per line."""
         sizes = ", ".join(f"{len(split):,} {split.name}" for split in self.splits)

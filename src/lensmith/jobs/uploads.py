@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensmith.errors import UserError
+from lensmith.runs.folder import adapter_folder
 
 if TYPE_CHECKING:
     from lensmith.data.source import Files
@@ -98,7 +99,7 @@ def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:
     from lensmith.data.paths import visible_files
 
     folder = Path(adapter)
-    inner = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    inner = adapter_folder(folder)
     if not inner.is_dir():
         raise UserError(
             f"There is no adapter in {adapter}.", "Use the run folder of a `lensmith train`, or a PEFT folder."

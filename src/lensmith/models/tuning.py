@@ -29,7 +29,7 @@ from lensmith.models.base import Model
 from lensmith.models.heads import ClassHead, Head, load_head
 from lensmith.records import TASK
 from lensmith.runs.files import replacing
-from lensmith.runs.folder import Run
+from lensmith.runs.folder import Run, adapter_folder
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """Files beside PEFT's in a folder of tuned weights: fully trained weights of the model, and a class head."""
@@ -265,7 +265,7 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     """
     from peft import PeftModel
 
-    inner = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    inner = adapter_folder(folder)
     if not any((inner / name).exists() for name in ("adapter_config.json", WEIGHTS, HEAD)):
         raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
     head: Head | None = None

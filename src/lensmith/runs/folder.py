@@ -51,6 +51,13 @@ class Run:
         """Whether the folder contains a run already."""
         return (self.folder / "record.json").exists()
 
+    def ensure_started(self) -> bool:
+        """Start the run, creating its folder, unless it has begun; returns whether it had begun."""
+        if not (begun := self.begun):
+            self.folder.mkdir(exist_ok=True)
+            self.start()
+        return begun
+
     def start(self, split: str = "test", verb: str = "") -> None:
         """Write recipe.yaml (all options) and record.json: the provenance, the images, the split to score, and the verb
         that can resume the run, if any."""
@@ -200,8 +207,14 @@ def name_of(adapter: str | None) -> str:
     """The name of a classifier: `zero-shot`, or the name stored beside its weights, such as `tuned` or `probe`."""
     if not adapter:
         return "zero-shot"
-    folder = Path(adapter) / "adapter" if (Path(adapter) / "adapter").is_dir() else Path(adapter)
+    folder = adapter_folder(Path(adapter))
     return str(read_json(folder / TASK).get("name", "tuned")) if (folder / TASK).exists() else "tuned"
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where an adapter's files are: inside a run folder, or in the folder itself if that is an adapter's."""
+    inner = folder / "adapter"
+    return inner if inner.is_dir() else folder
 
 
 def keep_calibration(folder: Path) -> None:

@@ -38,9 +38,7 @@ class Lora(Method):
         recipe = replace(run.recipe, seed=run.recipe.seed + seed)
         dataset = replace(run.dataset, train=run.dataset.train.take(size, recipe.seed))
         run = replace(run, recipe=recipe, dataset=dataset)
-        if not (resume := run.begun):
-            run.folder.mkdir(exist_ok=True)
-            run.start()
+        resume = run.ensure_started()
         learner = prepare(recipe, dataset)
         train(learner, run, resume)
         accuracy = accuracy_on(dataset.test, learner.tuned, learner.question, recipe).accuracy

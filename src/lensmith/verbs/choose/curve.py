@@ -70,8 +70,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     started, options = time.perf_counter(), recipe.curve
     drawn = methods.chosen("curve.methods", options.methods, learning=True)
     dataset = open_data(recipe.data)
-    if not len(dataset.test):
-        raise UserError(f"{recipe.data.uri} has no test images.", "A learning curve is measured on test images.")
+    dataset.require("test", hint="A learning curve is measured on test images.")
     sizes = sizes_of(recipe, dataset)
     for method in () if resume else drawn:
         method.require(method.recipe(recipe), dataset)

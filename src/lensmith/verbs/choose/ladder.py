@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import LadderOptions, Recipe
 from lensmith.data import open_data
-from lensmith.errors import Stopped, UserError
+from lensmith.errors import Stopped
 from lensmith.measure.choice import choose, confirm
 from lensmith.measure.metrics import accuracy
 from lensmith.measure.paired import power_hint
@@ -85,9 +85,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     compared = methods.chosen("ladder.methods", options.methods)
     names = [method.name for method in compared]
     dataset = open_data(recipe.data)
-    for split in dataset.splits:
-        if not len(split):
-            raise UserError(f"{recipe.data.uri} has no {split.name} images.", "A ladder needs all three splits.")
+    dataset.require("train", "validation", "test", hint="A ladder needs all three splits.")
     for method in () if resume else compared:
         method.require(method.recipe(recipe), dataset)
     run = begin_run(folder, recipe, dataset, "ladder", tell, resume)
@@ -141,10 +139,7 @@ def make(compared: Sequence[Method], run: Run) -> None:
         if (inner.folder / MADE).exists():
             continue
         run.tell(Note(f"{method.name}: {method.about}."))
-        if not (resume := inner.begun):
-            inner.folder.mkdir(exist_ok=True)
-            inner.start()
-        made = method.make(inner, shared, resume)
+        made = method.make(inner, shared, resume=inner.ensure_started())
         cost = {"seconds": made.seconds, "note": made.note, "features_cached": made.cached}
         write_json(inner.folder / MADE, cost)
 

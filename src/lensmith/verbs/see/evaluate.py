@@ -8,7 +8,6 @@ from typing import Any
 
 from lensmith.config import Recipe
 from lensmith.data import open_data
-from lensmith.errors import UserError
 from lensmith.jobs.job import Job
 from lensmith.measure.paired import power_hint
 from lensmith.places import place
@@ -71,8 +70,7 @@ def evaluate(
         split = str(read_json(folder / "record.json")["split"])
     dataset = open_data(recipe.data)
     images = dataset.split(split)
-    if not len(images):
-        raise UserError(f"{recipe.data.uri} has no {split} images.")
+    dataset.require(split)
     tuned = models.load(recipe.model)
     question = make_question(tuned.model, recipe.question, dataset.labels)
     classifier = classifier_for(tuned, question, recipe.evaluate)  # raises errors before anything is written

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe
 from lensmith.data import open_data
-from lensmith.errors import Stopped, UserError
+from lensmith.errors import Stopped
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import percent
 from lensmith.runs.files import read_json, write_json
@@ -62,19 +62,13 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     require_one_process("probe")
     started = time.perf_counter()
     dataset = open_data(recipe.data)
-    for split in (dataset.train, dataset.test):
-        if not len(split):
-            raise UserError(
-                f"{recipe.data.uri} has no {split.name} images.", "A probe needs both training and test images."
-            )
+    dataset.require("train", "test", hint="A probe needs both training and test images.")
     methods()["probe"].require(recipe, dataset)
     shared = SharedFrozenModel(recipe, dataset, tell)
     frozen = shared.load()
     run = begin_run(folder, recipe, dataset, "probe", tell, resume)
     neighbours_run = run.inner("neighbours", recipe)
-    if not neighbours_run.begun:
-        neighbours_run.folder.mkdir(exist_ok=True)
-        neighbours_run.start()
+    neighbours_run.ensure_started()
     tell(Note(dataset.describe()))
     tell(Note(image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)))
     if recipe.model.adapter:

@@ -10,7 +10,6 @@ from typing import Any
 
 from lensmith.config import Recipe
 from lensmith.data import open_data
-from lensmith.errors import UserError
 from lensmith.jobs.job import Job
 from lensmith.measure.paired import power_hint
 from lensmith.places import place
@@ -73,11 +72,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     started, processes = time.perf_counter(), Processes()
     tell = tell if processes.main else silent
     dataset = open_data(recipe.data)
-    for split in (dataset.train, dataset.test):
-        if not len(split):
-            raise UserError(
-                f"{recipe.data.uri} has no {split.name} images.", "Training needs both training and test images."
-            )
+    dataset.require("train", "test", hint="Training needs both training and test images.")
     learner = prepare(recipe, dataset)
     folder = Path(processes.broadcast(str(folder or default_folder(recipe, "train"))))
     if processes.main:
