@@ -1,29 +1,38 @@
 # Everything runs in .venv, which `setup` builds from constraints.txt; the other targets call it by themselves.
 # Paths are relative, so that a folder with spaces in its name is no trouble.
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 
-.PHONY: help setup demo test check bench bench-gpu clean
+.PHONY: help setup demo fast test slow check docs wheel bench bench-gpu clean
 
 help:
-	@echo "make demo   baseline, training and comparison on shipped data, in a few minutes"
-	@echo "make test   the test suite        make check  linter, formatter, types"
-	@echo "make bench  the benchmarks        make clean  remove what the others made"
-	@echo "make bench-gpu   those that need a CUDA GPU"
+	@echo "make demo   baselines, training and comparison on shipped data, in two minutes"
+	@echo "make fast   the quick tests, in a minute          make test   the test suite"
+	@echo "make slow   the tests of many minutes             make check  linter, formatter, types, imports"
+	@echo "make docs   write docs/help.md and docs/options.md    make wheel  build dist/*.whl"
+	@echo "make bench  the benchmarks, in hours              make bench-gpu  those that need a CUDA GPU"
+	@echo "make clean  remove what the others made"
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml $(CONSTRAINTS)
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
 demo: setup
 	$(BIN)/lensmith demo
 
+fast: setup
+	$(BIN)/python -m pytest -m "not slow and not long"
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: setup
+	$(BIN)/python -m pytest -m slow --numprocesses=0
 
 check: setup
 	$(BIN)/ruff check .
@@ -31,7 +40,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: setup
+	$(BIN)/python dev/make_docs.py
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 bench: setup
+	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/branches.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/memory.py

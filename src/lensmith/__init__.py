@@ -11,15 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lensmith import threads
+
 __version__ = "0.2.0"
+
+threads.prepare()
 
 if TYPE_CHECKING:
     from lensmith.config import Recipe, load_recipe
     from lensmith.errors import UserError
-    from lensmith.verbs.choose.compare import compare
-    from lensmith.verbs.choose.curve import curve
-    from lensmith.verbs.choose.ladder import ladder
-    from lensmith.verbs.choose.sweep import sweep
+    from lensmith.verbs.compare.compare import compare
+    from lensmith.verbs.compare.curve import curve
+    from lensmith.verbs.compare.ladder import ladder
+    from lensmith.verbs.compare.sweep import sweep
     from lensmith.verbs.see.demo import demo
     from lensmith.verbs.see.evaluate import evaluate, resume_evaluation
     from lensmith.verbs.see.suspects import suspects

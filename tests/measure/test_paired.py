@@ -198,10 +198,9 @@ def test_a_single_run_is_not_compared() -> None:
 
 def test_the_hint_before_a_run() -> None:
     assert power_hint(2000) == (
-        "2,000 test images: the accuracy will be known to within about 2.2 points. A difference between two models "
-        "must be about 2.8 points to be detected with 80 % probability, if only one of them is correct on one "
-        "image in five."
+        "2,000 test images can show an accuracy to within 2.2 points, and a difference between two models from about "
+        "2.8 points on."
     )
-    assert power_hint(1).startswith("1 test image: ")
+    assert power_hint(1).startswith("1 test image can show ")
     with pytest.raises(UserError, match="no images"):
         power_hint(0)

@@ -14,7 +14,7 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import ImageDataset, open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Advance, Note
-from lensmith.verbs.choose.curve import sizes_of
+from lensmith.verbs.compare.curve import sizes_of
 from tests.conftest import Run, Shapes
 
 

@@ -160,7 +160,7 @@ def test_milliseconds_are_not_rounded_to_zero(
     # A machine on which each step takes no longer than reading the clock.
     for module in (
         "measure.evaluation",
-        "verbs.choose.ladder",
+        "verbs.compare.ladder",
         "learn.methods.fitted",
         "learn.methods.lora",
         "learn.frozen",

@@ -29,7 +29,7 @@ from lensmith.search.board import HEARTBEAT, SILENCE, Board
 from lensmith.search.database import Database, Gone, Lost, is_alive, sqlite_url, this_process
 from lensmith.search.trials import STAGES, search_space
 from lensmith.search.worker import trial_recipe
-from lensmith.verbs.choose.sweep import sweep
+from lensmith.verbs.compare.sweep import sweep
 from lensmith.verbs.teach.resume import resume as resume_sweep
 from tests.clock import Clock
 from tests.conftest import Shapes

@@ -160,7 +160,7 @@ def _out_of_fold(
     # The feature was chosen on the validation images. The regularisation strength is chosen on all images, because
     # wrong labels call for stronger regularisation.
     weights = torch.ones(len(labels))
-    candidates = probes.evaluate_candidates(probes.probes, splits, labels, [feature], weights, device)
+    candidates = probes.evaluate_candidates(probes.probes, splits, labels, [feature], weights, device, tell)
     setting = probes.best(candidates).setting
     probabilities = torch.zeros(len(table), len(labels))
     for k, (train, held_out) in enumerate(splits):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import shlex
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 
 from lensmith import verbs
 from lensmith.cli.parser import parse
-from lensmith.cli.screen import Screen
+from lensmith.cli.screen import Screen, show
 from lensmith.config import OldName
 from lensmith.errors import Stopped, UserError
 from lensmith.jobs.job import Detached
@@ -21,14 +21,20 @@ from lensmith.verbs.teach.resume import run_by_flag
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for an error that the user can fix, or 130 after Ctrl-C."""
-    args = parse(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test has put there
+            stream.reconfigure(errors="backslashreplace")  # a terminal or pipe that doesn't know a character
+    try:
+        args = parse(argv)
+    except UserError as error:
+        return failed(error)
     # Silence the libraries before they are imported. Lensmith reports what matters itself.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    screen = Screen()
+    screen = Screen(args.verbose)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # addressed to programmers, not to users
@@ -36,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _as_notes(screen, warnings.showwarning)
             resumed = getattr(args, "resume", None) is not None
             output = run_by_flag(args.verb, args, screen) if resumed else verbs.module(args.verb).run(args, screen)
+        screen.end_line()
+        show(output, args.json)
+        sys.stdout.flush()
     except UserError as error:
         screen.end_line()
-        print(f"lensmith: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
     except KeyboardInterrupt as stop:
         screen.end_line()
         sentence = str(stop) if isinstance(stop, Detached) else "stopped."
@@ -47,12 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             sentence += f" Resume with: lensmith resume {shlex.quote(str(stop.folder))}"
         print(f"lensmith: {sentence}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes what is left at its end
         return 141
-    screen.end_line()
-    if output.record:
-        print(json.dumps(output.record, ensure_ascii=False) if args.json else output.text)
     return 0
+
+
+def failed(error: UserError) -> int:
+    """Report an error that the user can fix, and return the exit code."""
+    print(f"lensmith: {error}", file=sys.stderr)
+    return 2
 
 
 def _as_notes(screen: Screen, default: Any) -> Any:

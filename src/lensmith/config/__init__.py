@@ -18,7 +18,21 @@ from lensmith.config.options import (
     TrainOptions,
     TuneOptions,
 )
-from lensmith.config.reading import SHIPPED, OldName, flat, help_text, known_keys, load_recipe, recipe_from, renamed
+from lensmith.config.other_tools import in_our_words
+from lensmith.config.reading import (
+    SHIPPED,
+    OldName,
+    changed,
+    flat,
+    help_text,
+    known_keys,
+    load_recipe,
+    recipe_from,
+    renamed,
+    schema,
+    sections,
+    shipped,
+)
 
 __all__ = [
     "RENAMED",
@@ -39,10 +53,15 @@ __all__ = [
     "SweepOptions",
     "TrainOptions",
     "TuneOptions",
+    "changed",
     "flat",
     "help_text",
+    "in_our_words",
     "known_keys",
     "load_recipe",
     "recipe_from",
     "renamed",
+    "schema",
+    "sections",
+    "shipped",
 ]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config.options import RENAMED, Recipe
+from lensmith.config.other_tools import in_our_words
 from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def load_recipe(
             old.append(key)
             key = RENAMED[key]
         if key not in known_keys():
-            raise UserError(f"There is no option {key!r}.", nearest(key, known_keys()))
+            hint = in_our_words(key, text, known_keys()) or nearest(key, known_keys())
+            raise UserError(f"There is no option {key!r}.", hint)
         _set(values, key, _value(text))
     for key in dict.fromkeys([] if quiet else old):
         warnings.warn(f"{key} is now called {RENAMED[key]}.", OldName, stacklevel=2)
@@ -90,13 +92,15 @@ def _read(source: Path | str) -> dict[str, Any]:
     """The plain values of a recipe file."""
     import yaml
 
-    path = SHIPPED / f"{source}.yaml"
+    # `demo-fashion.yaml` also names a shipped recipe, for a folder that contains something called `demo-fashion`.
+    path = SHIPPED / f"{str(source).removesuffix('.yaml')}.yaml"
     path = path if path.exists() and not Path(source).exists() else Path(source)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
-        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-        raise UserError(f"There is no recipe {path}.", f"Give a YAML file, or one of: {names}.") from None
+        raise UserError(
+            f"There is no recipe {path}.", f"Give a YAML file, or one of: {', '.join(shipped())}."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The recipe {path} can't be read: {error}.") from None
     except yaml.YAMLError as error:
@@ -180,12 +184,24 @@ def _adapter() -> TypeAdapter[Recipe]:
         return _built()
 
 
-def help_text() -> str:
-    """The text of `lensmith recipe`: every option with its default and meaning."""
+def help_text(only: str | None = None) -> str:
+    """The text of `lensmith recipe`: every option with its default and meaning.
+
+    Args:
+        only: a section; None for all.
+
+    Raises:
+        UserError: there is no such section.
+    """
     from pydantic import TypeAdapter
 
+    if only is not None and only not in sections():
+        hint = nearest(only, sections()) or f"Sections: {', '.join(sections())}."
+        raise UserError(f"A recipe has no section {only!r}.", hint)
     lines, defaults = [], flat(Recipe())
-    for section, options in {"": Recipe, **_sections()}.items():
+    for section, options in {"": Recipe, **sections()}.items():
+        if only not in (None, section):
+            continue
         lines.append(f"\n{section or 'recipe'}: {options.__doc__}")
         for name, about in TypeAdapter(options).json_schema()["properties"].items():
             key = f"{section}.{name}".lstrip(".")
@@ -195,5 +211,23 @@ def help_text() -> str:
     return "\n".join(lines).strip()
 
 
-def _sections() -> dict[str, Any]:
+def sections() -> dict[str, Any]:
+    """The sections of a recipe by name, with their classes."""
     return {f.name: f.default_factory for f in dataclasses.fields(Recipe) if isinstance(f.default_factory, type)}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file, for editors."""
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Lensmith recipe"}
+    return about | _adapter().json_schema()
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that are shipped with Lensmith."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def changed(recipe: Recipe) -> dict[str, Any]:
+    """The options of a recipe that differ from the defaults, as `section.key`."""
+    defaults = flat(Recipe())
+    return {key: value for key, value in flat(recipe).items() if value != defaults[key]}

@@ -21,6 +21,7 @@ from lensmith.data.images import decode_image, list_images
 from lensmith.data.source import Columns
 from lensmith.data.sources import open_source
 from lensmith.errors import UserError
+from lensmith.progress import Tell, silent
 
 __all__ = ["ImageDataset", "Sample", "Split", "decode_image", "list_images", "open_data", "open_dataset"]
 
@@ -33,6 +34,7 @@ def open_dataset(
     class_names: Sequence[str] | None = None,
     validation: float = 0.1,
     test: float = 0.2,
+    tell: Tell = silent,
 ) -> ImageDataset:
     """Open the labelled images at `uri` and split them into train, validation and test.
 
@@ -55,11 +57,15 @@ def open_dataset(
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class a different name.")
     source = open_source(uri, Columns(image_column, label_column))
-    return build_dataset(uri, source, class_names=class_names, validation=validation, test=test)
+    return build_dataset(uri, source, class_names=class_names, validation=validation, test=test, tell=tell)
 
 
-def open_data(options: DataOptions) -> ImageDataset:
-    """The dataset of a recipe's `data` section, with its corrections and limits applied. Raises `UserError`."""
+def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
+    """The dataset of a recipe's `data` section, with its corrections and limits applied. Raises `UserError`.
+
+    Args:
+        tell: called with progress; a large folder takes minutes to read.
+    """
     dataset = open_dataset(
         options.uri,
         image_column=options.image_column,
@@ -67,6 +73,7 @@ def open_data(options: DataOptions) -> ImageDataset:
         class_names=options.class_names,
         validation=options.validation,
         test=options.test,
+        tell=tell,
     )
     if options.corrections:
         dataset = corrected(dataset, Path(options.corrections))

@@ -20,8 +20,10 @@ from lensmith.data.dataset import ImageDataset, Scratch, Split
 from lensmith.data.paths import natural_key
 from lensmith.data.source import SPLITS, Row, Source, count
 from lensmith.errors import UserError
+from lensmith.progress import Tell, counter, silent
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 32 << 20
+_SHOWN = 100  # rows between two reports of progress
 
 
 def content_id(row: Row) -> str:
@@ -83,14 +85,20 @@ class _Table:
 
 
 def build_dataset(
-    uri: str, source: Source, *, class_names: Sequence[str] | None, validation: float, test: float
+    uri: str,
+    source: Source,
+    *,
+    class_names: Sequence[str] | None,
+    validation: float,
+    test: float,
+    tell: Tell = silent,
 ) -> ImageDataset:
     """Read all rows of `source`, check them and split them. Raises `UserError`; see `open_dataset`."""
     from datasets import Dataset  # type: ignore[import-untyped, unused-ignore]
 
     scratch = Scratch()
     file = scratch.path / "rows.arrow"
-    table = _write(source, file, _namer(source.names, class_names))
+    table = _write(source, file, _namer(source.names, class_names), counter("reading images", 0, tell))
     if not table.labels:
         raise UserError(f"No images in {uri}.", "Check the path and the kind of dataset.")
     if len(table.unreadable) == len(table.labels):
@@ -114,12 +122,13 @@ def build_dataset(
     for i, split in enumerate(splits):
         indices[split].append(i)
     train_split, validation_split, test_split = (Split(name, rows.select(indices[name]), scratch) for name in SPLITS)
-    notes = [*source.notes, *notes, _split_note(source_splits, trainable, validation, test)]
+    how_split = _split_note(source_splits, trainable, validation, test)
+    notes = [*source.notes, *notes, how_split]
     notes += _singles_note(table.labels) + _file_notes(table, splits, rows["source"])
-    return ImageDataset(uri, labels, train_split, validation_split, test_split, tuple(notes))
+    return ImageDataset(uri, labels, train_split, validation_split, test_split, tuple(notes), how_split)
 
 
-def _write(source: Source, file: Path, name: Callable[[Row], str]) -> _Table:
+def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Callable[[int], None]) -> _Table:
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     schema = pa.schema({"id": pa.string(), "label": pa.string(), "source": pa.string(), "bytes": pa.binary()})
@@ -147,6 +156,8 @@ def _write(source: Source, file: Path, name: Callable[[Row], str]) -> _Table:
             number = table.copies[content]
             batch.append((content if number == 1 else f"{content}-{number}", label, row.source, row.data))
             buffered_bytes += len(row.data or b"")
+            if i % _SHOWN == 0:
+                progress(i)
             if len(batch) == _BATCH_ROWS or buffered_bytes >= _BATCH_BYTES:
                 flush()
                 buffered_bytes = 0

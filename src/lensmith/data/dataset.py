@@ -173,6 +173,8 @@ class ImageDataset:
     validation: Split
     test: Split
     notes: tuple[str, ...]
+    how_split: str = ""
+    """The note on how the images were split."""
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -190,6 +192,7 @@ class ImageDataset:
                 raise UserError(f"{self.uri} has no {name} images.", hint)
 
     def describe(self) -> str:
-        """One sentence about the classes and splits, followed by the notes, one per line."""
+        """One sentence about the classes and splits, followed by the notes on what is odd, one per line."""
         sizes = ", ".join(f"{len(split):,} {split.name}" for split in self.splits)
-        return "\n".join([f"{self.uri}: {len(self.labels)} classes; {sizes} images.", *self.notes])
+        odd = [note for note in self.notes if note != self.how_split]
+        return "\n".join([f"{self.uri}: {len(self.labels)} classes; {sizes} images.", *odd])

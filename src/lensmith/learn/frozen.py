@@ -76,6 +76,7 @@ class FrozenModel:
             self.recipe.train.class_weights == "balanced",
             self.recipe.seed,
             self.model.device,
+            self.tell,
         )
 
     def tuned(self, head: Head) -> Tuned:

@@ -34,7 +34,7 @@ from lensmith.learn.processes import Processes
 from lensmith.learn.run_log import RunLog
 from lensmith.measure import metrics
 from lensmith.models.tuning import Tuned, restore, trainable, weight_groups
-from lensmith.progress import Advance, Note
+from lensmith.progress import Advance, Note, Tell, counter, silent
 from lensmith.records import Rate, Training
 from lensmith.runs.files import recover, write_json
 from lensmith.runs.folder import Run
@@ -99,7 +99,7 @@ def train(
         # A validation shortly before the end is skipped, since there is always one at the end.
         due = left == 0 or (state.steps % validate_every == 0 and 2 * left >= validate_every)
         if due and state.steps > state.checked_step:
-            validation = accuracy_on(dataset.validation, tuned, question, recipe, processes)
+            validation = accuracy_on(dataset.validation, tuned, question, recipe, processes, run.tell)
             with uninterrupted():
                 state.note(validation.unreadable)
                 log.log_validation(validation.accuracy)
@@ -143,7 +143,8 @@ def train(
             seconds_per_step = (time.perf_counter() - start) / (state.steps - first_step)
             seconds_left = seconds_per_step * (steps - state.steps)
             speed = batch_size / seconds_per_step
-            run.tell(Advance("training", state.steps, steps, speed, seconds_left, f"loss {loss:.3f}"))
+            epoch = f"epoch {state.steps * batch_size / len(images):.1f} of {options.epochs:g}"
+            run.tell(Advance("training", state.steps, steps, speed, seconds_left, f"{epoch}, loss {loss:.3f}"))
     except KeyboardInterrupt:
         with uninterrupted():
             log.save()
@@ -216,7 +217,12 @@ class SplitAccuracy:
 
 
 def accuracy_on(
-    split: Split, tuned: Tuned, question: Question, recipe: Recipe, processes: Processes | None = None
+    split: Split,
+    tuned: Tuned,
+    question: Question,
+    recipe: Recipe,
+    processes: Processes | None = None,
+    tell: Tell = silent,
 ) -> SplitAccuracy:
     """The accuracy on a split. Each process scores a part of it, searching only for the best label of each image.
 
@@ -231,7 +237,10 @@ def accuracy_on(
     size = recipe.evaluate.batch_size
     classifier = Classifier(tuned.model, question, tuned.head, top=1, tolerance=1, batch_size=size)
     items = split.items(recipe.data.max_pixels, tuned.model.sufficient_size)
-    predictions = list(predict(classifier, islice(items, processes.rank, None, processes.count)))
+    mine = islice(items, processes.rank, None, processes.count)
+    progress = counter("validating", -(-len(split) // processes.count), tell)
+    progress(0)
+    predictions = list(predict(classifier, mine, progress))
     network.train(training)
     require_readable(predictions, recipe.data.unreadable)
     correct = sum(processes.gather([sum(map(metrics.is_correct, predictions))]))

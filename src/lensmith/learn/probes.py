@@ -19,6 +19,7 @@ from lensmith.errors import UserError
 from lensmith.learn.feature_table import FeatureTable
 from lensmith.measure.calibration import LEAST, log_loss, temperature
 from lensmith.models.heads import ClassHead, Head, Neighbours
+from lensmith.progress import Tell, counter, silent
 
 C_VALUES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Candidate settings of a probe: C, the inverse regularisation strength, as in scikit-learn's LogisticRegression."""
@@ -187,6 +188,7 @@ def fit(
     balanced: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    tell: Tell = silent,
 ) -> Fitted:
     """The best classifier of one type: the feature and setting with the lowest log loss on validation images.
 
@@ -218,9 +220,11 @@ def fit(
     if len(train) > FEATURE_CHOICE_IMAGES and len(wanted) > 1 and folds != 1:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         subset = train.subset(order[:FEATURE_CHOICE_IMAGES].sort()[0])
-        subset_candidates = evaluate_candidates(path, folds_of(subset), labels, wanted, weights, device)
+        subset_candidates = evaluate_candidates(path, folds_of(subset), labels, wanted, weights, device, tell)
         wanted = [best(subset_candidates).feature]
-    candidates = evaluate_candidates(path, folds_of(train), labels, wanted, weights, device) if folds != 1 else []
+    candidates = []
+    if folds != 1:
+        candidates = evaluate_candidates(path, folds_of(train), labels, wanted, weights, device, tell)
     nothing_to_choose_by = Candidate(wanted[0], path.default, float("nan"), float("nan"))
     chosen = best(candidates) if candidates else nothing_to_choose_by
     head = fit_candidate(path, train, labels, chosen.feature, chosen.setting, weights, device)
@@ -252,6 +256,7 @@ def evaluate_candidates(
     features: Sequence[str],
     class_weights: Tensor,
     device: torch.device | str,
+    tell: Tell = silent,
 ) -> list[Candidate]:
     """Fit every feature and setting on the training images of each fold, and evaluate it on all held-out images.
 
@@ -259,6 +264,8 @@ def evaluate_candidates(
     """
     candidates = []
     y_held_out = torch.cat([fold.held_out.labels for fold in folds])
+    done, progress = 0, counter("fitting", len(features) * len(folds), tell, "fits")
+    progress(0)
     for feature in features:
         scores: dict[float, list[Tensor]] = {}
         least = float("inf")
@@ -274,6 +281,8 @@ def evaluate_candidates(
                 if candidates[-1].log_loss > least:
                     break
                 least = candidates[-1].log_loss
+            done += 1
+            progress(done)
         if len(folds) > 1:
             # A small fold may not allow the largest numbers of neighbours.
             complete = {setting: parts for setting, parts in scores.items() if len(parts) == len(folds)}

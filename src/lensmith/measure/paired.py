@@ -85,17 +85,16 @@ def power_hint(n: int) -> str:
     """What n test images can show, to be reported before a run: the precision of an accuracy, and the smallest
     difference between two models that is likely to be detected.
 
-    Assumes that one of the two models alone is correct on 20 % of the images, and an accuracy of 50 %, which gives the
-    widest interval.
+    Assumes an accuracy of 50 %, which gives the widest interval; and that one of the two models alone is correct on
+    20 % of the images, and a probability of 80 % to detect the difference.
 
     Raises:
         UserError: n is 0.
     """
     rate = wilson(n // 2, n)
     return (
-        f"{_count(n, 'test image')}: the accuracy will be known to within about {_points((rate.high - rate.low) / 2)} "
-        f"points. A difference between two models must be about {_points(_visible(n, 0.2))} points to be detected with "
-        "80 % probability, if only one of them is correct on one image in five."
+        f"{_count(n, 'test image')} can show an accuracy to within {_points((rate.high - rate.low) / 2)} points, and a "
+        f"difference between two models from about {_points(_visible(n, 0.2))} points on."
     )
 
 

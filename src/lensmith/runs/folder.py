@@ -8,6 +8,7 @@ weights), training.json and result.json. An unfinished run has checkpoint/ or pr
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe, flat, load_recipe
 from lensmith.errors import UserError
-from lensmith.progress import Tell, silent
+from lensmith.progress import Note, Tell, silent
 from lensmith.records import TASK, Evaluation
 from lensmith.runs.files import read_json, write, write_json
 
@@ -58,6 +59,15 @@ class Run:
             self.start()
         return begun
 
+    def detail(self, text: str) -> None:
+        """Tell a sentence that few need, and keep it in record.json."""
+        path = self.folder / "record.json"
+        record = read_json(path)
+        if text not in record.setdefault("details", []):
+            record["details"].append(text)
+            write_json(path, record)
+        self.tell(Note(text, detail=True))
+
     def start(self, split: str = "test", verb: str = "") -> None:
         """Write recipe.yaml (all options) and record.json: the provenance, the images, the split to score, and the verb
         that can resume the run, if any."""
@@ -98,6 +108,7 @@ def begin_run(
     if resume and run.begun:
         same_recipe(run.folder, read_run(run.folder), recipe, free)
         same_data(run.folder, dataset)
+        same_threads(run.folder)
     else:
         if not resume:
             new_run_folder(run.folder)
@@ -138,6 +149,16 @@ def same_data(folder: Path, dataset: ImageDataset) -> None:
                 f"{then[split.name]['n']:,} then, {len(split):,} now.",
                 "Restore them, or start a new run.",
             )
+
+
+def same_threads(folder: Path) -> None:
+    """Compute with as many threads as the run was started with, because the last digits of results depend on it.
+
+    On a machine with a GPU they don't.
+    """
+    threads, torch = read_json(folder / "record.json").get("machine", {}).get("threads"), sys.modules.get("torch")
+    if threads and torch and not torch.cuda.is_available():
+        torch.set_num_threads(threads)
 
 
 def same_recipe(folder: Path, then: Recipe, now: Recipe, free: Collection[str] = ANYWHERE) -> None:
@@ -224,13 +245,18 @@ def keep_calibration(folder: Path) -> None:
     write_json(task, read_json(task) | {"calibration": calibration})
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run folder."""
+    return (folder / "recipe.yaml").exists()
+
+
 def read_run(folder: Path) -> Recipe:
     """The recipe of a run folder.
 
     Raises:
         UserError: it isn't one.
     """
-    if not (folder / "recipe.yaml").exists():
+    if not is_run(folder):
         raise UserError(f"{folder} is not a run folder: it has no recipe.yaml.")
     return load_recipe(folder / "recipe.yaml", quiet=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -30,8 +31,19 @@ def provenance() -> dict[str, Any]:
         "dirty": bool(_git(here, "status", "--porcelain")) if commit else None,
         "python": platform.python_version(),
         "packages": packages,
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": threads(),
+        },
     }
+
+
+def threads() -> int | None:
+    """The number of CPU threads that PyTorch computes with; None if it isn't loaded."""
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch else None
 
 
 def facts(folder: Path) -> list[tuple[str, str]]:

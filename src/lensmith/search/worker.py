@@ -95,6 +95,12 @@ def same_sweep(board: Board, recipe: Recipe, dataset: ImageDataset) -> None:
             )
 
 
+def trainings(recipe: Recipe, space: Space) -> float:
+    """About how many full trainings a sweep takes: its trials and its finalists."""
+    options, trials = recipe.sweep, int(min(recipe.sweep.trials, settings(space)))
+    return (budget(trials) if options.prune else trials) + min(options.finalists, trials) * (options.repeats - 1)
+
+
 def plan(work: Work) -> str:
     """A sentence on the planned trainings and their maximum cost."""
     options, trials = work.run.recipe.sweep, work.trial_count

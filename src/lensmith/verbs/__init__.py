@@ -1,4 +1,4 @@
-"""The verbs, one module each, in one folder per purpose: see, teach, choose, use.
+"""The verbs, one module each, in one folder per purpose: see, teach, compare, use.
 
 The module of `lensmith VERB` is called VERB. It defines `ABOUT` (one line of help), `arguments(parser)` and
 `run(args, screen) -> Output`. The function with the module's name is the verb in Python (`lensmith.train`). A verb that
@@ -14,7 +14,7 @@ from typing import Any
 GROUPS = {
     "see": ("demo", "evaluate", "suspects", "recipe"),
     "teach": ("train", "probe", "resume", "attach"),
-    "choose": ("compare", "ladder", "curve", "sweep"),
+    "compare": ("compare", "ladder", "curve", "sweep"),
     "use": ("predict", "fetch"),
 }
 """The verbs of each folder, in the order of `lensmith --help`."""

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lensmith.config import Recipe
 from lensmith.progress import Advance, Note
-from lensmith.runs.folder import read_run, recipe_for
+from lensmith.verbs.words import recipe_from
 
-RECIPE_HELP = "a YAML file, the name of a shipped recipe, or a run folder; then options as section.key=value"
+SOURCES_HELP = (
+    "images (a folder, a table, SCHEME:LOCATION), a recipe (a YAML file or a shipped name), a run folder, or both"
+)
+OPTIONS_HELP = "an option of the recipe, as section.key=value; see `lensmith recipe`"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, as text."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: frozenset[int] = frozenset({0})
+    """The columns that are aligned to the left."""
+
+    def lines(self) -> list[str]:
+        """The table as aligned plain text, with two spaces between columns."""
+        cells = [list(self.head), *map(list, self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.head))]
+        return [
+            "  ".join(
+                cell.ljust(width) if i in self.left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+
+
+Part = str | Table
+"""A part of a verb's text: a line, or a table."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a command prints: its record with --json, otherwise its text."""
+    """What a command prints: its record with --json, otherwise its parts."""
 
     record: Any
-    text: str
+    parts: Sequence[Part]
 
 
 class Screen(Protocol):
@@ -34,8 +63,8 @@ class Screen(Protocol):
 
 
 def add_recipe(parser: argparse.ArgumentParser, verb: str, resumable: bool = True) -> None:
-    """Add the arguments RECIPE and --run, and the hidden --resume, which `lensmith resume` has replaced."""
-    parser.add_argument("recipe", nargs="*", metavar="RECIPE", help=RECIPE_HELP)
+    """Add the arguments SOURCE and OPTION, --run, and the hidden --resume, which `lensmith resume` has replaced."""
+    parser.add_argument("recipe", nargs="*", metavar="SOURCE|OPTION", help=f"{SOURCES_HELP}; {OPTIONS_HELP}")
     parser.add_argument("--run", type=Path, help=f"run folder to create (default: runs/NAME-{verb}-TIME)")
     if resumable:
         parser.add_argument("--resume", type=Path, metavar="RUN", help=argparse.SUPPRESS)
@@ -49,20 +78,27 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def recipe_from(words: Sequence[str], resumed: Path | None = None) -> Recipe:
-    """The recipe that the RECIPE arguments describe: an optional source, then options.
-
-    Args:
-        resumed: a run folder whose recipe the options change.
-    """
-    source = words[0] if words and ("=" not in words[0] or Path(words[0]).exists()) else None
-    return recipe_for(source, words[1:] if source else words, read_run(resumed) if resumed else None)
+def rate_cells(rate: dict[str, Any]) -> list[str]:
+    """An accuracy, its interval and the number of images: the cells under `RATE_HEAD`."""
+    return [points(rate), f"{rate['low'] * 100:.1f} to {rate['high'] * 100:.1f}", f"{rate['n']:,}"]
 
 
-def rate_line(rate: dict[str, Any]) -> str:
-    """An accuracy, its interval and the number of images, in columns."""
-    interval = f"{rate['low'] * 100:.1f} to {rate['high'] * 100:.1f}"
-    return f"{rate['accuracy'] * 100:>7.1f} %   {interval:<16}{rate['n']:>7,}"
+RATE_HEAD = ["accuracy", "95 % interval", "images"]
+
+
+def points(rate: dict[str, Any]) -> str:
+    """An accuracy in percent."""
+    return f"{rate['accuracy'] * 100:.1f} %"
+
+
+def rate_table(rates: dict[str, dict[str, Any]]) -> Table:
+    """A table of accuracies by name."""
+    return Table(["", *RATE_HEAD], [[name, *rate_cells(rate)] for name, rate in rates.items()])
+
+
+def next_line(*words: str | Path) -> str:
+    """The last line of a verb's text: a command to continue with, quoted for a shell."""
+    return f"Next: {shlex.join(['lensmith', *map(str, words)])}"
 
 
 def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
@@ -80,9 +116,10 @@ def run_lines(record: dict[str, Any]) -> list[str]:
     return [f"Run: {record['run']}", f"Report: {record['report']}"]
 
 
-def elsewhere(record: dict[str, Any]) -> str:
-    """The sentence about a remote job that isn't finished; empty if another process reports."""
-    return str(record.get("detached") or record.get("cancelled") or "")
+def elsewhere(record: dict[str, Any]) -> list[Part]:
+    """The sentence about a remote job that isn't finished; nothing if another process reports."""
+    sentence = record.get("detached") or record.get("cancelled")
+    return [str(sentence)] if sentence else []
 
 
 @dataclass(frozen=True)
@@ -91,7 +128,7 @@ class RecipeCommand:
 
     verb: str
     function: Callable[..., dict[str, Any]]
-    text: Callable[[dict[str, Any]], str]
+    text: Callable[[dict[str, Any]], list[Part]]
     """The printed form of a record."""
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, nearest
 from lensmith.learn.frozen import SharedFrozenModel
+from lensmith.learn.pace import Pace
 from lensmith.runs.folder import Run
 
 
@@ -53,6 +54,10 @@ class Method(ABC):
     def labels(self, dataset: ImageDataset) -> int:
         """The number of labelled images it needs, including those used to choose settings or weights."""
         return len(dataset.train) + len(dataset.validation)
+
+    def seconds(self, pace: Pace, recipe: Recipe, dataset: ImageDataset) -> float:
+        """About how long making it will take, once features have been extracted."""
+        return 0.0
 
     @abstractmethod
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:

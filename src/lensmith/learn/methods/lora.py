@@ -11,6 +11,7 @@ from lensmith.learn.frozen import SharedFrozenModel
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import accuracy_on, train
 from lensmith.learn.methods import MakeResult, Method
+from lensmith.learn.pace import Pace
 from lensmith.runs.folder import Run
 
 
@@ -22,6 +23,9 @@ class Lora(Method):
         tune = replace(recipe.tune, method="lora", head=self.head)
         rates = {component: rate for component, rate in tune.rates.items() if getattr(tune, component)}
         return replace(super().recipe(recipe), tune=replace(tune, rates=rates))
+
+    def seconds(self, pace: Pace, recipe: Recipe, dataset: ImageDataset) -> float:
+        return pace.training(recipe, dataset)
 
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
         prepare(recipe, dataset)

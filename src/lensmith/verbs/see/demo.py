@@ -11,14 +11,16 @@ from typing import Any
 from lensmith.config import SHIPPED, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError, nearest
-from lensmith.measure.paired import compare, power_hint
-from lensmith.progress import Note, Tell, silent
+from lensmith.measure.paired import compare
+from lensmith.progress import Note, Tell, silent, working
 from lensmith.records import percent
 from lensmith.runs.files import write_json
 from lensmith.runs.folder import begin_run, default_folder, keep_calibration
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
 
-ABOUT = "run the whole workflow in a few minutes: baseline, training, comparison, report"
+ABOUT = "run the whole workflow in two minutes: baselines, training, comparison, report"
+EXAMPLES = ("lensmith demo", "lensmith demo --data digits")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +32,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     record = demo(args.data, args.run, screen)
-    lines = [f"{'':<12}{'accuracy':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"]
-    for row in record["rows"]:
-        rate = record[row["name"].replace("-", "_")]
-        lines.append(f"{row['name']:<12}{terminal.rate_line(rate)}{row['seconds']:>9.1f}")
-    lines += ["", record["verdict"], f"{record['seconds']:.0f} s in total. Report: {record['report']}"]
-    return terminal.Output(record, "\n".join(lines))
+    rows = [
+        [row["name"], *terminal.rate_cells(record[row["name"].replace("-", "_")]), f"{row['seconds']:.1f}"]
+        for row in record["rows"]
+    ]
+    lines = ["", record["verdict"], record["against_probe"], f"{record['seconds']:.0f} s in total."]
+    lines += [*terminal.run_lines(record), terminal.next_line("evaluate", "my-images")]
+    return terminal.Output(record, [terminal.Table(["", *terminal.RATE_HEAD, "seconds"], rows), *lines])
 
 
 def demos() -> list[str]:
@@ -44,12 +47,13 @@ def demos() -> list[str]:
 
 
 def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
-    """Score the base model zero-shot, a simple classifier on raw pixels, and the base model after training.
+    """Score the base model zero-shot, simple classifiers on features and on pixels, and the model after training.
 
-    All three are scored on the same test images, which are not used in training or to choose settings.
+    All of them are scored on the same test images, which are not used in training or to choose settings.
 
     Returns:
-        `zero_shot`, `pixels` and `tuned` accuracies, `verdict`, `seconds`, `run`, `report`.
+        `zero_shot`, `probe`, `pixels` and `tuned` accuracies, `verdict` and `against_probe` (sentences), `seconds`,
+        `run`, `report`.
 
     Raises:
         UserError: there is no such demo, or the run folder exists.
@@ -58,6 +62,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
     from lensmith.learn.methods import methods
+    from lensmith.learn.pace import measure
     from lensmith.measure.evaluation import score_split
     from lensmith.models.tuning import coverage_table
     from lensmith.pages.run import write_run
@@ -67,32 +72,37 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         raise UserError(f"There is no demo {data!r}.", nearest(data, demos()) or f"Known demos: {', '.join(demos())}.")
     recipe = load_recipe(f"demo-{data}")
     started = time.perf_counter()
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     # After a stop, the demo's training can be resumed by itself, and so can the first baseline.
     run = begin_run(folder or default_folder(recipe, "demo"), recipe, dataset, "train", tell)
-    # The two baselines have their own run folders inside this one, for `lensmith compare`.
-    zero_shot_run, pixels_run = run.inner("zero-shot", recipe), run.inner("pixels", recipe)
-    for inner, verb in ((zero_shot_run, "evaluate"), (pixels_run, "")):
+    # The baselines have their own run folders inside this one, for `lensmith compare`.
+    runs = {name: run.inner(name, recipe) for name in ("zero-shot", "probe", "pixels")}
+    for name, inner in runs.items():
         inner.folder.mkdir()
-        inner.start(verb=verb)
-    tell(Note(dataset.describe()))
-    tell(Note(power_hint(len(dataset.test))))
-
+        inner.start(verb="evaluate" if name == "zero-shot" else "")
     shared = SharedFrozenModel(recipe, dataset, tell)
     frozen = shared.load()
-    zero_shot = score_split(zero_shot_run, frozen.asked, dataset.test, "zero-shot")
-    tell(Note(f"The accuracy of the base model before training is {percent(zero_shot.evaluation.accuracy)}."))
+    expected = None
+    if pace := measure(frozen.asked, dataset.train, recipe.data.max_pixels):
+        baselines = pace.features(sum(map(len, dataset.splits))) + 3 * pace.scoring(len(dataset.test))
+        expected = baselines + pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test))
+    opening(run, expected, dataset.test, [dataset.how_split])
 
-    clock = time.perf_counter()
-    try:
-        pixels = fit_and_score(methods()["pixels"], pixels_run, shared)
-    except Stopped:
-        raise KeyboardInterrupt from None
-    pixels.evaluation.seconds = time.perf_counter() - clock
+    zero_shot = score_split(runs["zero-shot"], frozen.asked, dataset.test, "zero-shot")
+    tell(Note(f"Zero-shot: {percent(zero_shot.evaluation.accuracy)} of the test images correct."))
+    baselines_scored = {}
+    for name in ("probe", "pixels"):
+        clock = time.perf_counter()
+        try:
+            baselines_scored[name] = fit_and_score(methods()[name], runs[name], shared)
+        except Stopped:
+            raise KeyboardInterrupt from None
+        baselines_scored[name].evaluation.seconds = time.perf_counter() - clock
+    probe, pixels = baselines_scored["probe"], baselines_scored["pixels"]
     shared.release()
 
     learner = prepare(recipe, dataset)
-    tell(Note(coverage_table(learner.coverage)))
+    run.detail(coverage_table(learner.coverage))
     clock = time.perf_counter()
     training = train(learner, run)
     tuned = score_split(run, learner.classifier(recipe.evaluate), dataset.test, "tuned")
@@ -101,16 +111,20 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
 
     against_pixels = compare("pixels", pixels.predictions, "tuned", tuned.predictions)
     against_zero_shot = compare("zero-shot", zero_shot.predictions, "tuned", tuned.predictions)
+    against_probe = compare("probe", probe.predictions, "tuned", tuned.predictions)
     sentence = against_pixels.sentence[:1].upper() + against_pixels.sentence[1:]
-    evaluations = [scored.evaluation for scored in (zero_shot, pixels, tuned)]
-    report = write_run(run.folder, dataset.test, evaluations, tuned.predictions, training.unreadable, sentence)
+    evaluations = [scored.evaluation for scored in (zero_shot, pixels, probe, tuned)]
+    with working("writing the report", tell):
+        report = write_run(run.folder, dataset.test, evaluations, tuned.predictions, training.unreadable, sentence)
     record = {
         "zero_shot": asdict(zero_shot.evaluation.accuracy),
         "pixels": asdict(pixels.evaluation.accuracy),
+        "probe": asdict(probe.evaluation.accuracy),
         "tuned": asdict(tuned.evaluation.accuracy),
         "p_tuned_against_pixels": against_pixels.p,
         "p_tuned_against_zero_shot": against_zero_shot.p,
         "verdict": sentence,
+        "against_probe": against_probe.sentence[:1].upper() + against_probe.sentence[1:],
         "rows": [{"name": e.name, "seconds": e.seconds, "macro_f1": e.macro_f1.value} for e in evaluations],
         "seconds": time.perf_counter() - started,
         "run": str(run.folder),

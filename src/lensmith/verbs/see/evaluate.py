@@ -9,15 +9,17 @@ from typing import Any
 from lensmith.config import Recipe
 from lensmith.data import open_data
 from lensmith.jobs.job import Job
-from lensmith.measure.paired import power_hint
 from lensmith.places import place
-from lensmith.progress import Note, Tell, silent
+from lensmith.progress import Tell, silent, working
 from lensmith.runs.files import read_json
-from lensmith.runs.folder import begin_run, name_of
+from lensmith.runs.folder import begin_run, name_of, read_run
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
+from lensmith.verbs.words import recipe_from, words_for
 
 ABOUT = "score a model, zero-shot or tuned, on labelled images"
 RECORD = "evaluation.json"
+EXAMPLES = ("lensmith evaluate my-images", "lensmith evaluate runs/mine more-labelled-images")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,17 +31,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    job = Job("evaluate", terminal.recipe_from(args.recipe), args.run, options={"split": args.split})
+    job = Job("evaluate", recipe_from(args.recipe), args.run, options={"split": args.split})
     return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     if "accuracy" not in record:
         return terminal.elsewhere(record)
-    lines = [f"{record['name']:<12}{terminal.rate_line(record['accuracy'])}"]
-    lines += terminal.unreadable_lines(record["unreadable"], "counted as wrong")
-    return "\n".join([*lines, *terminal.run_lines(record)])
+    table = terminal.rate_table({record["name"]: record["accuracy"]})
+    lines = terminal.unreadable_lines(record["unreadable"], "counted as wrong") + terminal.run_lines(record)
+    recipe = read_run(Path(record["run"]))
+    if recipe.model.adapter:
+        then = terminal.next_line("predict", recipe.model.adapter, "new-images")
+    else:
+        then = terminal.next_line("train", *words_for(recipe, record["run"]))
+    return [table, *lines, then]
 
 
 def evaluate(
@@ -62,24 +69,27 @@ def evaluate(
     """
     from lensmith import models
     from lensmith.engine.question import make_question
+    from lensmith.learn.pace import measure
     from lensmith.measure.evaluation import classifier_for, score_split
     from lensmith.models.cost import image_cost
     from lensmith.pages.run import write_run
 
     if resume and folder and (folder / "record.json").exists():
         split = str(read_json(folder / "record.json")["split"])
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     images = dataset.split(split)
     dataset.require(split)
     tuned = models.load(recipe.model)
     question = make_question(tuned.model, recipe.question, dataset.labels)
     classifier = classifier_for(tuned, question, recipe.evaluate)  # raises errors before anything is written
     run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, split)
-    tell(Note(dataset.describe()))
-    tell(Note(power_hint(len(images))))
-    tell(Note(image_cost(tuned.model, images, len(question.prompt.before), recipe.data.max_pixels)))
+    pace = measure(classifier, images, recipe.data.max_pixels)
+    cost = image_cost(tuned.model, images, len(question.prompt.before), recipe.data.max_pixels)
+    seconds = pace.evaluation(dataset, len(images)) if pace else None
+    opening(run, seconds, images, [dataset.how_split, cost])
     scored = score_split(run, classifier, images, name_of(recipe.model.adapter))
-    report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
+    with working("writing the report", tell):
+        report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
     return scored.evaluation.to_dict() | {"run": str(run.folder), "report": str(report)}
 
 

@@ -21,6 +21,7 @@ from lensmith.runs.files import write, write_json
 from lensmith.runs.folder import REPORT, Run, default_folder, new_run_folder, require_one_process
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
+from lensmith.verbs.words import recipe_from, words_for
 
 if TYPE_CHECKING:
     from lensmith.check.suspects import Suspect
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ABOUT = "find images whose labels are likely wrong"
 TABLE = "suspects.csv"
+EXAMPLES = ("lensmith suspects my-images --run runs/suspects",)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +40,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    record = suspects(terminal.recipe_from(args.recipe), args.run, screen)
+    record = suspects(recipe := recipe_from(args.recipe), args.run, screen)
+    corrected = [f"data.corrections={record['table']}"] if record["suspects"] else []
+    then = terminal.next_line("train", *words_for(recipe, record["run"]), *corrected)
     lines = [record["verdict"], *record["notes"], f"Table: {record['table']}", f"Report: {record['report']}"]
-    return terminal.Output(record, "\n".join(lines))
+    return terminal.Output(record, [*lines, then])
 
 
 def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     from lensmith.check.suspects import find_suspects
     from lensmith.pages import suspects as page
 
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     if not len(dataset.train):
         raise UserError(
             f"{recipe.data.uri} has no training images.", "Suspects are found among training and validation images."

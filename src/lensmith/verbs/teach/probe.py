@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from lensmith.config import Recipe
 from lensmith.data import open_data
 from lensmith.errors import Stopped
-from lensmith.progress import Note, Tell, silent
+from lensmith.progress import Note, Tell, silent, working
 from lensmith.records import percent
 from lensmith.runs.files import read_json, write_json
 from lensmith.runs.folder import PREDICTIONS, Run, begin_run, keep_calibration, read_evaluation, require_one_process
 from lensmith.runs.predictions import read_predictions
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
     from lensmith.learn.frozen import SharedFrozenModel
@@ -24,16 +25,17 @@ if TYPE_CHECKING:
 
 ABOUT = "fit simple classifiers on the frozen model's features, in seconds"
 RECORD = "result.json"
+EXAMPLES = ("lensmith probe my-images --run runs/probe",)
 FIT = "fit.json"
 """File in the run folder of a fitted classifier: the chosen feature and setting, and all that were tried."""
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     both = {"neighbours": record["neighbours"]["accuracy"], "probe": record["accuracy"]}
-    lines = [f"{name:<12}{terminal.rate_line(rate)}" for name, rate in both.items()]
-    lines += terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
-    return "\n".join([*lines, *terminal.run_lines(record)])
+    lines = terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
+    lines += [*terminal.run_lines(record), terminal.next_line("predict", record["run"], "new-images")]
+    return [terminal.rate_table(both), *lines]
 
 
 def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
@@ -56,12 +58,13 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.learn.methods import methods
+    from lensmith.learn.pace import measure
     from lensmith.models.cost import image_cost
     from lensmith.pages.run import write_run
 
     require_one_process("probe")
     started = time.perf_counter()
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     dataset.require("train", "test", hint="A probe needs both training and test images.")
     methods()["probe"].require(recipe, dataset)
     shared = SharedFrozenModel(recipe, dataset, tell)
@@ -69,8 +72,10 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     run = begin_run(folder, recipe, dataset, "probe", tell, resume)
     neighbours_run = run.inner("neighbours", recipe)
     neighbours_run.ensure_started()
-    tell(Note(dataset.describe()))
-    tell(Note(image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)))
+    pace = measure(frozen.asked, dataset.train, recipe.data.max_pixels)
+    cost = image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)
+    seconds = pace.features(sum(map(len, dataset.splits))) if pace and not resume else None
+    opening(run, seconds, dataset.test, [dataset.how_split, cost])
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is ignored: a probe uses the base model."))
     try:
@@ -79,7 +84,8 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
     evaluations = [neighbours.evaluation, scored.evaluation]
-    report = write_run(run.folder, dataset.test, evaluations, scored.predictions)
+    with working("writing the report", tell):
+        report = write_run(run.folder, dataset.test, evaluations, scored.predictions)
     record = {
         "run": str(run.folder),
         "accuracy": asdict(scored.evaluation.accuracy),

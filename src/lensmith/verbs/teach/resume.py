@@ -13,8 +13,10 @@ from lensmith.places import place
 from lensmith.progress import Tell, silent
 from lensmith.runs.folder import verb_of
 from lensmith.verbs import module, terminal
+from lensmith.verbs.words import recipe_from
 
 ABOUT = "resume a run that was stopped or killed, whichever verb started it"
+EXAMPLES = ("lensmith resume runs/mine",)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     verb = verb_of(args.run)
-    recipe = terminal.recipe_from(args.recipe, args.run) if args.recipe else None
+    recipe = recipe_from(args.recipe, args.run) if args.recipe else None
     record = place(args.on).run(Job(verb, recipe, args.run, resume=True), screen, args.detach)
     return terminal.Output(record, module(verb).text(record))
 

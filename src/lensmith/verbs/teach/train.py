@@ -11,15 +11,17 @@ from typing import Any
 from lensmith.config import Recipe
 from lensmith.data import open_data
 from lensmith.jobs.job import Job
-from lensmith.measure.paired import power_hint
 from lensmith.places import place
-from lensmith.progress import Note, Tell, silent
+from lensmith.progress import Note, Tell, silent, working
 from lensmith.runs.files import write_json
 from lensmith.runs.folder import Run, begin_run, default_folder, keep_calibration, same_training
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
+from lensmith.verbs.words import recipe_from
 
 ABOUT = "teach the model your classes, and score it on held-out test images"
 RECORD = "result.json"
+EXAMPLES = ("lensmith train my-images --run runs/mine", "lensmith train my-images tune.rank=32 train.epochs=8")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,19 +32,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    job = Job("train", terminal.recipe_from(args.recipe), args.run)
+    job = Job("train", recipe_from(args.recipe), args.run)
     return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     if "accuracy" not in record:
         return terminal.elsewhere(record)
-    lines = [f"{'tuned':<12}{terminal.rate_line(record['accuracy'])}"]
     unreadable = record["training"]["unreadable"]
-    lines += terminal.unreadable_lines(unreadable, "left out of training, or counted as wrong in validation")
+    lines = terminal.unreadable_lines(unreadable, "left out of training, or counted as wrong in validation")
     lines += terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
-    return "\n".join([*lines, *terminal.run_lines(record)])
+    lines += [*terminal.run_lines(record), terminal.next_line("predict", record["run"], "new-images")]
+    return [terminal.rate_table({"tuned": record["accuracy"]}), *lines]
 
 
 def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train as train_loop
+    from lensmith.learn.pace import measure
     from lensmith.learn.processes import Processes
     from lensmith.measure.evaluation import score_split
     from lensmith.models.cost import image_cost
@@ -71,7 +74,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     started, processes = time.perf_counter(), Processes()
     tell = tell if processes.main else silent
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     dataset.require("train", "test", hint="Training needs both training and test images.")
     learner = prepare(recipe, dataset)
     folder = Path(processes.broadcast(str(folder or default_folder(recipe, "train"))))
@@ -79,13 +82,15 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         begin_run(folder, recipe, dataset, "train", tell, resume, free=same_training(recipe))
     processes.broadcast(None)  # wait until the folder exists
     run = Run(folder, recipe, dataset, tell)
-    tell(Note(dataset.describe()))
-    tell(Note(power_hint(len(dataset.test))))
-    tell(Note(coverage_table(learner.coverage)))
-    before_image = len(learner.question.prompt.before)
-    tell(Note(image_cost(learner.tuned.model, dataset.train, before_image, recipe.data.max_pixels)))
-    if recipe.model.adapter:
-        tell(Note(f"The adapter {recipe.model.adapter} is ignored: training starts from the base model."))
+    if processes.main:
+        classifier, max_pixels = learner.classifier(recipe.evaluate), recipe.data.max_pixels
+        pace = measure(classifier, dataset.train, max_pixels)
+        cost = image_cost(learner.tuned.model, dataset.train, len(learner.question.prompt.before), max_pixels)
+        seconds = pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test)) if pace else None
+        alone = seconds if processes.count == 1 and not resume else None
+        opening(run, alone, dataset.test, [dataset.how_split, coverage_table(learner.coverage), cost])
+        if recipe.model.adapter:
+            tell(Note(f"The adapter {recipe.model.adapter} is ignored: training starts from the base model."))
 
     training = train_loop(learner, run, resume, processes)
     processes.close()
@@ -93,7 +98,8 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         return {}
     scored = score_split(run, learner.classifier(recipe.evaluate), dataset.test, "tuned")
     keep_calibration(folder)
-    report = write_run(folder, dataset.test, [scored.evaluation], scored.predictions, training.unreadable)
+    with working("writing the report", tell):
+        report = write_run(folder, dataset.test, [scored.evaluation], scored.predictions, training.unreadable)
     record = {
         "run": str(folder),
         "accuracy": asdict(scored.evaluation.accuracy),

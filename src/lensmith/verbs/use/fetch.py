@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
 ABOUT = "download weights and data to a folder, for machines without network access"
+EXAMPLES = ("lensmith fetch LiquidAI/LFM2-VL-450M cifar100 --to assets",)
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz"
 CIFAR = {
     "cifar10": ("cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"),
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     # Without a terminal, the caller is a script, which can't be asked.
     record = fetch(args.names, args.to, screen, None if args.yes or not sys.stdin.isatty() else screen.agree)
-    return terminal.Output(record, "\n".join(item["option"] for item in record["fetched"]))
+    options = [item["option"] for item in record["fetched"]]
+    return terminal.Output(record, [*options, terminal.next_line("evaluate", *options)])
 
 
 @dataclass(frozen=True)

@@ -10,31 +10,46 @@ from pathlib import Path
 
 from lensmith.config import ModelOptions, QuestionOptions, Recipe, recipe_from
 from lensmith.errors import UserError
-from lensmith.progress import Tell, counter, silent
+from lensmith.progress import Note, Tell, counter, silent
 from lensmith.records import TASK, Calibration, Prediction
 from lensmith.runs.files import read_json
-from lensmith.runs.folder import read_run
+from lensmith.runs.folder import is_run, read_run
 from lensmith.verbs import terminal
 
 ABOUT = "classify images with a tuned model, or zero-shot"
+EXAMPLES = ("lensmith predict runs/mine new-images", "lensmith predict new-images --labels cat,dog")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's command-line arguments."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="image files, or folders of images")
-    parser.add_argument("--run", type=Path, help="a run folder of `lensmith train` or `lensmith probe`")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="RUN|IMAGE|FOLDER",
+        help="a run folder of `lensmith train` or `lensmith probe`; then image files, or folders of images",
+    )
+    parser.add_argument("--run", type=Path, help="the run folder, if it isn't the first argument")
     parser.add_argument("--labels", default="", help="class names for zero-shot classification: a,b,c")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     labels = [label.strip() for label in args.labels.split(",") if label.strip()]
-    predictions = predict(args.images, args.run, labels, screen)
+    run, images = args.run, args.images
+    if run is None and is_run(Path(images[0])):
+        run, images = Path(images[0]), images[1:]
+        if not images:
+            raise UserError(f"Which images shall the run {run} classify?", "Add image files, or folders of images.")
+    predictions = predict(images, run, labels, screen)
     lines = [
         f"{p.id}\tERROR\t{p.error}" if p.probability is None else f"{p.id}\t{p.predicted}\t{p.probability:.3f}"
         for p in predictions
     ]
-    return terminal.Output({"predictions": [asdict(p) for p in predictions]}, "\n".join(lines))
+    if not args.json:
+        # On standard error, since the predictions are read by other programs.
+        then = ("evaluate", run, "labelled-images") if run else ("train", "labelled-images")
+        screen(Note(terminal.next_line(*then)))
+    return terminal.Output({"predictions": [asdict(p) for p in predictions]}, lines)
 
 
 def predict(
@@ -69,7 +84,9 @@ def predict(
     elif labels:
         options = ModelOptions()
     else:
-        raise UserError("Which classes?", "Add --run with the run folder of a `lensmith train`, or --labels a,b,c.")
+        raise UserError(
+            "Which classes?", "Name the run folder of a `lensmith train` before the images, or add --labels a,b,c."
+        )
     files = [file for path in paths for file in list_images(Path(path))]
     if not files:
         raise UserError("There are no images to classify.")

@@ -19,14 +19,17 @@ from lensmith.runs.files import append_line, read_lines, write_json
 from lensmith.runs.folder import REPORT, Run, begin_run, require_one_process
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
+    from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.learn.methods import Method
     from lensmith.pages.learning_curve import Curve
 
 ABOUT = "estimate how much more labels would improve accuracy"
 RECORD = "curve.json"
+EXAMPLES = ("lensmith curve my-images", "lensmith curve my-images 'curve.methods=[probe, lora]'")
 POINTS = "points.jsonl"
 """File in the run folder with a row for each model."""
 SIZES, LEAST = 6, 4
@@ -35,14 +38,15 @@ SPAN = 32
 """Maximum ratio of the largest of these sizes to the smallest."""
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
-    lines = []
+    parts: list[terminal.Part] = []
     for name, curve_record in record["curves"].items():
-        lines += [f"{name:<12}{p['size']:>8,} images{p['mean'] * 100:>8.1f} %" for p in curve_record["points"]]
+        rows = [[f"{p['size']:,}", f"{p['mean'] * 100:.1f} %"] for p in curve_record["points"]]
         check = [curve_record["check"]["sentence"]] if curve_record["check"] else []
-        lines += ["", curve_record["sentence"], *check, ""]
-    return "\n".join([*lines, f"Report: {record['report']}"])
+        table = terminal.Table([f"images ({name})", "accuracy"], rows, left=frozenset())
+        parts += [table, "", curve_record["sentence"], *check, ""]
+    return [*parts, f"Report: {record['report']}", terminal.next_line("suspects", record["run"])]
 
 
 def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
@@ -64,21 +68,23 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; results measured so far are kept.
     """
     from lensmith.learn import methods
+    from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.pages.learning_curve import LearningCurveData, write_learning_curve
 
     require_one_process("curve")
     started, options = time.perf_counter(), recipe.curve
     drawn = methods.chosen("curve.methods", options.methods, learning=True)
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     dataset.require("test", hint="A learning curve is measured on test images.")
     sizes = sizes_of(recipe, dataset)
     for method in () if resume else drawn:
         method.require(method.recipe(recipe), dataset)
     run = begin_run(folder, recipe, dataset, "curve", tell, resume)
-    tell(Note(dataset.describe()))
+    shared = SharedFrozenModel(recipe, dataset, tell)
+    opening(run, None if resume else expected(drawn, shared, sizes), dataset.test, [dataset.how_split])
     tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {options.seeds} subsets of each."))
     try:
-        rows = measure(drawn, run, sizes)
+        rows = measure(drawn, run, shared, sizes)
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
     points = {m.name: [(int(r["size"]), r["right"] / r["n"]) for r in rows if r["method"] == m.name] for m in drawn}
@@ -141,15 +147,27 @@ def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
     return sizes
 
 
-def measure(drawn: Sequence[Method], run: Run, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def expected(drawn: Sequence[Method], shared: SharedFrozenModel, sizes: Sequence[int]) -> float | None:
+    """About how many seconds a learning curve will take; None if no training image can be read."""
+    from lensmith.learn import pace
+
+    recipe, dataset, n = shared.recipe, shared.dataset, len(shared.dataset.train)
+    measured = pace.measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
+    if not measured:
+        return None
+    seconds = measured.features(sum(map(len, dataset.splits)))
+    for method, size, _ in plan(drawn, sizes, recipe.curve.seeds, n):
+        if making := method.seconds(measured, method.recipe(recipe), dataset):  # scored as it answers, not by features
+            seconds += making * size / n + measured.scoring(len(dataset.test))
+    return seconds
+
+
+def measure(drawn: Sequence[Method], run: Run, shared: SharedFrozenModel, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """A row for each model, from the folder or measured now: method, size, seed, the number of correct test images
     (`right`) out of `n`, and the seconds it took."""
-    from lensmith.learn.frozen import SharedFrozenModel
-
     path = run.folder / POINTS
     rows = [row | {"method": row.get("method", row.get("rung"))} for row in read_lines(path)] if path.exists() else []
     done = {(row["method"], row["size"], row["seed"]) for row in rows}
-    shared = SharedFrozenModel(run.recipe, run.dataset, run.tell)
     for method, size, seed in plan(drawn, sizes, run.recipe.curve.seeds, len(run.dataset.train)):
         name = method.name
         if (name, size, seed) in done:

@@ -13,7 +13,6 @@ from lensmith.data import open_data
 from lensmith.errors import Stopped
 from lensmith.measure.choice import choose, confirm
 from lensmith.measure.metrics import accuracy
-from lensmith.measure.paired import power_hint
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Prediction
 from lensmith.runs.files import read_json, write_json
@@ -29,13 +28,16 @@ from lensmith.runs.folder import (
 from lensmith.runs.predictions import read_predictions
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
+    from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.learn.methods import Method
     from lensmith.pages.ladder import MethodRow
 
 ABOUT = "compare methods, from zero-shot to LoRA, and choose the one worth its cost"
 RECORD = "ladder.json"
+EXAMPLES = ("lensmith ladder my-images", "lensmith ladder my-images 'ladder.methods=[zero-shot, probe, lora]'")
 VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
 """Files in a method's folder: its predictions on the validation images, and the cost of making its classifier. File in
 the ladder's folder: the choice, made before any test image was scored."""
@@ -47,16 +49,19 @@ OPTIMISTIC = (
 CACHED = "Features were cached, so the times of neighbours and probe exclude extraction."
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     costs = any(row["dollars"] is not None for row in record["methods"])
-    head = f"{'':<12}{'validation':>10}{'test':>9}   {'95 % interval':<16}{'images':>7}{'seconds':>9}"
-    lines = [head + f"{'dollars':>10}" * costs]
-    for row in record["methods"]:
-        rates = f"{row['validation']['accuracy'] * 100:>8.1f} %{terminal.rate_line(row['test'])}"
-        dollars = f"{row['dollars']:>10.2f}" if costs else ""
-        lines.append(f"{row['name']:<12}{rates}{row['seconds']:>9.1f}{dollars}")
-    return "\n".join([*lines, "", record["verdict"], *record["sentences"], f"Report: {record['report']}"])
+    head = ["", "validation", "test", *terminal.RATE_HEAD[1:], "seconds", *["dollars"] * costs]
+    rows = [
+        [row["name"], terminal.points(row["validation"]), *terminal.rate_cells(row["test"]), f"{row['seconds']:.1f}"]
+        + [f"{row['dollars']:.2f}"] * costs
+        for row in record["methods"]
+    ]
+    chosen = Path(record["run"]) / record["chosen"]
+    then = ("predict", chosen, "new-images") if (chosen / "adapter").exists() else ("curve", record["run"])
+    lines = ["", record["verdict"], *record["sentences"], f"Report: {record['report']}", terminal.next_line(*then)]
+    return [terminal.Table(head, rows), *lines]
 
 
 def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
@@ -78,21 +83,21 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         Stopped: Ctrl-C; completed work is kept.
     """
     from lensmith.learn import methods
+    from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")
     started, options = time.perf_counter(), recipe.ladder
     compared = methods.chosen("ladder.methods", options.methods)
     names = [method.name for method in compared]
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     dataset.require("train", "validation", "test", hint="A ladder needs all three splits.")
     for method in () if resume else compared:
         method.require(method.recipe(recipe), dataset)
-    run = begin_run(folder, recipe, dataset, "ladder", tell, resume)
-    tell(Note(dataset.describe()))
-    tell(Note(power_hint(len(dataset.test))))
+    run, shared = begin_run(folder, recipe, dataset, "ladder", tell, resume), SharedFrozenModel(recipe, dataset, tell)
+    opening(run, None if resume else expected(compared, shared), dataset.test, [dataset.how_split])
     try:
-        make(compared, run)
+        make(compared, run, shared)
         validated = {method.name: validation_predictions(method, run) for method in compared}
         choice = choose(names, validated, len(dataset.validation))
         write_json(run.folder / CHOICE, asdict(choice))
@@ -129,11 +134,21 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     return record
 
 
-def make(compared: Sequence[Method], run: Run) -> None:
-    """Make each method's classifier in its run folder, unless it exists already; test images are not used."""
-    from lensmith.learn.frozen import SharedFrozenModel
+def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> float | None:
+    """About how many seconds a ladder will take; None if no training image can be read."""
+    from lensmith.learn.pace import measure
 
-    shared = SharedFrozenModel(run.recipe, run.dataset, run.tell)
+    recipe, dataset = shared.recipe, shared.dataset
+    pace = measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
+    if not pace:
+        return None
+    scored = len(compared) * pace.scoring(len(dataset.validation) + len(dataset.test))
+    features = pace.features(len(dataset.train) + len(dataset.validation))
+    return features + scored + sum(method.seconds(pace, method.recipe(recipe), dataset) for method in compared)
+
+
+def make(compared: Sequence[Method], run: Run, shared: SharedFrozenModel) -> None:
+    """Make each method's classifier in its run folder, unless it exists already; test images are not used."""
     for method in compared:
         inner = run.inner(method.name, method.recipe(run.recipe))
         if (inner.folder / MADE).exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,18 @@ from lensmith.errors import Stopped, UserError, optional
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.folder import Run, default_folder, new_run_folder, require_one_process, same_data
 from lensmith.verbs import terminal
+from lensmith.verbs.opening import opening
 
 ABOUT = "search for the best settings; several workers can share a search"
 RECORD = "sweep.json"
+EXAMPLES = ("lensmith sweep my-images 'sweep.over={tune.rank: [8, 32]}' --run runs/sweep",)
 DATABASE = "sweep.db"
 
 
-def text(record: dict[str, Any]) -> str:
+def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
-    lines = [record["verdict"], *record["sentences"], f"Train with: lensmith train {shlex.quote(record['recipe'])}"]
-    return "\n".join([*lines, f"Report: {record['report']}"])
+    then = terminal.next_line("train", record["recipe"])
+    return [record["verdict"], *record["sentences"], f"Report: {record['report']}", then]
 
 
 def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     optional("optuna", "sweep", "A sweep")
     from lensmith.learn.learner import prepare
+    from lensmith.learn.pace import measure
     from lensmith.search import worker
     from lensmith.search.board import Board
     from lensmith.search.database import Database, sqlite_url
@@ -54,11 +56,11 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     started, space, url = time.perf_counter(), search_space(recipe), recipe.sweep.storage
     require_one_process("sweep")
-    dataset = open_data(recipe.data)
+    dataset = open_data(recipe.data, tell)
     for split, use in ((dataset.train, "train on"), (dataset.validation, "choose by")):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images to {use}.", "See data.validation.")
-    run = Run(folder or default_folder(recipe, "sweep"), recipe, dataset, tell)
+    run, seconds = Run(folder or default_folder(recipe, "sweep"), recipe, dataset, tell), None
     file = run.folder / DATABASE
     if resume:
         same_data(run.folder, dataset)
@@ -67,7 +69,10 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
                 f"{file} no longer exists, and the results of the trials are lost with it.", "Start a new sweep."
             )
     else:
-        prepare(worker.trial_recipe(recipe, suggest(space, [], recipe)), dataset)
+        trial = worker.trial_recipe(recipe, suggest(space, [], recipe))
+        learner = prepare(trial, dataset)
+        if pace := measure(learner.classifier(trial.evaluate), dataset.train, trial.data.max_pixels):
+            seconds = pace.training(trial, dataset) * worker.trainings(recipe, space)
         if not url:
             new_run_folder(run.folder)
     with Database(url or sqlite_url(file), recipe.sweep.wait, tell) as database:
@@ -82,7 +87,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
                 tell(Note(f"{recipe_file} contains the database's password. Set PGPASSWORD instead to keep it out."))
         database.hint = f"Completed trials are kept. Resume with: lensmith resume {run.folder}"
         work = worker.Work(run, space, trials, Board(database, f"{recipe.name} finalists", {}))
-        tell(Note(dataset.describe()))
+        opening(run, seconds, None, [dataset.how_split])
         tell(Note(worker.plan(work)))
         try:
             worker.run_trials(work)

@@ -20,6 +20,7 @@ from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
 
 ABOUT = "compare runs on the same images: better, worse, or can't tell"
+EXAMPLES = ("lensmith compare runs/before runs/mine",)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +34,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     record = compare(args.runs, args.run)
-    width = max(map(len, record["accuracies"])) + 2
-    lines = [f"{name:<{width}}{terminal.rate_line(rate)}" for name, rate in record["accuracies"].items()]
-    lines += ["", *(c["sentence"] for c in record["comparisons"]), f"Report: {record['report']}"]
-    return terminal.Output(record, "\n".join(lines))
+    best = max(record["accuracies"], key=lambda name: float(record["accuracies"][name]["accuracy"]))
+    run = next(run for run in args.runs if best in (run.name, str(run)))
+    then = ("predict", run, "new-images") if (run / "adapter").exists() else ("train", run)
+    lines = ["", *(c["sentence"] for c in record["comparisons"]), f"Report: {record['report']}"]
+    return terminal.Output(record, [terminal.rate_table(record["accuracies"]), *lines, terminal.next_line(*then)])
 
 
 def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""Choose between runs, methods, numbers of labels and settings."""

@@ -1,0 +1,1 @@
+"""Compare runs, methods, numbers of labels and settings."""

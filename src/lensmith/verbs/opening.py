@@ -1,0 +1,27 @@
+"""What a verb says before its work: what a person needs to decide whether to let it run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lensmith.data import Split
+from lensmith.measure.paired import power_hint
+from lensmith.progress import Note, duration
+from lensmith.runs.folder import Run
+
+
+def opening(run: Run, seconds: float | None = None, test: Split | None = None, details: Sequence[str] = ()) -> None:
+    """Say which images there are, about how long the work will take, and what its result can show.
+
+    Args:
+        seconds: about how long it will take, if that can be told.
+        test: the images whose accuracy is going to be measured.
+        details: sentences about the model and the run, which are kept in the record and shown with `--verbose`.
+    """
+    run.tell(Note(run.dataset.describe()))
+    if seconds is not None:
+        run.tell(Note(f"It will take about {duration(seconds)} on this machine."))
+    if test is not None:
+        run.tell(Note(power_hint(len(test))))
+    for text in details:
+        run.detail(text)

@@ -1,0 +1,82 @@
+"""The pages of docs/: those that are generated are up to date, links lead somewhere, and commands run as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Shapes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+WITH_COMMANDS = [page for page in PAGES if FENCE.search(page.read_text(encoding="utf-8"))]
+DEMO = "lensmith demo --data digits"
+"""The slowest command, which is tested in tests/verbs/test_demo.py instead."""
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse writes its help otherwise in other versions")
+def test_generated_pages_are_up_to_date() -> None:
+    command: list[str | Path] = [sys.executable, ROOT / "dev" / "make_docs.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_exists(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme, page.name
+    assert len(readme.splitlines()) <= 150
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+def test_commands_run_as_written(page: Path, shapes: Shapes, tmp_path: Path) -> None:
+    """Every ```bash block of a page, line by line, in one folder, and the page's Python after them."""
+    shapes("my-images", circle=30, square=30)
+    shapes("more-labelled-images", circle=8, square=8)
+    shapes("new-images", unknown=2)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in FENCE.findall(text) for line in block.splitlines() if line and not line.startswith("#")]
+    for line in lines:
+        if line in (DEMO, "source .venv/bin/activate") or line.startswith(("make ", "git ", "cd ", "pip ")):
+            continue
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout.strip() or ">" in line, line
+    for python in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if page.name in ("adding.md", "design.md"):  # run by test_adding.py
+            continue
+        command = [sys.executable, "-c", python]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_makefile_has_the_targets_that_are_promised() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    promised = {
+        name for page in PAGES for name in re.findall(r"`?make ([a-z]+)", page.read_text(encoding="utf-8")) if name
+    }
+    assert {"setup", "demo", "fast", "test", "slow", "check", "docs", "wheel", "bench", "clean"} <= targets
+    assert {"demo", "fast", "test", "check"} <= promised
+
+
+def test_what_must_pass_is_what_the_readme_says() -> None:
+    for path in (ROOT / ".ci" / "run", ROOT / ".github" / "workflows" / "ci.yml"):
+        text = path.read_text(encoding="utf-8")
+        assert "make check" in text, path
+        assert "make test" in text, path
