@@ -87,8 +87,7 @@ def test_the_design_shows_every_room_and_the_order_of_imports() -> None:
 
 
 def test_the_files_that_the_design_names_exist() -> None:
-    outside = DESIGN.partition("## What a run folder contains")[0]
-    paths = set(re.findall(r"`([\w/]+(?:/|\.py))`", outside)) - {"checkpoint/", "lensmith/compare.py"}
+    paths = set(re.findall(r"`([\w/]+(?:/|\.py))`", DESIGN)) - {"checkpoint/", "lensmith/compare.py"}
     assert len(paths) > 30
     for path in paths:
         assert (SOURCE / path).exists() or (ROOT / path).exists(), path

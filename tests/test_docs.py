@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lensmith.cli.parser import parse
+from lensmith.config import load_recipe
 from tests.conftest import Shapes
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +41,27 @@ def test_every_page_is_linked_from_the_readme() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in readme, page.name
     assert len(readme.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_can_be_parsed(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    inline = re.findall(r"`(lensmith [^`]+)`", text.replace("\n", " "))
+    blocks = [
+        line
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    for command in [*inline, *(line for line in blocks if line.startswith("lensmith "))]:
+        words = shlex.split(command.partition(" > ")[0])[1:]
+        if words[0] in ("VERB", "--version", "--help", "--completion") or {"--help", "--resume"} & set(words):
+            continue
+        if page.name in ("help.md", "adding.md") and ("[" in command or "classes" in words):
+            continue  # usage, or an example's own verb
+        args = parse(words)
+        for word in getattr(args, "recipe", []):
+            if "=" in word and "..." not in word:
+                load_recipe(None, [word])
 
 
 @pytest.mark.long

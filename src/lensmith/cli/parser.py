@@ -21,12 +21,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Exits as argparse does, with code 2 after an error.
 
     Raises:
-        UserError: there is an unknown option; the message has Lensmith's word for it, if it is one of another tool.
+        UserError: there is no such verb, or an unknown option; the message has Lensmith's word for an option of another
+            tool.
     """
-    top = parser()
+    top, words = parser(), sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         complete(top)
-    args, rest = top.parse_known_args(argv)
+    if not words:
+        top.print_help()
+        top.exit(2)
+    if not words[0].startswith("-") and words[0] not in verbs.VERBS:
+        hint = nearest(words[0], verbs.VERBS) or "See lensmith --help."
+        raise UserError(f"There is no command {words[0]!r}.", hint)
+    args, rest = top.parse_known_args(words)
     flag = next((word for word in rest if word.startswith("-")), None)
     if flag is not None:
         raise unknown_option(args, flag, rest[rest.index(flag) + 1 :])

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lensmith.progress import Advance, Note, duration, size
-from lensmith.verbs.terminal import Output, Part, Table
+from lensmith.verbs.terminal import Output, Part, Table, Verbatim
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +63,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Print a sentence."""
         self.end_line()
-        print(text, file=sys.stderr, flush=True)
+        print(folded(text, sys.stderr), file=sys.stderr, flush=True)
 
     def advance(self, event: Advance) -> None:
         """Show the progress of a task, if the last update is long enough ago."""
@@ -156,11 +159,24 @@ def show(output: Output, as_json: bool) -> None:
 def show_part(part: Part) -> None:
     """Print a line or a table."""
     if not isinstance(part, Table):
-        print(part)
+        print(folded(part, sys.stdout))
     elif is_terminal(sys.stdout):
         console(sys.stdout).print(drawn(part), soft_wrap=False)
     else:
         print("\n".join(part.lines()))
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """Text with its lines broken between words at the width of a terminal, unless it is to be copied."""
+    if isinstance(text, Verbatim) or not is_terminal(stream):
+        return text
+    fold = partial(textwrap.wrap, width=max(20, shutil.get_terminal_size().columns), break_long_words=False)
+    return "\n".join("\n".join(fold(line, subsequent_indent=indent(line))) for line in text.split("\n"))
+
+
+def indent(line: str) -> str:
+    """The spaces that a line begins with."""
+    return line[: len(line) - len(line.lstrip())]
 
 
 def drawn(table: Table) -> Any:

@@ -200,7 +200,7 @@ def fill(
     store.reopen()
     if missing and stored:
         size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
-        tell(Note(f"Features are cached in {store.folder} ({size / 1e6:,.0f} MB) and shared by all runs."))
+        tell(Note(f"Features are cached in {store.folder} ({size / 1e6:,.0f} MB) and shared by all runs.", detail=True))
     return FillResult(stored, len(missing))
 
 

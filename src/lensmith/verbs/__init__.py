@@ -1,9 +1,9 @@
 """The verbs, one module each, in one folder per purpose: see, teach, compare, use.
 
-The module of `lensmith VERB` is called VERB. It defines `ABOUT` (one line of help), `arguments(parser)` and
-`run(args, screen) -> Output`. The function with the module's name is the verb in Python (`lensmith.train`). A verb that
-can be resumed also defines `RECORD`, the file that only a finished run has, and `text(record)`; its function accepts
-`resume`.
+The module of `lensmith VERB` is called VERB. It defines `ABOUT` (one line of help), `EXAMPLES` (commands for its help),
+`arguments(parser)` and `run(args, screen) -> Output`. The function with the module's name is the verb in Python
+(`lensmith.train`). A verb that can be resumed also defines `RECORD`, the file that only a finished run has, and
+`text(record)`; its function accepts `resume`.
 """
 
 from __future__ import annotations

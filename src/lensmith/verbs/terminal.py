@@ -40,6 +40,10 @@ class Table:
         ]
 
 
+class Verbatim(str):
+    """Text to be copied, such as a command or a path, which is never folded."""
+
+
 Part = str | Table
 """A part of a verb's text: a line, or a table."""
 
@@ -98,7 +102,12 @@ def rate_table(rates: dict[str, dict[str, Any]]) -> Table:
 
 def next_line(*words: str | Path) -> str:
     """The last line of a verb's text: a command to continue with, quoted for a shell."""
-    return f"Next: {shlex.join(['lensmith', *map(str, words)])}"
+    return Verbatim(f"Next: {shlex.join(['lensmith', *map(str, words)])}")
+
+
+def path_line(name: str, path: str) -> str:
+    """A line with the path of a run, a report or a table."""
+    return Verbatim(f"{name}: {path}")
 
 
 def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
@@ -113,7 +122,7 @@ def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
 
 def run_lines(record: dict[str, Any]) -> list[str]:
     """Lines with the paths of a run and its report."""
-    return [f"Run: {record['run']}", f"Report: {record['report']}"]
+    return [path_line("Run", record["run"]), path_line("Report", record["report"])]
 
 
 def elsewhere(record: dict[str, Any]) -> list[Part]:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     best = max(record["accuracies"], key=lambda name: float(record["accuracies"][name]["accuracy"]))
     run = next(run for run in args.runs if best in (run.name, str(run)))
     then = ("predict", run, "new-images") if (run / "adapter").exists() else ("train", run)
-    lines = ["", *(c["sentence"] for c in record["comparisons"]), f"Report: {record['report']}"]
+    lines = ["", *(c["sentence"] for c in record["comparisons"]), terminal.path_line("Report", record["report"])]
     return terminal.Output(record, [terminal.rate_table(record["accuracies"]), *lines, terminal.next_line(*then)])
 
 

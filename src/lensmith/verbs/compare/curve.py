@@ -46,7 +46,7 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
         check = [curve_record["check"]["sentence"]] if curve_record["check"] else []
         table = terminal.Table([f"images ({name})", "accuracy"], rows, left=frozenset())
         parts += [table, "", curve_record["sentence"], *check, ""]
-    return [*parts, f"Report: {record['report']}", terminal.next_line("suspects", record["run"])]
+    return [*parts, terminal.path_line("Report", record["report"]), terminal.next_line("suspects", record["run"])]
 
 
 def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:

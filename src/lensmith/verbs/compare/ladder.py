@@ -60,7 +60,13 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     ]
     chosen = Path(record["run"]) / record["chosen"]
     then = ("predict", chosen, "new-images") if (chosen / "adapter").exists() else ("curve", record["run"])
-    lines = ["", record["verdict"], *record["sentences"], f"Report: {record['report']}", terminal.next_line(*then)]
+    lines = [
+        "",
+        record["verdict"],
+        *record["sentences"],
+        terminal.path_line("Report", record["report"]),
+        terminal.next_line(*then),
+    ]
     return [terminal.Table(head, rows), *lines]
 
 

@@ -23,7 +23,7 @@ DATABASE = "sweep.db"
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     then = terminal.next_line("train", record["recipe"])
-    return [record["verdict"], *record["sentences"], f"Report: {record['report']}", then]
+    return [record["verdict"], *record["sentences"], terminal.path_line("Report", record["report"]), then]
 
 
 def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resume: bool = False) -> dict[str, Any]:

@@ -43,7 +43,12 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     record = suspects(recipe := recipe_from(args.recipe), args.run, screen)
     corrected = [f"data.corrections={record['table']}"] if record["suspects"] else []
     then = terminal.next_line("train", *words_for(recipe, record["run"]), *corrected)
-    lines = [record["verdict"], *record["notes"], f"Table: {record['table']}", f"Report: {record['report']}"]
+    lines = [
+        record["verdict"],
+        *record["notes"],
+        terminal.path_line("Table", record["table"]),
+        terminal.path_line("Report", record["report"]),
+    ]
     return terminal.Output(record, [*lines, then])
 
 

@@ -118,7 +118,7 @@ def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored
     keep_tuned(run, frozen.tuned(fitted.head), method.name)
     write_json(run.folder / FIT, fitted.record() | {"seconds": time.perf_counter() - clock})
     sentence = fitted.sentence()
-    run.tell(Note(f"{name}: {sentence[0].lower()}{sentence[1:]}"))
+    run.tell(Note(f"{name}: {sentence[0].lower()}{sentence[1:]}", detail=True))
     test = run.dataset.test
     scored = score_split(run, frozen.classifier(fitted.head), test, method.name, [sentence])
     keep_calibration(run.folder)

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     # Without a terminal, the caller is a script, which can't be asked.
     record = fetch(args.names, args.to, screen, None if args.yes or not sys.stdin.isatty() else screen.agree)
     options = [item["option"] for item in record["fetched"]]
-    return terminal.Output(record, [*options, terminal.next_line("evaluate", *options)])
+    if not args.json:
+        screen(Note(terminal.next_line("evaluate", *options)))  # standard output has only the options
+    return terminal.Output(record, options)
 
 
 @dataclass(frozen=True)
