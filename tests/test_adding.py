@@ -167,11 +167,13 @@ def test_the_verb(add_plugin: AddPlugin, shapes: Shapes, run: Run, monkeypatch: 
     folder = shapes(circle=12, square=7)
     code, out, err = run("classes", f"data.uri={folder}", "data.test=0", "data.validation=0")
     assert code == 0, err
-    assert [line.split() for line in out.splitlines()] == [
+    *table, then = out.splitlines()
+    assert [line.split() for line in table] == [
         ["train", "validation", "test"],
         ["circle", "12", "0", "0"],
         ["square", "7", "0", "0"],
     ]
+    assert then.startswith("Next: lensmith evaluate ")
     code, out, _ = run("classes", f"data.uri={folder}", "--json")
     assert code == 0
     assert sum(json.loads(out)["classes"]["circle"].values()) == 12

@@ -61,7 +61,7 @@ def optional(package: str, extra: str, why: str) -> ModuleType:
     """
     try:
         module = import_module(package)
-        if getattr(module, "__file__", None) is None:
+        if getattr(module, "__file__", None) is None and not hasattr(module, "__version__"):
             raise ModuleNotFoundError  # only a folder of that name, which Python imports as a namespace package
     except Exception as error:
         broken = "" if isinstance(error, ModuleNotFoundError) else f", which can't be loaded ({reason(error)})"

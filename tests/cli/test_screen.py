@@ -28,7 +28,7 @@ SHOW = """
 import sys, time
 from lensmith.cli.screen import Screen, show
 from lensmith.progress import Advance, Note, working
-from lensmith.verbs.terminal import Output, Table
+from lensmith.verbs.terminal import Output, Table, next_line
 screen = Screen()
 screen(Note("A note of [bold]some[/bold] words :smile: that is longer than the width of a narrow terminal is."))
 for done in (1, 40, 80):
@@ -38,7 +38,7 @@ with working("writing the report", screen):
     pass
 screen.end_line()
 table = Table(["", "accuracy", "95 % interval", "images"], [["tuned", "86.0 %", "84.4 to 87.5", "2,000"]])
-show(Output({"a": "\\u00e4"}, [table, "Next: lensmith predict runs/mine new-images"]), False)
+show(Output({"a": "\\u00e4"}, [table, next_line("predict", "runs/mine", "new-images")]), False)
 """
 
 

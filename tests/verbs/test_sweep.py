@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """Sweeps train with the stand-in, and workers poll the board often."""
     stand_in = Trainer()
     monkeypatch.setattr("lensmith.search.worker.train_once", stand_in)
-    monkeypatch.setattr("lensmith.learn.learner.prepare", lambda *_: None)
+    monkeypatch.setattr("lensmith.learn.learner.prepare", lambda *_: SimpleNamespace(classifier=lambda _: None))
+    monkeypatch.setattr("lensmith.measure.pace.measure", lambda *_: None)
     monkeypatch.setattr("lensmith.search.board.POLL", 0.02)
     return stand_in
 

@@ -136,7 +136,7 @@ def test_the_words_of_other_tools_are_answered_with_ours(
 
 def test_the_words_for_a_recipe_make_that_recipe_again(shapes: Shapes) -> None:
     shapes("my-images", circle=1)
-    for words in (["my-images"], ["my-images", "tune.rank=3", "tune.projector=true", "model.base=some/folder"]):
+    for words in (["my-images"], ["my-images", "model.base=some/folder", "tune.projector=true", "tune.rank=3"]):
         assert words_for(recipe_from(words), "runs/x") == words
     shipped = load_recipe("demo-fashion")
     assert words_for(shipped, "runs/x") == ["runs/x"], "too many options to write out"

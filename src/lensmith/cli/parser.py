@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args, rest = top.parse_known_args(words)
     flag = next((word for word in rest if word.startswith("-")), None)
     if flag is not None:
-        raise unknown_option(args, flag, rest[rest.index(flag) + 1 :])
+        raise unknown_option(args, flag, words[words.index(flag) + 1 :])
     if rest and hasattr(args, "recipe"):
         args.recipe += rest  # options of the recipe after a flag
     elif rest:
@@ -48,9 +48,8 @@ def unknown_option(args: argparse.Namespace, flag: str, following: Sequence[str]
     """The error for an option that doesn't exist."""
     name, _, value = flag.partition("=")
     value = value or next((word for word in following[:1] if not word.startswith("-")), "")
-    hint = nearest(name, [f"--{key.replace('_', '-')}" for key in vars(args)])
-    if hasattr(args, "recipe"):
-        hint = hint or in_our_words(name, value, known_keys()).replace("VERB", args.verb)
+    hint = in_our_words(name, value, known_keys()).replace("VERB", args.verb) if hasattr(args, "recipe") else ""
+    hint = hint or nearest(name, [f"--{key.replace('_', '-')}" for key in vars(args) if key != "resume"])
     return UserError(f"`lensmith {args.verb}` has no option {name}.", hint or f"See lensmith {args.verb} --help.")
 
 

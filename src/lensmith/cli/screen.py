@@ -160,10 +160,12 @@ def show_part(part: Part) -> None:
     """Print a line or a table."""
     if not isinstance(part, Table):
         print(folded(part, sys.stdout))
-    elif is_terminal(sys.stdout):
+        return
+    lines = part.lines()
+    if is_terminal(sys.stdout) and max(map(len, lines)) <= shutil.get_terminal_size().columns:
         console(sys.stdout).print(drawn(part), soft_wrap=False)
     else:
-        print("\n".join(part.lines()))
+        print("\n".join(lines))
 
 
 def folded(text: str, stream: TextIO) -> str:

@@ -94,7 +94,7 @@ def _read(source: Path | str) -> dict[str, Any]:
 
     # `demo-fashion.yaml` also names a shipped recipe, for a folder that contains something called `demo-fashion`.
     path = SHIPPED / f"{str(source).removesuffix('.yaml')}.yaml"
-    path = path if path.exists() and not Path(source).exists() else Path(source)
+    path = path if path.exists() and not Path(source).is_file() else Path(source)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:

@@ -20,7 +20,7 @@ def opening(run: Run, seconds: float | None = None, test: Split | None = None, d
     """
     run.tell(Note(run.dataset.describe()))
     if seconds is not None:
-        run.tell(Note(f"It will take about {duration(seconds)} on this machine."))
+        run.tell(Note(f"It will take about {duration(max(1.0, seconds))} on this machine."))
     if test is not None:
         run.tell(Note(power_hint(len(test))))
     for text in details:

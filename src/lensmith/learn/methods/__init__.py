@@ -17,7 +17,7 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, nearest
 from lensmith.learn.frozen import SharedFrozenModel
-from lensmith.learn.pace import Pace
+from lensmith.measure.pace import Pace
 from lensmith.runs.folder import Run
 
 

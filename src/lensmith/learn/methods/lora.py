@@ -11,7 +11,7 @@ from lensmith.learn.frozen import SharedFrozenModel
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import accuracy_on, train
 from lensmith.learn.methods import MakeResult, Method
-from lensmith.learn.pace import Pace
+from lensmith.measure.pace import Pace
 from lensmith.runs.folder import Run
 
 

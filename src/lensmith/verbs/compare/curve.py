@@ -149,7 +149,7 @@ def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
 
 def expected(drawn: Sequence[Method], shared: SharedFrozenModel, sizes: Sequence[int]) -> float | None:
     """About how many seconds a learning curve will take; None if no training image can be read."""
-    from lensmith.learn import pace
+    from lensmith.measure import pace
 
     recipe, dataset, n = shared.recipe, shared.dataset, len(shared.dataset.train)
     measured = pace.measure(shared.load().asked, dataset.train, recipe.data.max_pixels)

@@ -55,7 +55,7 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     head = ["", "validation", "test", *terminal.RATE_HEAD[1:], "seconds", *["dollars"] * costs]
     rows = [
         [row["name"], terminal.points(row["validation"]), *terminal.rate_cells(row["test"]), f"{row['seconds']:.1f}"]
-        + [f"{row['dollars']:.2f}"] * costs
+        + ([f"{row['dollars']:.2f}"] if costs else [])
         for row in record["methods"]
     ]
     chosen = Path(record["run"]) / record["chosen"]
@@ -142,7 +142,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
 
 def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> float | None:
     """About how many seconds a ladder will take; None if no training image can be read."""
-    from lensmith.learn.pace import measure
+    from lensmith.measure.pace import measure
 
     recipe, dataset = shared.recipe, shared.dataset
     pace = measure(shared.load().asked, dataset.train, recipe.data.max_pixels)

@@ -48,7 +48,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     optional("optuna", "sweep", "A sweep")
     from lensmith.learn.learner import prepare
-    from lensmith.learn.pace import measure
+    from lensmith.measure.pace import measure
     from lensmith.search import worker
     from lensmith.search.board import Board
     from lensmith.search.database import Database, sqlite_url

@@ -62,8 +62,8 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
     from lensmith.learn.methods import methods
-    from lensmith.learn.pace import measure
     from lensmith.measure.evaluation import score_split
+    from lensmith.measure.pace import measure
     from lensmith.models.tuning import coverage_table
     from lensmith.pages.run import write_run
     from lensmith.verbs.teach.probe import fit_and_score

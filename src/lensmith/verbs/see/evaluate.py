@@ -69,8 +69,8 @@ def evaluate(
     """
     from lensmith import models
     from lensmith.engine.question import make_question
-    from lensmith.learn.pace import measure
     from lensmith.measure.evaluation import classifier_for, score_split
+    from lensmith.measure.pace import measure
     from lensmith.models.cost import image_cost
     from lensmith.pages.run import write_run
 

@@ -58,7 +58,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.learn.methods import methods
-    from lensmith.learn.pace import measure
+    from lensmith.measure.pace import measure
     from lensmith.models.cost import image_cost
     from lensmith.pages.run import write_run
 

@@ -65,9 +65,9 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train as train_loop
-    from lensmith.learn.pace import measure
     from lensmith.learn.processes import Processes
     from lensmith.measure.evaluation import score_split
+    from lensmith.measure.pace import measure
     from lensmith.models.cost import image_cost
     from lensmith.models.tuning import coverage_table
     from lensmith.pages.run import write_run
