@@ -30,7 +30,8 @@ NARROW, WIDE = 64, 100
 
 def is_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal that understands control characters."""
-    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", "")
+    knows = os.name == "nt" or os.environ.get("TERM", "") not in ("dumb", "unknown", "")
+    return knows and stream.isatty()
 
 
 def console(stream: TextIO) -> Console:
