@@ -15,6 +15,8 @@ from lensmith.data import open_dataset
 from lensmith.progress import silent
 from tests.conftest import Run, Shapes
 
+pytestmark = pytest.mark.long
+
 
 def options(folder: Path, tiny_folder: Path) -> list[str]:
     words = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]

@@ -17,6 +17,8 @@ from lensmith.cli.screen import Screen
 from lensmith.progress import Advance
 from tests.conftest import Run, Shapes
 
+pytestmark = pytest.mark.long
+
 
 def options(data: Path, tiny: Path, *more: str) -> list[str]:
     base = [f"data.uri={data}", f"model.base={tiny}", "model.dtype=float32", "train.epochs=1", "train.batch_size=8"]

@@ -107,6 +107,7 @@ def test_a_terminal_without_utf_8_gets_no_other_characters() -> None:
     assert "80 of 100" in plain(text)
 
 
+@pytest.mark.long
 def test_output_that_is_piped_has_no_control_characters(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = ["evaluate", str(shapes(circle=9, square=9)), f"model.base={tiny_folder}", "--verbose"]
     done = subprocess.run(

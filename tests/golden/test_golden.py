@@ -10,6 +10,8 @@ import pytest
 
 from tests.golden import make
 
+pytestmark = pytest.mark.long
+
 GOLDEN: dict[str, Any] = json.loads(make.GOLDEN.read_text())
 CLOSE = 0.01
 """Tolerance on another processor, which rounds matrix products differently; twenty training steps amplify that."""

@@ -32,6 +32,8 @@ from lensmith.runs.files import recover, replacing
 from lensmith.runs.folder import Run, same_recipe
 from tests.conftest import Shapes
 
+pytestmark = pytest.mark.long
+
 KILLS = 20
 SOURCE = str(Path(lensmith.__file__).parent)
 MOMENTS = {"call": 6000, "file": 60}

@@ -26,6 +26,8 @@ from lensmith.progress import Advance, Note
 from lensmith.runs.folder import Run
 from tests.conftest import Shapes
 
+pytestmark = pytest.mark.long
+
 EXTRACTING = "extracting features"
 
 

@@ -33,6 +33,8 @@ from lensmith.runs.folder import Run
 from lensmith.runs.folder import recipe_for as recipe_for_run
 from tests.conftest import Shapes
 
+pytestmark = pytest.mark.long
+
 
 def recipe_for(folder: Path, tiny_folder: Path, *more: str) -> Recipe:
     options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]

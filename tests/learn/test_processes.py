@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from lensmith.learn.processes import Processes
 from tests.conftest import Shapes
 
+pytestmark = pytest.mark.long
+
 
 def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`lensmith train` as one process, or as several by torchrun."""

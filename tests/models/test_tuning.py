@@ -32,6 +32,8 @@ from lensmith.runs.files import read_lines
 from lensmith.runs.folder import recipe_for
 from tests.conftest import Shapes
 
+pytestmark = pytest.mark.long
+
 LABELS = ["circle", "square"]
 
 

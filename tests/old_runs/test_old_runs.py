@@ -13,6 +13,8 @@ import lensmith
 from lensmith.data import open_dataset
 from tests.conftest import Run
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 
 

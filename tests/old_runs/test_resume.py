@@ -12,6 +12,8 @@ import lensmith
 from lensmith.errors import UserError
 from tests.conftest import Run
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 FINISHED = {
     "train-stopped": "result.json",

@@ -245,6 +245,7 @@ def test_a_missing_number_is_shown_as_a_dash() -> None:
     assert "predicted: shirt (–)" in text(page)
 
 
+@pytest.mark.long
 def test_a_thousand_classes() -> None:
     labels = [f"class {i:03}" for i in range(1000)]
     page = render_evaluation(data(evaluations=[evaluation(labels=labels, **confidence())]))

@@ -30,6 +30,8 @@ from tests.clock import Clock
 from tests.conftest import Run, Shapes
 from tests.places.conftest import Cloud, Volume, perform
 
+pytestmark = pytest.mark.long
+
 QUICK = ["model.dtype=float32", "train.epochs=1", "train.batch_size=8", "tune.rank=2", "data.test=0.4"]
 
 

@@ -17,6 +17,8 @@ from lensmith.progress import Advance, Note
 from lensmith.verbs.compare.curve import sizes_of
 from tests.conftest import Run, Shapes
 
+pytestmark = pytest.mark.long
+
 
 def options(folder: Path, tiny_folder: Path) -> list[str]:
     words = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]

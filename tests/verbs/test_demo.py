@@ -14,6 +14,8 @@ from lensmith.errors import Stopped
 from lensmith.progress import Advance, Note
 from lensmith.runs.folder import verb_of
 
+pytestmark = pytest.mark.long
+
 
 def test_the_demo_learns_digits_and_reports_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -30,6 +30,8 @@ from tests.data.pictures import png
 from tests.data.sources.test_cifar import python_hundred
 from tests.verbs.fake_hub import Hub, Repo, running
 
+pytestmark = pytest.mark.long
+
 NAME = "Owner/LFM2-VL-small"
 WEIGHTS = "model.safetensors"
 

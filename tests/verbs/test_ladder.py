@@ -19,6 +19,8 @@ from lensmith.runs.predictions import read_predictions
 from tests.clock import Clock
 from tests.conftest import Run, Shapes
 
+pytestmark = pytest.mark.long
+
 
 def options(folder: Path, tiny_folder: Path) -> list[str]:
     words = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]

@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import Run, Shapes
 
+pytestmark = pytest.mark.long
+
 FAST = ["model.dtype=float32", "train.epochs=1", "train.batch_size=8"]
 
 
@@ -54,7 +56,14 @@ def test_the_commands_at_the_end_lead_from_images_to_predictions(run: Run, shape
     code, out, err = run("evaluate", data, f"model.base={tiny_folder}", *FAST)
     assert code == 0, err
     train = last_command(out)
-    assert train == ["train", str(data), f"model.base={tiny_folder}", *FAST[:1], "train.epochs=1.0", "train.batch_size=8"]
+    assert train == [
+        "train",
+        str(data),
+        f"model.base={tiny_folder}",
+        *FAST[:1],
+        "train.epochs=1.0",
+        "train.batch_size=8",
+    ]
     code, out, err = run(*train, "--run", "a run")
     assert code == 0, err
     predict = last_command(out)

@@ -14,6 +14,8 @@ from lensmith.progress import Advance, Note
 from lensmith.runs.predictions import read_predictions
 from tests.conftest import Run, Shapes
 
+pytestmark = pytest.mark.long
+
 
 def options(folder: Path, tiny_folder: Path) -> list[str]:
     return [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]

@@ -35,6 +35,8 @@ from lensmith.verbs.teach.resume import resume as resume_sweep
 from tests.clock import Clock
 from tests.conftest import Shapes
 
+pytestmark = pytest.mark.long
+
 OVER = "{train.learning_rate: {low: 1e-5, high: 1, log: true}, tune.rank: [4, 16]}"
 
 
