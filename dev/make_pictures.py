@@ -1,5 +1,4 @@
-"""Make the README's pictures from a run of the demo: the terminal, in the middle of training and at the end, and the
-report.
+"""Make the README's pictures from a run of the demo: the terminal at its end, and the report.
 
 Run: .venv/bin/python dev/make_pictures.py   (two minutes; needs Chromium, and `pip install pyte`)
 """
@@ -10,7 +9,6 @@ import fcntl
 import html
 import os
 import pty
-import re
 import shutil
 import struct
 import subprocess
@@ -25,8 +23,6 @@ import pyte
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 COLUMNS, ROWS = 104, 60
 COMMAND = "lensmith demo"
-SHOWN_AT = re.compile(r"training .*epoch 5\.[0-4]")
-"""The line at which the terminal is pictured for the first time."""
 COLOURS = {
     "default": "#d7dbe0", "black": "#3b4048", "red": "#f0616d", "green": "#7fd18b", "brown": "#e5c07b",
     "blue": "#6cb2f5", "magenta": "#d291e4", "cyan": "#63c7d0", "white": "#ffffff",
@@ -42,19 +38,14 @@ def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        screen, middle = pyte.Screen(COLUMNS, ROWS), ""
+        screen = pyte.Screen(COLUMNS, ROWS)
         stream = pyte.ByteStream(screen)
         for part in output(folder):
             stream.feed(part)
-            if not middle and any(map(SHOWN_AT.search, screen.display)):
-                middle = page(screen)
-        if not middle:
-            sys.exit("The demo showed no training of which a picture could be made.")
         (report,) = folder.glob("runs/*/report.html")
-        for picture, text in (("training", middle), ("demo", page(screen))):
-            (folder / f"{picture}.html").write_text(text, encoding="utf-8")
-            lines = text.count("\n") + 1
-            take(chromium, folder / f"{picture}.html", PICTURES / f"{picture}.png", 1010, lines * 21 + 36)
+        text = page(screen)
+        (folder / "terminal.html").write_text(text, encoding="utf-8")
+        take(chromium, folder / "terminal.html", PICTURES / "demo.png", 1010, text.count("\n") * 22 + 40)
         take(chromium, report, PICTURES / "report.png", 1120, 1180)
 
 

@@ -203,3 +203,13 @@ def test_only_the_decoder_is_stored_in_four_bits(monkeypatch: pytest.MonkeyPatch
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
     assert sorted(config.llm_int8_skip_modules) == ["lm_head", "model.bridge", "model.eye"]
     assert quantisation(load_recipe(None).model, torch.device("cpu"), torch.float32, components) == {}
+
+
+def test_an_adapter_without_safetensors_is_refused_and_nothing_else_is_looked_for(tiny: Model, tmp_path: Path) -> None:
+    """PEFT would unpickle adapter_model.bin, and without it ask the hub for a repository with the folder's name."""
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for name in ("", "adapter_model.bin"):
+        if name:
+            (tmp_path / name).write_bytes(b"a pickle")
+        with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
+            load_tuned(tiny, tmp_path)

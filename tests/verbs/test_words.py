@@ -62,6 +62,18 @@ def test_data_replaces_that_of_a_recipe_or_run(shapes: Shapes) -> None:
     assert recipe_from(["data.uri=my-images", "seed=3"]).data.uri == "my-images"
 
 
+def test_what_describes_other_images_is_not_kept(shapes: Shapes) -> None:
+    shapes("my-images", circle=1)
+    for recipe in ("fashion-idx", "cifar100-lfm"):
+        data = recipe_from([recipe, "my-images"]).data
+        assert (data.class_names, data.image_column, data.label_column) == (None, None, None)
+    folder = run_folder("run")
+    (folder / "recipe.yaml").write_text("data: {uri: 'demo:digits', corrections: table.csv, test_limit: 5}\n")
+    data = recipe_from(["run", "my-images"]).data
+    assert (data.corrections, data.test_limit) == (None, 5)
+    assert recipe_from(["run", "my-images", "data.corrections=mine.csv"]).data.corrections == "mine.csv"
+
+
 def fails(*words: str) -> str:
     with pytest.raises(UserError) as error:
         recipe_from(words)

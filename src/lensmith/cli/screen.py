@@ -137,11 +137,9 @@ def new_bar() -> Progress:
         return TextColumn(text, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
 
     columns = [column("{task.description}"), BarColumn(bar_width=max(8, min(30, screen.width // 4)))]
-    if screen.width >= NARROW:
-        columns += [column("{task.fields[amount]}"), column("{task.fields[left]}"), column("{task.fields[rate]}")]
-    else:
-        columns += [column("{task.fields[left]}")]
-    columns += [column("{task.fields[detail]}")] if screen.width >= WIDE else []
+    shown = ["amount", "left", "rate"] if screen.width >= NARROW else ["left"]
+    shown += ["detail"] if screen.width >= WIDE else []
+    columns += [column(f" {{task.fields[{name}]}}") for name in shown]
     return Progress(*columns, console=screen, auto_refresh=False, transient=True, redirect_stdout=False)
 
 
@@ -153,6 +151,8 @@ def show(output: Output, as_json: bool) -> None:
         unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
         print(json.dumps(output.record, ensure_ascii=not unicode))
         return
+    if is_terminal(sys.stderr) and isinstance(output.parts[0], Table):
+        print(file=sys.stderr)  # what was said before ends here
     for part in output.parts:
         show_part(part)
 

@@ -268,9 +268,13 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     inner = adapter_folder(folder)
     if not any((inner / name).exists() for name in ("adapter_config.json", WEIGHTS, HEAD)):
         raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
+    has_lora = (inner / "adapter_config.json").exists()
+    if has_lora and not (inner / "adapter_model.safetensors").is_file():
+        # PEFT would read a pickle instead, or ask the hub for a repository with the folder's name.
+        raise UserError(f"{inner} has no adapter_model.safetensors.", "Save the adapter with safetensors.")
     head: Head | None = None
     try:
-        if (inner / "adapter_config.json").exists():
+        if has_lora:
             model.peft = PeftModel.from_pretrained(model.network, str(inner))
         _load_full_weights(model, inner)
         if (inner / HEAD).exists():

@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import lensmith.data.sources as sources
-from lensmith.config import Recipe, changed, load_recipe, shipped
+from lensmith.config import DataOptions, Recipe, changed, load_recipe, shipped
 from lensmith.data.images import is_image
 from lensmith.errors import UserError, nearest
 from lensmith.runs.folder import is_run, read_run, recipe_for
 
 Kind = Literal["run", "recipe", "data"]
+OF_THE_IMAGES = ("image_column", "label_column", "class_names", "corrections")
+"""Options of `data` that belong to certain images."""
 FEW = 6
 """The largest number of options that are written out in a command; with more, a run folder stands for them."""
 
@@ -49,7 +52,9 @@ def recipe_from(words: Sequence[str], resumed: Path | None = None) -> Recipe:
         if twice := [option for option in options if option.startswith("data.uri=")]:
             raise UserError(f"The images are named twice: {named['data']!r} and {twice[0]!r}.", "Give one of them.")
         base = recipe_for(named.get("recipe"), [])
-        base.data.uri = named["data"]
+        # What describes the other images (their columns, class names and corrections) doesn't describe these.
+        ours = {key: getattr(DataOptions(), key) for key in OF_THE_IMAGES}
+        base.data = replace(base.data, **ours | {"uri": named["data"]})
         return load_recipe(None, options, base)
     return recipe_for(named.get("recipe"), options)
 
