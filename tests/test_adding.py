@@ -164,6 +164,7 @@ def test_discriminants_separate_classes_whose_features_are_correlated(lda: None)
 def test_the_verb(add_plugin: AddPlugin, shapes: Shapes, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     add_plugin("src/lensmith/verbs/see/classes.py")
     monkeypatch.setitem(verbs.VERBS, "classes", "see")
+    monkeypatch.setitem(verbs.GROUPS["see"], "classes", "show how many images each class has")
     folder = shapes(circle=12, square=7)
     code, out, err = run("classes", f"data.uri={folder}", "data.test=0", "data.validation=0")
     assert code == 0, err

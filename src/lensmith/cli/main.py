@@ -13,10 +13,7 @@ from typing import Any
 from lensmith import verbs
 from lensmith.cli.parser import parse
 from lensmith.cli.screen import Screen, show
-from lensmith.config import OldName
 from lensmith.errors import Stopped, UserError
-from lensmith.jobs.job import Detached
-from lensmith.verbs.teach.resume import run_by_flag
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,14 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from lensmith.config import OldName  # not before, since `--help` doesn't need it
+    from lensmith.jobs.job import Detached
+
     screen = Screen(args.verbose)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # addressed to programmers, not to users
             warnings.simplefilter("always", OldName)
             warnings.showwarning = _as_notes(screen, warnings.showwarning)
-            resumed = getattr(args, "resume", None) is not None
-            output = run_by_flag(args.verb, args, screen) if resumed else verbs.module(args.verb).run(args, screen)
+            if getattr(args, "resume", None) is not None:
+                output = verbs.module("resume").run_by_flag(args.verb, args, screen)
+            else:
+                output = verbs.module(args.verb).run(args, screen)
         screen.end_line()
         show(output, args.json)
         sys.stdout.flush()
@@ -69,6 +71,7 @@ def failed(error: UserError) -> int:
 
 def _as_notes(screen: Screen, default: Any) -> Any:
     """A warnings hook that shows former option names as notes, and leaves other warnings to the default hook."""
+    from lensmith.config import OldName
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, OldName):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lensmith import __version__, verbs
-from lensmith.config import in_our_words, known_keys, sections, shipped
 from lensmith.errors import UserError, nearest, optional
 
 SHELLS = ("bash", "zsh", "fish")
@@ -24,9 +23,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UserError: there is no such verb, or an unknown option; the message has Lensmith's word for an option of another
             tool.
     """
-    top, words = parser(), sys.argv[1:] if argv is None else list(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
-        complete(top)
+        complete(parser(list(verbs.VERBS)))
+    top = parser([word for word in words[:1] if word in verbs.VERBS])
     if not words:
         top.print_help()
         top.exit(2)
@@ -46,6 +46,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def unknown_option(args: argparse.Namespace, flag: str, following: Sequence[str]) -> UserError:
     """The error for an option that doesn't exist."""
+    from lensmith.config import in_our_words, known_keys
+
     name, _, value = flag.partition("=")
     value = value or next((word for word in following[:1] if not word.startswith("-")), "")
     hint = in_our_words(name, value, known_keys()).replace("VERB", args.verb) if hasattr(args, "recipe") else ""
@@ -53,8 +55,8 @@ def unknown_option(args: argparse.Namespace, flag: str, following: Sequence[str]
     return UserError(f"`lensmith {args.verb}` has no option {name}.", hint or f"See lensmith {args.verb} --help.")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of some verbs, whose modules are imported."""
     about = (sys.modules["lensmith"].__doc__ or "").partition("\n")[0]
     top = argparse.ArgumentParser(
         prog="lensmith",
@@ -70,11 +72,11 @@ def parser() -> argparse.ArgumentParser:
     )
     # argparse can't group subparsers, so its own list is hidden, and the epilog lists the verbs instead.
     subparsers = top.add_subparsers(required=True, metavar="VERB", prog="lensmith", help=argparse.SUPPRESS)
-    for name in verbs.VERBS:
-        verb = verbs.module(name)
+    for name in names:
+        verb, about = verbs.module(name), verbs.GROUPS[verbs.VERBS[name]][name]
         sub = subparsers.add_parser(
             name,
-            description=f"{verb.ABOUT[0].upper()}{verb.ABOUT[1:]}.",
+            description=f"{about[0].upper()}{about[1:]}.",
             epilog="\n".join(["examples:", *(f"  {example}" for example in verb.EXAMPLES)]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -90,9 +92,9 @@ def _verb_list() -> str:
     """The verbs with their one-line descriptions, grouped as in `verbs.GROUPS`."""
     width = max(map(len, verbs.VERBS)) + 2
     lines = []
-    for group, names in verbs.GROUPS.items():
+    for group, listed in verbs.GROUPS.items():
         lines.append(f"{group.capitalize()}:")
-        lines += [f"  {name:<{width}}{verbs.module(name).ABOUT}" for name in names]
+        lines += [f"  {name:<{width}}{about}" for name, about in listed.items()]
         lines.append("")
     return "\n".join([*lines, "lensmith VERB --help describes the arguments of a verb."])
 
@@ -119,6 +121,7 @@ def complete(top: argparse.ArgumentParser) -> None:
 
 def _complete_sources(sub: argparse.ArgumentParser, files: Callable[..., Iterable[str]]) -> None:
     """Complete the arguments that name images, a recipe or options of a recipe."""
+    from lensmith.config import known_keys, sections, shipped
 
     def sources(prefix: str, **about: Any) -> list[str]:
         keys = [f"{key}=" for key in known_keys() if "." in prefix or "." not in key]

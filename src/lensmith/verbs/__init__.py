@@ -1,9 +1,9 @@
 """The verbs, one module each, in one folder per purpose: see, teach, compare, use.
 
-The module of `lensmith VERB` is called VERB. It defines `ABOUT` (one line of help), `EXAMPLES` (commands for its help),
-`arguments(parser)` and `run(args, screen) -> Output`. The function with the module's name is the verb in Python
-(`lensmith.train`). A verb that can be resumed also defines `RECORD`, the file that only a finished run has, and
-`text(record)`; its function accepts `resume`.
+The module of `lensmith VERB` is called VERB, and is imported when it is needed, so that `lensmith --help` is quick. It
+defines `EXAMPLES` (commands for its help), `arguments(parser)` and `run(args, screen) -> Output`. The function with the
+module's name is the verb in Python (`lensmith.train`). A verb that can be resumed also defines `RECORD`, the file that
+only a finished run has, and `text(record)`; its function accepts `resume`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,30 @@ from importlib import import_module
 from typing import Any
 
 GROUPS = {
-    "see": ("demo", "evaluate", "suspects", "recipe"),
-    "teach": ("train", "probe", "resume", "attach"),
-    "compare": ("compare", "ladder", "curve", "sweep"),
-    "use": ("predict", "fetch"),
+    "see": {
+        "demo": "run the whole workflow in two minutes: baselines, training, comparison, report",
+        "evaluate": "score a model, zero-shot or tuned, on labelled images",
+        "suspects": "find images whose labels are likely wrong",
+        "recipe": "list every option of a recipe, with its default and meaning",
+    },
+    "teach": {
+        "train": "teach the model your classes, and score it on held-out test images",
+        "probe": "fit simple classifiers on the frozen model's features, in seconds",
+        "resume": "resume a run that was stopped or killed, whichever verb started it",
+        "attach": "follow a job on a remote machine, and copy its run back",
+    },
+    "compare": {
+        "compare": "compare runs on the same images: better, worse, or can't tell",
+        "ladder": "compare methods, from zero-shot to LoRA, and choose the one worth its cost",
+        "curve": "estimate how much more labels would improve accuracy",
+        "sweep": "search for the best settings; several workers can share a search",
+    },
+    "use": {
+        "predict": "classify images with a tuned model, or zero-shot",
+        "fetch": "download weights and data to a folder, for machines without network access",
+    },
 }
-"""The verbs of each folder, in the order of `lensmith --help`."""
+"""The verbs of each folder with their one-line descriptions, in the order of `lensmith --help`."""
 VERBS = {verb: group for group, verbs in GROUPS.items() for verb in verbs}
 """The folder of each verb."""
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lensmith.progress import Advance, Note
-from lensmith.verbs.words import recipe_from
 
 SOURCES_HELP = (
     "images (a folder, a table, SCHEME:LOCATION), a recipe (a YAML file or a shipped name), a run folder, or both"
@@ -146,5 +145,7 @@ class RecipeCommand:
 
     def run(self, args: argparse.Namespace, screen: Screen) -> Output:
         """Run the command."""
+        from lensmith.verbs.words import recipe_from
+
         record = self.function(recipe_from(args.recipe), args.run, screen)
         return Output(record, self.text(record))

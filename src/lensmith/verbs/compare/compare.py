@@ -19,7 +19,6 @@ from lensmith.runs.folder import PREDICTIONS, default_folder, new_run_folder, re
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
 
-ABOUT = "compare runs on the same images: better, worse, or can't tell"
 EXAMPLES = ("lensmith compare runs/before runs/mine",)
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lensmith.learn.methods import Method
     from lensmith.pages.learning_curve import Curve
 
-ABOUT = "estimate how much more labels would improve accuracy"
 RECORD = "curve.json"
 EXAMPLES = ("lensmith curve my-images", "lensmith curve my-images 'curve.methods=[probe, lora]'")
 POINTS = "points.jsonl"

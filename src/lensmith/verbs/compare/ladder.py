@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from lensmith.learn.methods import Method
     from lensmith.pages.ladder import MethodRow
 
-ABOUT = "compare methods, from zero-shot to LoRA, and choose the one worth its cost"
 RECORD = "ladder.json"
 EXAMPLES = ("lensmith ladder my-images", "lensmith ladder my-images 'ladder.methods=[zero-shot, probe, lora]'")
 VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"

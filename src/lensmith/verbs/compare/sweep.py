@@ -14,7 +14,6 @@ from lensmith.runs.folder import Run, default_folder, new_run_folder, require_on
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
-ABOUT = "search for the best settings; several workers can share a search"
 RECORD = "sweep.json"
 EXAMPLES = ("lensmith sweep my-images 'sweep.over={tune.rank: [8, 32]}' --run runs/sweep",)
 DATABASE = "sweep.db"

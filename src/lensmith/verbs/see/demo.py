@@ -19,7 +19,6 @@ from lensmith.runs.folder import begin_run, default_folder, keep_calibration
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
-ABOUT = "run the whole workflow in two minutes: baselines, training, comparison, report"
 EXAMPLES = ("lensmith demo", "lensmith demo --data digits")
 
 

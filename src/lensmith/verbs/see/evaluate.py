@@ -17,7 +17,6 @@ from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from, words_for
 
-ABOUT = "score a model, zero-shot or tuned, on labelled images"
 RECORD = "evaluation.json"
 EXAMPLES = ("lensmith evaluate my-images", "lensmith evaluate runs/mine more-labelled-images")
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from lensmith.config import Recipe, help_text, schema, sections
 from lensmith.verbs import terminal
 
-ABOUT = "list every option of a recipe, with its default and meaning"
 EXAMPLES = ("lensmith recipe train", "lensmith recipe --schema > lensmith.schema.json")
 
 

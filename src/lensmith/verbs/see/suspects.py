@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lensmith.data import ImageDataset
     from lensmith.pages import suspects as page
 
-ABOUT = "find images whose labels are likely wrong"
 TABLE = "suspects.csv"
 EXAMPLES = ("lensmith suspects my-images --run runs/suspects",)
 

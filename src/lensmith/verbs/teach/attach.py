@@ -9,7 +9,6 @@ from lensmith.places import place_of
 from lensmith.runs.files import read_json
 from lensmith.verbs import module, terminal
 
-ABOUT = "follow a job on a remote machine, and copy its run back"
 EXAMPLES = ("lensmith attach runs/mine", "lensmith attach runs/mine --cancel")
 
 

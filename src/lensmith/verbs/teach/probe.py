@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lensmith.learn.methods import Method
     from lensmith.measure.evaluation import Scored
 
-ABOUT = "fit simple classifiers on the frozen model's features, in seconds"
 RECORD = "result.json"
 EXAMPLES = ("lensmith probe my-images --run runs/probe",)
 FIT = "fit.json"

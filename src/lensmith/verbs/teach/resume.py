@@ -15,7 +15,6 @@ from lensmith.runs.folder import verb_of
 from lensmith.verbs import module, terminal
 from lensmith.verbs.words import recipe_from
 
-ABOUT = "resume a run that was stopped or killed, whichever verb started it"
 EXAMPLES = ("lensmith resume runs/mine",)
 
 

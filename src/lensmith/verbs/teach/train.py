@@ -19,7 +19,6 @@ from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from
 
-ABOUT = "teach the model your classes, and score it on held-out test images"
 RECORD = "result.json"
 EXAMPLES = ("lensmith train my-images --run runs/mine", "lensmith train my-images tune.rank=32 train.epochs=8")
 

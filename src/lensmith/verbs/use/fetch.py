@@ -27,7 +27,6 @@ from lensmith.verbs import terminal
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
-ABOUT = "download weights and data to a folder, for machines without network access"
 EXAMPLES = ("lensmith fetch LiquidAI/LFM2-VL-450M cifar100 --to assets",)
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz"
 CIFAR = {

@@ -16,7 +16,6 @@ from lensmith.runs.files import read_json
 from lensmith.runs.folder import is_run, read_run
 from lensmith.verbs import terminal
 
-ABOUT = "classify images with a tuned model, or zero-shot"
 EXAMPLES = ("lensmith predict runs/mine new-images", "lensmith predict new-images --labels cat,dog")
 
 
