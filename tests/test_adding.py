@@ -119,6 +119,7 @@ def lda(add_plugin: AddPlugin) -> Iterator[None]:
     methods.methods.cache_clear()
 
 
+@pytest.mark.long
 def test_the_method_and_the_export_format(lda: None, shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     options = [f"data.uri={shapes(circle=40, square=40)}", f"model.base={tiny_folder}", "data.validation=0.3"]
     options += ["model.dtype=float32", "model.device=cpu"]

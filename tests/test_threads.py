@@ -61,6 +61,7 @@ def test_the_limit_of_a_container_is_read(tmp_path: Path, files: dict[str, str],
     assert granted_cores(tmp_path) == cores
 
 
+@pytest.mark.long
 def test_a_resumed_run_computes_with_the_threads_it_was_started_with(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 
+pytestmark = pytest.mark.long
+
 END = 4
 PROMPTS = [[20, 21, 22], [23, 24, 25], [26, 27, 28]]
 

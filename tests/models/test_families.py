@@ -36,6 +36,8 @@ from lensmith.models.views import shape_of, stack, unstack
 from lensmith.runs.folder import Run
 from tests.models import checkpoints
 
+pytestmark = pytest.mark.long
+
 LABELS = ["can", "can opener", "t-shirt", "ankle boot"]
 SIZES = {"small": (40, 30), "long": (700, 90), "large": (1100, 900)}
 

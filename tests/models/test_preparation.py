@@ -36,6 +36,8 @@ from lensmith.models.views import (
 )
 from tests.models import checkpoints, fed, pictures
 
+pytestmark = pytest.mark.long
+
 VECTORS = Path(__file__).parent / "vectors"
 STEP, MIN_PIXELS, MAX_PIXELS, TILE = 32, 64 * 32**2, 256 * 32**2, 512
 

@@ -21,6 +21,8 @@ from lensmith.models.tuning import attach, component_of, coverage, linear_layers
 from tests.models import checkpoints
 from tests.models.published import PUBLISHED, Published
 
+pytestmark = pytest.mark.long
+
 RANK = 8
 
 
