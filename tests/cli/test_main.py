@@ -179,30 +179,27 @@ sys.exit(cli.main(sys.argv[1:]))
     return done.stderr
 
 
-def test_ctrl_c_keeps_completed_work_and_says_how_to_resume(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_completed_work_and_says_how_to_resume(
+    run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder, "train.epochs=4", "train.validate_every=100")
     # In the middle of the fourth step, as it is logged.
     err = stopped_by_ctrl_c("lensmith.learn.run_log", "append_line", 4, tmp_path, "train", *words, "--run", "a run")
     assert "lensmith resume 'a run'" in err
-    log, environment = tmp_path / "a run" / "metrics.jsonl", os.environ | {"OMP_NUM_THREADS": "1"}
+    log = tmp_path / "a run" / "metrics.jsonl"
     kept = log.read_text()
     assert [json.loads(line)["step"] for line in kept.splitlines()] == [1, 2, 3, 4], "a step is completed"
 
-    def again(*more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "lensmith", "train", "--resume", "a run", "--json", *more]
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    other = again("tune.rank=3")
-    assert other.returncode == 2
-    assert "tune.rank was 2 and is now 3" in other.stderr
+    again = ("train", "--resume", "a run")
+    assert "tune.rank was 2 and is now 3" in says(run, *again, "tune.rank=3")
     extra = tmp_path / "my shapes" / "circle" / "one more.jpg"
     extra.write_bytes(next((tmp_path / "my shapes" / "circle").glob("*.jpg")).read_bytes() + b"\0")
-    assert "images of" in (changed := again()).stderr
-    assert "have changed since the run a run was started" in changed.stderr
+    assert "images of" in (changed := says(run, *again))
+    assert "have changed since the run a run was started" in changed
     extra.unlink()
-    done = again("train.micro_batch=3")  # options that don't change the result may change
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["training"]["finished"]
+    code, out, _ = run(*again, "--json", "train.micro_batch=3")  # options that don't change the result may change
+    assert code == 0
+    assert json.loads(out)["training"]["finished"]
     assert log.read_text().startswith(kept)
     steps = [json.loads(line).get("step") for line in log.read_text().splitlines() if '"loss"' in line]
     assert steps == list(range(1, len(steps) + 1)), "a resumed training repeats no step and skips none"
@@ -221,7 +218,7 @@ def test_resume_where_there_is_nothing_to_resume(run: Run, shapes: Shapes, tiny_
     assert "not a run folder" in says(run, "train", "--resume", tmp_path)
 
 
-def test_a_stopped_evaluation_resumes_where_it_was(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_stopped_evaluation_resumes_where_it_was(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = options(shapes(circle=50, square=50), tiny_folder, "data.test=0.8", "evaluate.batch_size=2")
     # As the third chunk is written.
     command = ["evaluate", *words, "--run", "a run"]
@@ -229,31 +226,13 @@ def test_a_stopped_evaluation_resumes_where_it_was(shapes: Shapes, tiny_folder: 
     assert "lensmith resume 'a run'" in err
     chunks = tmp_path / "a run" / "predictions.unfinished"
     assert len(list(chunks.glob("*.parquet"))) == 3, "a chunk is completed"
-    environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def go(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "lensmith", "evaluate", *more],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    unfinished = subprocess.run(
-        [sys.executable, "-m", "lensmith", "compare", "a run", "b run"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert unfinished.returncode == 2
-    assert "isn't finished" in unfinished.stderr
-    again = go("--resume", "a run", "--json")
-    assert again.returncode == 0, again.stderr
-    assert go(*words, "--run", "b run").returncode == 0
+    assert "isn't finished" in says(run, "compare", "a run", "b run")
+    assert run("evaluate", "--resume", "a run")[0] == 0
+    assert run("evaluate", *words, "--run", "b run")[0] == 0
     assert not chunks.exists()
     first, second = (tmp_path / name / "predictions.parquet" for name in ("a run", "b run"))
     assert first.read_bytes() == second.read_bytes()
-    assert "nothing to resume" in go("--resume", "a run").stderr
+    assert "nothing to resume" in says(run, "evaluate", "--resume", "a run")
 
 
 def test_a_slow_rate_is_not_shown_as_zero(capsys: pytest.CaptureFixture[str]) -> None:
