@@ -10,7 +10,7 @@ import math
 import os
 from pathlib import Path
 
-SPINS = 30_000
+SPINS = 100_000
 """How many times a waiting thread looks again before it gives its core away. The library's default, 300,000, keeps the
 thread that it waits for from running if another process wants a core too: training then nearly stops. Chosen with
 `benchmarks/load.py`; dev/LOG.md has the figures of others."""
