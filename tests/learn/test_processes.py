@@ -14,41 +14,36 @@ import torch
 from safetensors.torch import load_file
 
 from lensmith.learn.processes import Processes
-from tests.conftest import Shapes
+from tests.conftest import Run, Shapes
 
 pytestmark = pytest.mark.long
 
 
 def launch(count: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`lensmith train` as one process, or as several by torchrun."""
-    start = [sys.executable, "-m"]
-    if count > 1:
-        start += [
-            "torch.distributed.run",
-            f"--nproc-per-node={count}",
-            "--standalone",
-            "-m",
-            "--",
-        ]  # otherwise torchrun would take --run as one of its options
+    """`lensmith train` as several processes."""
+    # `--`, because torchrun would take --run as one of its options.
+    start = f"-m torch.distributed.run --nproc-per-node={count} --standalone -m -- lensmith train".split()
     environment: dict[str, Any] = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*start, "lensmith", "train", *words]
+    command = [sys.executable, *start, *words]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
 
 
-def test_two_processes_train_as_one_does(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     folder = shapes(circle=30, square=20)
     options = [f"data.uri={folder}", f"model.base={tiny_folder}", "model.dtype=float32", "model.device=cpu"]
     options += ["train.epochs=2", "train.batch_size=8", "train.learning_rate=0.005", "data.validation=0.2"]
     options += ["tune.rank=4", "augment.mix=both", "augment.flip=true", "train.class_weights=balanced"]
-    records, logs = [], []
-    for name, count in (("one", 1), ("two", 2)):
-        done = launch(count, tmp_path, *options, "--run", name, "--json")
-        assert done.returncode == 0, done.stderr
-        records.append(json.loads(done.stdout))  # one object, so only one process printed
+    code, out, err = run("train", *options, "--run", "one", "--json")
+    assert code == 0
+    done = launch(2, tmp_path, *options, "--run", "two", "--json")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(text) for text in (out, done.stdout)]  # one object, so only one process printed
+    logs = []
+    for name, said in (("one", err), ("two", done.stderr)):
         logs.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
-        assert done.stderr.count("of the validation images correct") == sum("validation" in row for row in logs[-1])
+        assert said.count("of the validation images correct") == sum("validation" in row for row in logs[-1])
     one, two = ([row["loss"] for row in log if "loss" in row] for log in logs)
     assert two == pytest.approx(one, rel=1e-4)
     assert len(one) > 5
