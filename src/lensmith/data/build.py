@@ -12,13 +12,15 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensmith.data.dataset import ImageDataset, Scratch, Split
+from lensmith.data.holdout import assign_splits
 from lensmith.data.paths import natural_key
-from lensmith.data.source import SPLITS, Row, Source, count
+from lensmith.data.source import Row, Source, count
+from lensmith.data.splits import SPLITS
 from lensmith.errors import UserError
 from lensmith.progress import Tell, counter, silent
 
@@ -40,35 +42,6 @@ def content_id(row: Row) -> str:
     except OSError:
         pass
     return hashlib.sha256(b"unreadable:" + row.source.encode()).hexdigest()[:16]
-
-
-def held_out(content: str, split: str, fraction: float) -> bool:
-    """Whether the image with this content id is among the `fraction` (0 to 1) of images held out for `split`."""
-    # The split's name is a salt, so that the choices for validation and test are independent.
-    salted = hashlib.sha256(split.encode() + content.encode()).digest()
-    return int.from_bytes(salted[:8], "big") / 2**64 < fraction
-
-
-def assign_split(content: str, given: str, source_splits: Collection[str], *, validation: float, test: float) -> str:
-    """The split of the image with this content id.
-
-    The source defines the splits `source_splits` and puts the image into `given` (empty if it doesn't say). Splits
-    that the source defines are kept. Missing ones are held out, from the training images only.
-
-    The choice depends only on the image's content: adding images never moves others, and exact copies stay together.
-    Every class is held out with the same probability, so the splits are stratified in expectation, not exactly: the
-    number of held-out images of a small class varies as in a random draw. `test` and `validation` are fractions of all
-    images; if the source defines a test split, `validation` is a fraction of the remaining images.
-    """
-    if given in ("validation", "test"):
-        return given
-    if "test" not in source_splits:
-        if held_out(content, "test", test):
-            return "test"
-        validation /= 1 - test
-    if "validation" not in source_splits and held_out(content, "validation", validation):
-        return "validation"
-    return "train"
 
 
 @dataclass
@@ -110,13 +83,10 @@ def build_dataset(
         _check_length(class_names, table.labels)
     rows = Dataset.from_file(str(file))
     source_splits = set(table.splits)
-    splits = [
-        assign_split(content, given, source_splits, validation=validation, test=test)
-        for content, given in zip(table.contents, table.splits, strict=True)
-    ]
+    splits = assign_splits(table.contents, table.labels, table.splits, validation=validation, test=test)
     trainable = not source_splits <= {"validation", "test"}
     labels, notes = _class_order(table.labels, class_names or source.names)
-    _check_classes(table.labels, splits, labels, trainable, any_held_out=not source_splits >= {"validation", "test"})
+    _check_classes(table.labels, splits, labels, trainable)
 
     indices: dict[str, list[int]] = {split: [] for split in SPLITS}
     for i, split in enumerate(splits):
@@ -222,9 +192,7 @@ def _class_order(labels: Sequence[str], order: Sequence[str] | None) -> tuple[tu
     return tuple(known + sorted(used - set(known), key=natural_key)), notes
 
 
-def _check_classes(
-    labels: Sequence[str], splits: Sequence[str], classes: Sequence[str], trainable: bool, *, any_held_out: bool
-) -> None:
+def _check_classes(labels: Sequence[str], splits: Sequence[str], classes: Sequence[str], trainable: bool) -> None:
     """Refuse classes that can't be distinguished or trained. `labels` and `splits` have one entry per image."""
     spellings: dict[str, str] = {}
     for name in classes:
@@ -245,11 +213,6 @@ def _check_classes(
     trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
     if lost := [name for name in classes if name not in trained]:
         names = f"class{'es' if len(lost) > 1 else ''} {', '.join(map(repr, lost[:5]))}{', ...' * (len(lost) > 5)}"
-        if any_held_out:
-            raise UserError(
-                f"No training image is left for the {names}: all are held out for validation or test.",
-                "Add more images, or hold out fewer (a smaller validation or test fraction).",
-            )
         raise UserError(
             f"The training split has no image of the {names}.",
             "Add training images, or remove these images from the other splits.",
@@ -272,7 +235,8 @@ def _singles_note(labels: Sequence[str]) -> list[str]:
     single = sorted((label for label, number in Counter(labels).items() if number == 1), key=natural_key)
     if not single:
         return []
-    return [f"Only one image: {', '.join(single)}. Such a class can be trained or tested, but not both."]
+    shown = ", ".join(single[:5]) + ", ..." * (len(single) > 5)
+    return [f"Only one image, for training: {count(len(single), 'class', 'classes')} ({shown}). They can't be tested."]
 
 
 def _file_notes(table: _Table, splits: Sequence[str], sources: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +25,13 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+"""Photos of phones, which are read if pillow-heif is installed (`pip install 'lensmith[heic]'`)."""
+UNREADABLE_SUFFIXES = frozenset(
+    {".dcm", ".svg", ".psd", ".xcf", ".eps", ".ai", ".jxl", ".exr", ".hdr", ".tga", ".fits", ".nii", ".mrxs", ".svs"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
+"""Kinds of images that Lensmith doesn't read."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -82,7 +90,10 @@ def decode_image(
     except (Image.DecompressionBombError, MemoryError):
         raise ImageError(f"The image {name} is too large to decode safely.", "Scale it down.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"The file {name} isn't an image that can be read.", "Remove or replace it.") from None
+        hint = "Remove or replace it."
+        if Path(name).suffix.lower() in HEIF_SUFFIXES and not reads_heif():
+            hint = "To read photos of phones, run: pip install 'lensmith[heic]'."
+        raise ImageError(f"The file {name} isn't an image that can be read.", hint) from None
     # On a damaged file, Pillow's decoders raise almost anything: SyntaxError, struct.error, KeyError, ...
     except Exception as error:
         raise ImageError(
@@ -116,8 +127,26 @@ def list_images(path: str | Path) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether `path` has the extension of an image file."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Whether `path` has the extension of an image file that can be read."""
+    suffix = path.suffix.lower()
+    return suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and reads_heif())
+
+
+def is_unreadable_image(path: Path) -> bool:
+    """Whether `path` has the extension of an image of a kind that can't be read here."""
+    suffix = path.suffix.lower()
+    return suffix in UNREADABLE_SUFFIXES or (suffix in HEIF_SUFFIXES and not reads_heif())
+
+
+@cache
+def reads_heif() -> bool:
+    """Whether pillow-heif is installed. If it is, Pillow reads its formats from now on."""
+    try:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _opened(source: bytes | Path, name: str) -> BinaryIO:

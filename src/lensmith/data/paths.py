@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lensmith.errors import UserError
+
+EMPTY = "empty"
+_OF_SYSTEMS = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}
+"""Folders of network drives, Windows, macOS and Linux. They contain thumbnails and deleted images."""
 
 
 def existing(location: str) -> Path:
@@ -24,9 +28,19 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(run), "") if run.isdecimal() else (1, 0, run) for run in runs], text
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """All files below `root` in natural order, streamed. Follows links to folders, except links back to a parent."""
-    for folder, folders, files in os.walk(root, followlinks=True):
+def walk(root: Path, odd: Callable[[Path, str], None] | None = None) -> Iterator[Path]:
+    """All files below `root` in natural order, streamed. Follows links to folders, except links back to a parent.
+
+    Args:
+        odd: called with each folder without files that would otherwise go unnoticed, and why: `EMPTY`, or the system's
+            reason for not listing it.
+    """
+    odd = odd or (lambda folder, reason: None)
+    for folder, folders, files in os.walk(
+        root, followlinks=True, onerror=lambda error: odd(Path(error.filename), error.strerror or "unknown")
+    ):
+        if not folders and not files:
+            odd(Path(folder), EMPTY)
         here = os.path.realpath(folder)
         folders[:] = sorted((f for f in folders if not _is_loop(os.path.join(folder, f), here)), key=natural_key)
         for file in sorted(files, key=natural_key):
@@ -34,8 +48,8 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def is_hidden(path: Path, root: Path) -> bool:
-    """Whether `path`, or a folder between it and `root`, is hidden."""
-    return any(name.startswith(".") for name in path.relative_to(root).parts)
+    """Whether `path`, or a folder between it and `root`, is hidden or made by a system for itself."""
+    return any(name.startswith(".") or name.casefold() in _OF_SYSTEMS for name in path.relative_to(root).parts)
 
 
 def visible_files(root: Path) -> dict[str, Path]:

@@ -86,7 +86,7 @@ def test_a_split_column_defines_the_splits(photos: Path) -> None:
     dataset = open_dataset(str(photos / "t.csv"))
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [2, 1, 1]
     (photos / "t.csv").write_text("\n".join(["file_name,label,split", *rows]).replace("Val", "extra"))
-    with pytest.raises(UserError, match=r"t\.csv row 3 has the split 'extra'"):
+    with pytest.raises(UserError, match=r"t\.csv looks like the split, but has the cell 'extra'.*data\.splits="):
         open_dataset(str(photos / "t.csv"))
 
 
@@ -103,13 +103,13 @@ def test_columns_can_be_named(photos: Path) -> None:
     ("text", "says"),
     [
         ("path,label\nhttps://example.org/a.png,cat\n", "row 1 has a URL"),
-        ("path,label\n0.png,a\n\0.png,b\n", "row 2 has text with an invalid character"),
+        ("path,label\n0.png,a\n\0.png,b\n", "contains null bytes"),
         ("path,label\n0.png,a\n ,b\n", "row 2 has no image"),
         ("path,label\n~me.png,a\n~you.png,b\n", "None of the 2 image files"),
         ("path,label\n0.png,\n", "row 1 has an empty label"),
         ("path,label\n0.png,a\n,b\n", "row 2 has no image"),
         ("path,label\n0.png\n", "row 1 has an empty label"),
-        ("path,label\n0.png,a,b\n", "row 1 has more cells"),
+        ("path,label\n0.png,a,b\n", "line 2 has more cells"),
         ("path,label\n0.png,a\n1.png,b\n", "None of the 2 image files"),
         ("path,label\n", "No images"),
         ("", "No images"),
@@ -139,9 +139,6 @@ def test_files_that_are_not_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match="isn't a Parquet file, or is damaged"):
         unsplit(tmp_path / "t.parquet")
-    (tmp_path / "t.csv").write_bytes("path,label\nGröße.png,a\n".encode("latin-1"))
-    with pytest.raises(UserError, match="isn't a UTF-8 table"):
-        unsplit(tmp_path / "t.csv")
     with pytest.raises(UserError, match="isn't a table"):
         open_dataset(f"table:{tmp_path}")
 
