@@ -83,13 +83,18 @@ def layout_of(root: Path, tree: Tree, given: Mapping[SplitName, list[str] | str]
     base: Place = ()
     while not (tops := _splits_in(root, tree, base)):
         names = tree.inner(base)
-        # A folder that only wraps splits, as `images` in images/train/CLASS.
-        if len(names) == 1 and not tree.images[base] and _all_are_splits(tree, (*base, names[0])):
-            base = (*base, names[0])
-        else:
-            below = _splits_below(root, tree)
-            return Layout({(): ""}, split_below=below)
-    return _within(tree, tops)
+        if len(names) != 1 or tree.images[base]:
+            break
+        base = (*base, names[0])  # perhaps a folder that only wraps splits, as `images` in images/train/CLASS
+    if tops:
+        return _within(tree, tops)
+    first = tree.inner()
+    if len(first) == 1 and not tree.images[()] and not tree.images[(first[0],)] and len(tree.inner((first[0],))) > 1:
+        raise UserError(
+            f"All images of {root} are in the folder {first[0]!r}, so there is only one class.",
+            f"If the folders in it are the classes, give {root / first[0]}.",
+        )
+    return Layout({(): ""}, split_below=_splits_below(root, tree))
 
 
 def _within(tree: Tree, tops: Mapping[Place, str], named: bool = False) -> Layout:
@@ -109,12 +114,6 @@ def _within(tree: Tree, tops: Mapping[Place, str], named: bool = False) -> Layou
     if outside:
         notes.append(f"Outside the folders of the splits, ignored: {count(outside, 'image')}.")
     return Layout(inside, notes=tuple(notes))
-
-
-def _all_are_splits(tree: Tree, place: Place) -> bool:
-    names = tree.inner(place)
-    like = {split_like(name) for name in names}
-    return bool(names) and "" not in like and (len(like) > 1 or all(map(split_name, names)))
 
 
 def _splits_in(root: Path, tree: Tree, place: Place) -> dict[Place, str]:

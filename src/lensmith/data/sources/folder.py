@@ -46,7 +46,8 @@ def read(location: str, columns: Columns) -> Source:
     if outside == found.images.total():
         raise UserError(
             f"The images in {root} aren't in class folders.",
-            "Put the images of each class in a folder that has the name of the class.",
+            "Put the images of each class in a folder that has the name of the class; "
+            "if the folders are classes and not splits, write data.splits={}.",
         )
     notes = [*found.notes(root, layout), *layout.notes]
     if outside and not layout.notes:
