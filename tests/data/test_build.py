@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +195,16 @@ def test_a_class_without_training_images_is_refused_by_name() -> None:
             + many("rare", range(3), "test")
             + many("b", range(4, 5), "validation")
         )
+
+
+def test_a_class_whose_files_are_all_missing_stops_the_run(tmp_path: Path) -> None:
+    rows = many("a", range(5)) + many("b", range(5)) + [Row("c", str(tmp_path / f"{k}.png")) for k in (1, 1, 2)]
+    with pytest.raises(
+        UserError, match=r"None of the 3 image files of the class 'c' can be read, for example .*1\.png"
+    ):
+        build(rows)
+    (tmp_path / "2.png").write_bytes(png(2))
+    assert build(rows).labels == ("a", "b", "c")
 
 
 def test_single_image_is_noted() -> None:

@@ -53,7 +53,7 @@ class _Table:
     splits: list[str] = field(default_factory=list)  # as the source gives them
     copies: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # content id -> first row with that content
-    unreadable: list[str] = field(default_factory=list)  # files
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # files, with their labels
     conflicts: dict[str, int] = field(default_factory=dict)  # content id -> first row with a different label
 
 
@@ -74,11 +74,7 @@ def build_dataset(
     table = _write(source, file, _namer(source.names, class_names), counter("reading images", 0, tell))
     if not table.labels:
         raise UserError(f"No images in {uri}.", "Check the path and the kind of dataset.")
-    if len(table.unreadable) == len(table.labels):
-        raise UserError(
-            f"None of the {len(table.labels):,} image files of {uri} can be read, for example {table.unreadable[0]}.",
-            "Check that the files exist. Paths in a table are relative to its folder.",
-        )
+    _check_files(table, uri)
     if class_names is not None and source.names is None:
         _check_length(class_names, table.labels)
     rows = Dataset.from_file(str(file))
@@ -119,7 +115,7 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
                 table.conflicts.setdefault(content, i)
             table.copies[content] += 1
             if row.data is None and not os.access(row.source, os.R_OK):
-                table.unreadable.append(row.source)
+                table.unreadable.append((row.source, label))
             table.contents.append(content)
             table.labels.append(label)
             table.splits.append(row.split)
@@ -134,6 +130,20 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
         if batch:
             flush()
     return table
+
+
+def _check_files(table: _Table, uri: str) -> None:
+    """Refuse a dataset, or a class, of which no file can be read."""
+    lost, numbers = Counter(label for _, label in table.unreadable), Counter(table.labels)
+    for file, label in table.unreadable:
+        if lost[label] == numbers[label]:
+            everything = len(table.unreadable) == len(table.labels)
+            what = uri if everything else f"the class {label!r}"
+            raise UserError(
+                f"None of the {count(len(table.labels) if everything else lost[label], 'image file')} of {what} can be "
+                f"read, for example {file}.",
+                "Check that the files exist, and their permissions. Paths in a table are relative to its folder.",
+            )
 
 
 def _namer(source_names: tuple[str, ...] | None, given: Sequence[str] | None) -> Callable[[Row], str]:
@@ -242,7 +252,8 @@ def _singles_note(labels: Sequence[str]) -> list[str]:
 def _file_notes(table: _Table, splits: Sequence[str], sources: Sequence[str]) -> list[str]:
     notes = []
     if table.unreadable:
-        notes.append(f"Can't be read: {count(len(table.unreadable), 'file')}, for example {table.unreadable[0]}.")
+        example, _ = table.unreadable[0]
+        notes.append(f"Can't be read: {count(len(table.unreadable), 'file')}, for example {example}.")
     if extra := len(table.contents) - len(table.first):
         notes.append(f"Exact copies: {count(extra, 'image')} repeat another image byte for byte.")
     if table.conflicts:
