@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from lensmith.errors import UserError
 from lensmith.progress import Tell, counter, silent
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 32 << 20
+_CHUNK = 1 << 20  # bytes read from a file at once
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a pipe would block forever
 _SHOWN = 100  # rows between two reports of progress
 
 
@@ -33,15 +36,28 @@ def content_id(row: Row) -> str:
 
     For a file that can't be read, the path is hashed instead. It remains a sample, and `Split.image` raises the error.
     """
+    return _digest(row) or hashlib.sha256(b"unreadable:" + row.source.encode()).hexdigest()[:16]
+
+
+def _digest(row: Row) -> str:
+    """The content id, or an empty string if the file can't be read."""
     if row.data is not None:
         return hashlib.sha256(row.data).hexdigest()[:16]
     try:
-        if os.path.isfile(row.source):  # opening a pipe would block forever
-            with open(row.source, "rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        handle = os.open(row.source, _READ)
     except OSError:
-        pass
-    return hashlib.sha256(b"unreadable:" + row.source.encode()).hexdigest()[:16]
+        return ""
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return ""
+        digest = hashlib.sha256()
+        while chunk := os.read(handle, _CHUNK):
+            digest.update(chunk)
+        return digest.hexdigest()[:16]
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
 
 
 @dataclass
@@ -67,6 +83,7 @@ def build_dataset(
     tell: Tell = silent,
 ) -> ImageDataset:
     """Read all rows of `source`, check them and split them. Raises `UserError`; see `open_dataset`."""
+    import numpy as np
     from datasets import Dataset  # type: ignore[import-untyped, unused-ignore]
 
     scratch = Scratch()
@@ -87,7 +104,11 @@ def build_dataset(
     indices: dict[str, list[int]] = {split: [] for split in SPLITS}
     for i, split in enumerate(splits):
         indices[split].append(i)
-    train_split, validation_split, test_split = (Split(name, rows.select(indices[name]), scratch) for name in SPLITS)
+    # As arrays: of a list, `datasets` hashes each number by itself.
+    chosen = (rows.select(np.array(indices[name], dtype=np.int64)) for name in SPLITS)
+    train_split, validation_split, test_split = (
+        Split(name, s, scratch) for name, s in zip(SPLITS, chosen, strict=True)
+    )
     how_split = _split_note(source_splits, trainable, validation, test)
     notes = [*source.notes, *notes, how_split]
     notes += _singles_note(table.labels) + _file_notes(table, splits, rows["source"])
@@ -109,12 +130,13 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
             batch.clear()
 
         for i, row in enumerate(source.rows):
-            label, content = name(row), content_id(row)
+            label, digest = name(row), _digest(row)
+            content = digest or content_id(row)
             first = table.first.setdefault(content, i)
             if first != i and table.labels[first] != label:
                 table.conflicts.setdefault(content, i)
             table.copies[content] += 1
-            if row.data is None and not os.access(row.source, os.R_OK):
+            if not digest:
                 table.unreadable.append((row.source, label))
             table.contents.append(content)
             table.labels.append(label)

@@ -39,22 +39,24 @@ def assign_splits(
     """
     defined = set(given)
     fractions = {split: part for split, part in (("validation", validation), ("test", test)) if split not in defined}
-    splits = [
-        assign_split(content, split, defined, validation=validation, test=test)
-        for content, split in zip(contents, given, strict=True)
-    ]
     wanted = ["train", *(split for split, part in fractions.items() if part > 0)]
-    free = {content: split for content, split, source in zip(contents, splits, given, strict=True) if _free(source)}
-    classes: dict[str, set[str]] = defaultdict(set)
-    owners: dict[str, set[str]] = defaultdict(set)
-    for content, label in zip(contents, labels, strict=True):
-        owners[content].add(label)
-        if content in free:
-            classes[label].add(content)
+    splits = []
+    classes: dict[str, dict[str, str]] = defaultdict(dict)  # class -> content id -> split, of images that may move
+    owners: dict[str, str] = {}
+    shared: set[str] = set()  # in several classes, so that they would move in all of them
+    for content, label, source in zip(contents, labels, given, strict=True):
+        split = assign_split(content, source, defined, validation=validation, test=test)
+        splits.append(split)
+        if owners.setdefault(content, label) != label:
+            shared.add(content)
+        if _free(source):
+            classes[label][content] = split
     moved: dict[str, str] = {}
-    for label, members in classes.items():
-        # An image that is also in another class would move there too.
-        moved |= _moves({content: free[content] for content in members if owners[content] == {label}}, wanted)
+    for members in classes.values():
+        if not set(wanted) <= set(members.values()):
+            moved |= _moves({content: split for content, split in members.items() if content not in shared}, wanted)
+    if not moved:
+        return splits
     return [
         moved.get(content, split) if _free(source) else split
         for content, split, source in zip(contents, splits, given, strict=True)

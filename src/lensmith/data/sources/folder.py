@@ -8,14 +8,15 @@ An image belongs to the class folder that it is in, however deeply it is nested:
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lensmith.data.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image, is_unreadable_image
+from lensmith.data.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image, is_unreadable_image, suffix_of
 from lensmith.data.layout import Layout, Place, Tree, layout_of
-from lensmith.data.paths import EMPTY, existing, is_hidden, visible_files, walk
+from lensmith.data.paths import EMPTY, existing, is_hidden, is_hidden_name, visible_files, walk_folders
 from lensmith.data.source import Columns, Files, Row, Source, count
 from lensmith.errors import UserError
 
@@ -44,10 +45,10 @@ def read(location: str, columns: Columns) -> Source:
     layout = layout_of(root, Tree(found.images), columns.splits)
     outside = sum(number for place, number in found.images.items() if not layout.of(place))
     if outside == found.images.total():
+        more = ", or write data.splits={} if these folders are classes" if any(layout.tops.values()) else ""
         raise UserError(
             f"The images in {root} aren't in class folders.",
-            "Put the images of each class in a folder that has the name of the class; "
-            "if the folders are classes and not splits, write data.splits={}.",
+            f"Put the images of each class in a folder that has the name of the class{more}.",
         )
     notes = [*found.notes(root, layout), *layout.notes]
     if outside and not layout.notes:
@@ -68,10 +69,13 @@ def _root(location: str) -> Path:
 
 
 def _rows(root: Path, layout: Layout) -> Iterator[Row]:
-    for path in walk(root):
-        if is_image(path) and not is_hidden(path, root) and (found := layout.of(path.relative_to(root).parts[:-1])):
-            label, split = found
-            yield Row(label, str(path), split=split)
+    for folder, place, files in walk_folders(root):
+        if any(map(is_hidden_name, place)) or not (found := layout.of(place)):
+            continue
+        label, split = found
+        for name in files:
+            if is_image(name) and not is_hidden_name(name):
+                yield Row(label, os.path.join(folder, name), split=split)
 
 
 @dataclass
@@ -130,20 +134,24 @@ def _survey(root: Path) -> _Survey:
         if folder != root and not is_hidden(folder, root):
             found.folders[folder] = reason
 
-    for path in walk(root, odd):
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"A file name isn't valid UTF-8: {str(path)!r}", "Rename the file or its folder.") from None
-        place = path.relative_to(root).parts[:-1]
-        if is_hidden(path, root):
-            found.hidden += 1
-        elif is_image(path):
-            found.images[place] += 1
-        elif is_unreadable_image(path):
-            found.unreadable.setdefault(place, Counter())[path.suffix.lower()] += 1
-        else:
-            found.others[path.suffix.lower() or "no extension"] += 1
+    for folder, place, files in walk_folders(root, odd, ordered=False):
+        if any(map(is_hidden_name, place)):
+            found.hidden += len(files)
+            continue
+        for name in files:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                path = os.path.join(folder, name)
+                raise UserError(f"A file name isn't valid UTF-8: {path!r}", "Rename the file or its folder.") from None
+            if is_hidden_name(name):
+                found.hidden += 1
+            elif is_image(name):
+                found.images[place] += 1
+            elif is_unreadable_image(name):
+                found.unreadable.setdefault(place, Counter())[suffix_of(name)] += 1
+            else:
+                found.others[suffix_of(name) or "no extension"] += 1
     return found
 
 
