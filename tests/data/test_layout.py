@@ -34,6 +34,7 @@ def sizes(dataset: ImageDataset) -> tuple[int, ...]:
         ["train2017/a", "train2017/b", "eval2017/a", "eval2017/b"],
         ["trainset/a/deep", "trainset/b", "testset/a", "testset/b"],
         ["a/train", "b/train", "a/test", "b/test"],
+        ["my data/a/train", "my data/b/train", "my data/a/test", "my data/b/test"],
     ],
 )
 def test_what_looks_like_a_split_is_one(tree: Tree, tmp_path: Path, folders: list[str]) -> None:

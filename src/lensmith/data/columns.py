@@ -6,7 +6,6 @@ Shared by `table` and `hub`, so that the same table gives the same rows from eit
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ def _within_text(text: str, where: str) -> bytes | None:
         return None
     try:
         return base64.b64decode("".join(body.split()), validate=True)
-    except binascii.Error:
+    except ValueError:  # also for text that isn't ASCII
         if body is text:
             return None
         raise UserError(f"{where} has a data: URL that is damaged.", "Export the table again.") from None

@@ -81,20 +81,22 @@ def layout_of(root: Path, tree: Tree, given: Mapping[SplitName, list[str] | str]
         tops = {tuple(name.split("/")): split for name, split in meaning.splits.items()}
         return _within(tree, tops, named=True)
     base: Place = ()
-    while not (tops := _splits_in(root, tree, base)):
+    while True:
+        if tops := _splits_in(root, tree, base):
+            return _within(tree, tops)
+        if _splits_below(root, tree, base):
+            return Layout({base: ""}, split_below=True)
         names = tree.inner(base)
         if len(names) != 1 or tree.images[base]:
             break
         base = (*base, names[0])  # perhaps a folder that only wraps splits, as `images` in images/train/CLASS
-    if tops:
-        return _within(tree, tops)
     first = tree.inner()
     if len(first) == 1 and not tree.images[()] and not tree.images[(first[0],)] and len(tree.inner((first[0],))) > 1:
         raise UserError(
             f"All images of {root} are in the folder {first[0]!r}, so there is only one class.",
             f"If the folders in it are the classes, give {root / first[0]}.",
         )
-    return Layout({(): ""}, split_below=_splits_below(root, tree))
+    return Layout({(): ""})
 
 
 def _within(tree: Tree, tops: Mapping[Place, str], named: bool = False) -> Layout:
@@ -140,23 +142,23 @@ def _splits_in(root: Path, tree: Tree, place: Place) -> dict[Place, str]:
     return {}
 
 
-def _splits_below(root: Path, tree: Tree) -> bool:
-    """Whether every class folder contains split folders (`CLASS/train`, `CLASS/test`) and no images of its own."""
-    names = tree.inner()
+def _splits_below(root: Path, tree: Tree, base: Place) -> bool:
+    """Whether all class folders in a folder contain split folders (`CLASS/train`, `CLASS/test`) and no other images."""
+    names = tree.inner(base)
 
     def splits(name: str) -> set[str]:
-        inner = tree.inner((name,))
+        inner = tree.inner((*base, name))
         found = {split_name(folder) for folder in inner}
-        return found if inner and "" not in found and not tree.images[(name,)] else set()
+        return found if inner and "" not in found and not tree.images[(*base, name)] else set()
 
     found = {name: splits(name) for name in names}
-    if len(set().union(*found.values())) < 2:
+    if len(names) < 2 or len(set().union(*found.values())) < 2:
         return False
     if without := [name for name in names if not found[name]]:
         other = next(name for name in names if found[name])
         raise UserError(
-            f"In {root}, the class folder {other!r} contains splits ({', '.join(tree.inner((other,)))}), but "
-            f"{without[0]!r} doesn't.",
+            f"In {root.joinpath(*base)}, the class folder {other!r} contains splits "
+            f"({', '.join(tree.inner((*base, other)))}), but {without[0]!r} doesn't.",
             "Arrange all class folders alike, or write data.splits={} to use no splits.",
         )
     return True

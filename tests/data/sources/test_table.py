@@ -209,7 +209,7 @@ def test_bytes_may_be_written_as_numbers(photos: Path) -> None:
     assert unsplit(photos / "t.parquet").train.image(3).size == (4, 4)
 
 
-@pytest.mark.parametrize("image", ["data:image/png,abc", "data:image/png;base64,!!!"])
+@pytest.mark.parametrize("image", ["data:image/png,abc", "data:image/png;base64,!!!", "data:image/png;base64,é"])
 def test_a_data_url_that_holds_no_image_is_refused(tmp_path: Path, image: str) -> None:
     (tmp_path / "t.csv").write_text(f'image,label\n"{image}",a\n')
     with pytest.raises(UserError, match=r"row 1 has a data: URL"):
