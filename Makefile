@@ -55,6 +55,8 @@ bench: setup
 	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/preparing.py
+	$(BIN)/python benchmarks/starting.py
+	$(BIN)/python benchmarks/odd_files.py
 	$(BIN)/python benchmarks/probe.py
 	$(BIN)/python benchmarks/curve.py
 	$(BIN)/python benchmarks/suspects.py

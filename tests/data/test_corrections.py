@@ -64,7 +64,7 @@ def test_other_tables_and_unreadable_ones_are_refused(dataset: ImageDataset, tmp
     with pytest.raises(UserError, match="no column 'id'"):
         corrected(dataset, path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="isn't a table of text"):
         corrected(dataset, path)
     with pytest.raises(UserError, match="can't be read"):
         corrected(dataset, tmp_path / "none.csv")

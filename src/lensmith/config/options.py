@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 Fraction = Annotated[float, Ge(0.0), Le(1.0)]
 Positive = Annotated[int, Gt(0)]
+SplitName = Literal["train", "validation", "test"]
 
 
 class Options:
@@ -34,6 +35,11 @@ class DataOptions(Options):
     """Table column with the image's path or bytes. If not given, a column with a common name is used."""
     label_column: str | None = None
     """Table column with the label. If not given, a column with a common name is used."""
+    split_column: str | None = None
+    """Table column with the image's split. If not given, a column that looks like one is used; empty for none."""
+    splits: dict[SplitName, list[str] | str] | None = None
+    """What the source calls each split, as in {train: seg_train, test: [seg_test, extra]}: folders, cells of the split
+    column, or splits of a hub dataset. If not given, their names decide. With {}, all folders are classes."""
     class_names: list[str] | None = None
     """Names of integer labels, in the order of the integers."""
     validation: Fraction = 0.1

@@ -9,11 +9,12 @@ is quick and the command line starts at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lensmith.config import DataOptions
+from lensmith.config.options import SplitName
 from lensmith.data.build import build_dataset
 from lensmith.data.corrections import corrected
 from lensmith.data.dataset import ImageDataset, Sample, Split
@@ -31,6 +32,8 @@ def open_dataset(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    split_column: str | None = None,
+    splits: Mapping[SplitName, list[str] | str] | None = None,
     class_names: Sequence[str] | None = None,
     validation: float = 0.1,
     test: float = 0.2,
@@ -39,11 +42,12 @@ def open_dataset(
     """Open the labelled images at `uri` and split them into train, validation and test.
 
     `uri` is `folder:PATH`, `table:PATH`, `idx:PATH`, `cifar:PATH`, `hub:NAME`, `demo:fashion`, `demo:digits`, or a
-    bare path, in which case the scheme is guessed. `image_column` and `label_column` name the columns of a table or hub
-    dataset. `class_names` gives names to numbered classes, starting with class 0.
+    bare path, in which case the scheme is guessed. `image_column`, `label_column` and `split_column` name the columns
+    of a table or hub dataset, and `splits` says what the source calls each split. `class_names` gives names to numbered
+    classes, starting with class 0.
 
     `validation` and `test` are the fractions of the images (0 up to but excluding 1) to hold out if the source doesn't
-    define that split; `build.assign_split` describes how the images are chosen. Every image's content is read once, to
+    define that split; `holdout` describes how the images are chosen. Every image's content is read once, to
     hash it.
 
     Raises `UserError` for any problem that the user can fix. An image that can't be decoded raises an `ImageError`
@@ -56,7 +60,7 @@ def open_dataset(
         )
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class a different name.")
-    source = open_source(uri, Columns(image_column, label_column))
+    source = open_source(uri, Columns(image_column, label_column, split_column, splits))
     return build_dataset(uri, source, class_names=class_names, validation=validation, test=test, tell=tell)
 
 
@@ -70,6 +74,8 @@ def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
         options.uri,
         image_column=options.image_column,
         label_column=options.label_column,
+        split_column=options.split_column,
+        splits=options.splits,
         class_names=options.class_names,
         validation=options.validation,
         test=options.test,

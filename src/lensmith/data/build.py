@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensmith.data.dataset import ImageDataset, Scratch, Split
+from lensmith.data.holdout import assign_splits
 from lensmith.data.paths import natural_key
-from lensmith.data.source import SPLITS, Row, Source, count
+from lensmith.data.source import Row, Source, count
+from lensmith.data.splits import SPLITS
 from lensmith.errors import UserError
 from lensmith.progress import Tell, counter, silent
 
 _BATCH_ROWS, _BATCH_BYTES = 1000, 32 << 20
+_CHUNK = 1 << 20  # bytes read from a file at once
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a pipe would block forever
 _SHOWN = 100  # rows between two reports of progress
 
 
@@ -31,44 +36,28 @@ def content_id(row: Row) -> str:
 
     For a file that can't be read, the path is hashed instead. It remains a sample, and `Split.image` raises the error.
     """
+    return _digest(row) or hashlib.sha256(b"unreadable:" + row.source.encode()).hexdigest()[:16]
+
+
+def _digest(row: Row) -> str:
+    """The content id, or an empty string if the file can't be read."""
     if row.data is not None:
         return hashlib.sha256(row.data).hexdigest()[:16]
     try:
-        if os.path.isfile(row.source):  # opening a pipe would block forever
-            with open(row.source, "rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        handle = os.open(row.source, _READ)
     except OSError:
-        pass
-    return hashlib.sha256(b"unreadable:" + row.source.encode()).hexdigest()[:16]
-
-
-def held_out(content: str, split: str, fraction: float) -> bool:
-    """Whether the image with this content id is among the `fraction` (0 to 1) of images held out for `split`."""
-    # The split's name is a salt, so that the choices for validation and test are independent.
-    salted = hashlib.sha256(split.encode() + content.encode()).digest()
-    return int.from_bytes(salted[:8], "big") / 2**64 < fraction
-
-
-def assign_split(content: str, given: str, source_splits: Collection[str], *, validation: float, test: float) -> str:
-    """The split of the image with this content id.
-
-    The source defines the splits `source_splits` and puts the image into `given` (empty if it doesn't say). Splits
-    that the source defines are kept. Missing ones are held out, from the training images only.
-
-    The choice depends only on the image's content: adding images never moves others, and exact copies stay together.
-    Every class is held out with the same probability, so the splits are stratified in expectation, not exactly: the
-    number of held-out images of a small class varies as in a random draw. `test` and `validation` are fractions of all
-    images; if the source defines a test split, `validation` is a fraction of the remaining images.
-    """
-    if given in ("validation", "test"):
-        return given
-    if "test" not in source_splits:
-        if held_out(content, "test", test):
-            return "test"
-        validation /= 1 - test
-    if "validation" not in source_splits and held_out(content, "validation", validation):
-        return "validation"
-    return "train"
+        return ""
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return ""
+        digest = hashlib.sha256()
+        while chunk := os.read(handle, _CHUNK):
+            digest.update(chunk)
+        return digest.hexdigest()[:16]
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
 
 
 @dataclass
@@ -80,7 +69,7 @@ class _Table:
     splits: list[str] = field(default_factory=list)  # as the source gives them
     copies: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # content id -> first row with that content
-    unreadable: list[str] = field(default_factory=list)  # files
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # files, with their labels
     conflicts: dict[str, int] = field(default_factory=dict)  # content id -> first row with a different label
 
 
@@ -94,6 +83,7 @@ def build_dataset(
     tell: Tell = silent,
 ) -> ImageDataset:
     """Read all rows of `source`, check them and split them. Raises `UserError`; see `open_dataset`."""
+    import numpy as np
     from datasets import Dataset  # type: ignore[import-untyped, unused-ignore]
 
     scratch = Scratch()
@@ -101,27 +91,24 @@ def build_dataset(
     table = _write(source, file, _namer(source.names, class_names), counter("reading images", 0, tell))
     if not table.labels:
         raise UserError(f"No images in {uri}.", "Check the path and the kind of dataset.")
-    if len(table.unreadable) == len(table.labels):
-        raise UserError(
-            f"None of the {len(table.labels):,} image files of {uri} can be read, for example {table.unreadable[0]}.",
-            "Check that the files exist. Paths in a table are relative to its folder.",
-        )
+    _check_files(table, uri)
     if class_names is not None and source.names is None:
         _check_length(class_names, table.labels)
     rows = Dataset.from_file(str(file))
     source_splits = set(table.splits)
-    splits = [
-        assign_split(content, given, source_splits, validation=validation, test=test)
-        for content, given in zip(table.contents, table.splits, strict=True)
-    ]
+    splits = assign_splits(table.contents, table.labels, table.splits, validation=validation, test=test)
     trainable = not source_splits <= {"validation", "test"}
     labels, notes = _class_order(table.labels, class_names or source.names)
-    _check_classes(table.labels, splits, labels, trainable, any_held_out=not source_splits >= {"validation", "test"})
+    _check_classes(table.labels, splits, labels, trainable)
 
     indices: dict[str, list[int]] = {split: [] for split in SPLITS}
     for i, split in enumerate(splits):
         indices[split].append(i)
-    train_split, validation_split, test_split = (Split(name, rows.select(indices[name]), scratch) for name in SPLITS)
+    # As arrays: of a list, `datasets` hashes each number by itself.
+    chosen = (rows.select(np.array(indices[name], dtype=np.int64)) for name in SPLITS)
+    train_split, validation_split, test_split = (
+        Split(name, s, scratch) for name, s in zip(SPLITS, chosen, strict=True)
+    )
     how_split = _split_note(source_splits, trainable, validation, test)
     notes = [*source.notes, *notes, how_split]
     notes += _singles_note(table.labels) + _file_notes(table, splits, rows["source"])
@@ -143,13 +130,14 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
             batch.clear()
 
         for i, row in enumerate(source.rows):
-            label, content = name(row), content_id(row)
+            label, digest = name(row), _digest(row)
+            content = digest or content_id(row)
             first = table.first.setdefault(content, i)
             if first != i and table.labels[first] != label:
                 table.conflicts.setdefault(content, i)
             table.copies[content] += 1
-            if row.data is None and not os.access(row.source, os.R_OK):
-                table.unreadable.append(row.source)
+            if not digest:
+                table.unreadable.append((row.source, label))
             table.contents.append(content)
             table.labels.append(label)
             table.splits.append(row.split)
@@ -164,6 +152,20 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
         if batch:
             flush()
     return table
+
+
+def _check_files(table: _Table, uri: str) -> None:
+    """Refuse a dataset, or a class, of which no file can be read."""
+    lost, numbers = Counter(label for _, label in table.unreadable), Counter(table.labels)
+    for file, label in table.unreadable:
+        if lost[label] == numbers[label]:
+            everything = len(table.unreadable) == len(table.labels)
+            what = uri if everything else f"the class {label!r}"
+            raise UserError(
+                f"None of the {count(len(table.labels) if everything else lost[label], 'image file')} of {what} can be "
+                f"read, for example {file}.",
+                "Check that the files exist, and their permissions. Paths in a table are relative to its folder.",
+            )
 
 
 def _namer(source_names: tuple[str, ...] | None, given: Sequence[str] | None) -> Callable[[Row], str]:
@@ -222,9 +224,7 @@ def _class_order(labels: Sequence[str], order: Sequence[str] | None) -> tuple[tu
     return tuple(known + sorted(used - set(known), key=natural_key)), notes
 
 
-def _check_classes(
-    labels: Sequence[str], splits: Sequence[str], classes: Sequence[str], trainable: bool, *, any_held_out: bool
-) -> None:
+def _check_classes(labels: Sequence[str], splits: Sequence[str], classes: Sequence[str], trainable: bool) -> None:
     """Refuse classes that can't be distinguished or trained. `labels` and `splits` have one entry per image."""
     spellings: dict[str, str] = {}
     for name in classes:
@@ -245,11 +245,6 @@ def _check_classes(
     trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
     if lost := [name for name in classes if name not in trained]:
         names = f"class{'es' if len(lost) > 1 else ''} {', '.join(map(repr, lost[:5]))}{', ...' * (len(lost) > 5)}"
-        if any_held_out:
-            raise UserError(
-                f"No training image is left for the {names}: all are held out for validation or test.",
-                "Add more images, or hold out fewer (a smaller validation or test fraction).",
-            )
         raise UserError(
             f"The training split has no image of the {names}.",
             "Add training images, or remove these images from the other splits.",
@@ -272,13 +267,15 @@ def _singles_note(labels: Sequence[str]) -> list[str]:
     single = sorted((label for label, number in Counter(labels).items() if number == 1), key=natural_key)
     if not single:
         return []
-    return [f"Only one image: {', '.join(single)}. Such a class can be trained or tested, but not both."]
+    shown = ", ".join(single[:5]) + ", ..." * (len(single) > 5)
+    return [f"Only one image, for training: {count(len(single), 'class', 'classes')} ({shown}). They can't be tested."]
 
 
 def _file_notes(table: _Table, splits: Sequence[str], sources: Sequence[str]) -> list[str]:
     notes = []
     if table.unreadable:
-        notes.append(f"Can't be read: {count(len(table.unreadable), 'file')}, for example {table.unreadable[0]}.")
+        example, _ = table.unreadable[0]
+        notes.append(f"Can't be read: {count(len(table.unreadable), 'file')}, for example {example}.")
     if extra := len(table.contents) - len(table.first):
         notes.append(f"Exact copies: {count(extra, 'image')} repeat another image byte for byte.")
     if table.conflicts:

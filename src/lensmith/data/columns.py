@@ -5,11 +5,15 @@ Shared by `table` and `hub`, so that the same table gives the same rows from eit
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from lensmith.data.source import Columns, Row, split_name
+from lensmith.data.source import Columns, Row
 from lensmith.errors import UserError, nearest
 
 # In order of preference. If a table has both bytes and a path, the path is often from another machine.
@@ -17,6 +21,8 @@ _IMAGE = (
     *("image", "img", "bytes", "image_bytes"),
     *("path", "image_path", "filepath", "file_path", "file", "file_name", "filename"),
 )
+_SHORTEST = 60
+"""Characters of the shortest image in base64."""
 _LABEL = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 
 
@@ -49,18 +55,30 @@ def _pick(available: Sequence[str], named: str | None, common: Sequence[str], ro
 
 
 def to_row(image: Any, label: Any, where: str, folder: Path | None, split: str = "") -> Row:
-    """One row from its cells. `image` is a path relative to `folder`, encoded bytes, or a struct of bytes and path.
+    """One row from its cells.
 
-    Raises `UserError`, which names the row by `where`, if `image` is anything else, such as a URL or an empty cell.
+    Args:
+        image: a path relative to `folder`, a `file:` or `data:` URL, an encoded image (as bytes, a list of numbers or
+            base64), or a struct of bytes and path.
+        where: the row, for messages.
+
+    Raises:
+        UserError: `image` is anything else, such as another URL or an empty cell; or the label is empty.
     """
     label = _label(label, where)
     if isinstance(image, dict) and image.keys() & {"bytes", "path"}:
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, list | tuple) and image and all(isinstance(n, int) and 0 <= n < 256 for n in image):
+        image = bytes(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return Row(label, where, bytes(image), split)
     if not isinstance(image, str) or not image.strip():
         problem = "no image" if image is None or isinstance(image, str) else f"an image of type {type(image).__name__}"
         raise UserError(f"{where} has {problem}.", "An image is a path, or the bytes of an image file.")
+    if (data := _within_text(image, where)) is not None:
+        return Row(label, where, data, split)
+    if image.startswith("file:"):
+        image = url2pathname(urlsplit(image).path)
     if "://" in image:
         raise UserError(f"{where} has a URL, which Lensmith doesn't download: {image}", "Download the images first.")
     _check_text(image, where)
@@ -69,16 +87,32 @@ def to_row(image: Any, label: Any, where: str, folder: Path | None, split: str =
         raise UserError(
             f"{where} has a relative path, but there is no folder it could be relative to: {image}", "Store the bytes."
         )
-    return Row(label, str(path if folder is None else folder / path), split=split)
+    path = path if folder is None else folder / path
+    if "\\" in image and folder is not None and not os.path.exists(path):  # written on Windows
+        other = folder / image.replace("\\", "/")
+        path = other if os.path.exists(other) else path
+    return Row(label, str(path), split=split)
 
 
-def to_split(value: Any, where: str) -> str:
-    """The split that a cell of a `split` column names; empty for an empty cell. Raises `UserError`."""
-    if value is None or not str(value).strip():
-        return ""
-    if split := split_name(str(value)):
-        return split
-    raise UserError(f"{where} has the split {value!r}.", "Use train, validation or test.")
+_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")
+"""How the files of PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
+
+
+def _within_text(text: str, where: str) -> bytes | None:
+    """The bytes of an image that is written as text, a `data:` URL or base64; None for a path."""
+    body = text
+    if text.startswith("data:"):
+        kind, _, body = text.partition(",")
+        if not kind.endswith(";base64"):
+            raise UserError(f"{where} has a data: URL that isn't base64.", "Store the image as base64.")
+    elif len(text) < _SHORTEST or not text.startswith(_BASE64_STARTS):
+        return None
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except ValueError:  # also for text that isn't ASCII
+        if body is text:
+            return None
+        raise UserError(f"{where} has a data: URL that is damaged.", "Export the table again.") from None
 
 
 def _label(value: Any, where: str) -> str | int:

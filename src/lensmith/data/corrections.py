@@ -6,11 +6,11 @@ it becomes the image's label; if it is empty, the image is removed. Unedited row
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lensmith.data.dataset import ImageDataset, Split, content_of
+from lensmith.data.text_tables import rows_of
 from lensmith.errors import UserError, nearest
 
 COLUMNS = ("id", "was", "label")
@@ -35,7 +35,7 @@ def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
         UserError: the table can't be read or lacks a column; it names a label or an image that doesn't exist; or the
             dataset gives an image a label other than the one in the column `was`.
     """
-    changes = {change.content: change for change in _changes(path, dataset.labels) if change.was != change.label}
+    changes = {change.content: change for change in _changes(path, dataset.labels)}
     present = {content for split in dataset.splits for content in split.contents}
     if missing := sorted(set(changes) - present):
         raise UserError(
@@ -56,25 +56,31 @@ def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
 
 
 def _changes(path: Path, labels: tuple[str, ...]) -> list[_Change]:
+    """One change for each image whose row was edited."""
+    changes: dict[str, tuple[int, _Change]] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (rows.fieldnames or [])]
-            if missing:
+        for k, row in rows_of(path):
+            if missing := [column for column in COLUMNS if column not in row]:
                 raise UserError(
                     f"The corrections {path} have no column {missing[0]!r}.",
                     f"The table needs the columns {', '.join(COLUMNS)}.",
                 )
-            changes = []
-            for k, row in enumerate(rows, 2):
-                image_id, was, label = ((row[column] or "").strip() for column in COLUMNS)
-                if label and label not in labels:
-                    hint = nearest(label, labels) or f"The labels are: {', '.join(labels[:10])}."
-                    raise UserError(f"Line {k} of {path} has the label {label!r}, which no image has.", hint)
-                changes.append(_Change(content_of(image_id), was, label))
-            return changes
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The corrections {path} can't be read: {error}.", "Save the table as CSV in UTF-8.") from None
+            image_id, was, label = (row[column].strip() for column in COLUMNS)
+            if label and label not in labels:
+                hint = nearest(label, labels) or f"The labels are: {', '.join(labels[:10])}."
+                raise UserError(f"Line {k} of {path} has the label {label!r}, which no image has.", hint)
+            if was == label:
+                continue
+            change = _Change(content_of(image_id), was, label)
+            line, other = changes.setdefault(change.content, (k, change))
+            if other.label != label:
+                raise UserError(
+                    f"Lines {line} and {k} of {path} correct one image differently: {other.label!r} and {label!r}.",
+                    "Keep one of them.",
+                )
+    except OSError as error:
+        raise UserError(f"The corrections {path} can't be read: {error.strerror}.", "Check the path.") from None
+    return [change for _, change in changes.values()]
 
 
 def _corrected(split: Split, changes: dict[str, _Change]) -> Split:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +25,13 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+"""Photos of phones, which are read if pillow-heif is installed (`pip install 'lensmith[heic]'`)."""
+UNREADABLE_SUFFIXES = frozenset(
+    {".dcm", ".svg", ".psd", ".xcf", ".eps", ".ai", ".jxl", ".exr", ".hdr", ".tga", ".fits", ".nii", ".mrxs", ".svs"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
+"""Kinds of images that Lensmith doesn't read."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -82,7 +90,10 @@ def decode_image(
     except (Image.DecompressionBombError, MemoryError):
         raise ImageError(f"The image {name} is too large to decode safely.", "Scale it down.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"The file {name} isn't an image that can be read.", "Remove or replace it.") from None
+        hint = "Remove or replace it."
+        if Path(name).suffix.lower() in HEIF_SUFFIXES and not reads_heif():
+            hint = "To read photos of phones, run: pip install 'lensmith[heic]'."
+        raise ImageError(f"The file {name} isn't an image that can be read.", hint) from None
     # On a damaged file, Pillow's decoders raise almost anything: SyntaxError, struct.error, KeyError, ...
     except Exception as error:
         raise ImageError(
@@ -115,9 +126,36 @@ def list_images(path: str | Path) -> list[Path]:
     return images
 
 
-def is_image(path: Path) -> bool:
-    """Whether `path` has the extension of an image file."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def suffix_of(path: Path | str) -> str:
+    """The extension of a file's name in lower case, with its dot; empty if there is none."""
+    name = (
+        path if isinstance(path, str) else path.name
+    )  # twice as fast as `os.path.splitext`, which is called per image
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
+def is_image(path: Path | str) -> bool:
+    """Whether `path` has the extension of an image file that can be read."""
+    suffix = suffix_of(path)
+    return suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and reads_heif())
+
+
+def is_unreadable_image(path: Path | str) -> bool:
+    """Whether `path` has the extension of an image of a kind that can't be read here."""
+    suffix = suffix_of(path)
+    return suffix in UNREADABLE_SUFFIXES or (suffix in HEIF_SUFFIXES and not reads_heif())
+
+
+@cache
+def reads_heif() -> bool:
+    """Whether pillow-heif is installed. If it is, Pillow reads its formats from now on."""
+    try:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _opened(source: bytes | Path, name: str) -> BinaryIO:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lensmith.errors import UserError
+
+EMPTY = "empty"
+_OF_SYSTEMS = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}
+"""Folders of network drives, Windows, macOS and Linux. They contain thumbnails and deleted images."""
 
 
 def existing(location: str) -> Path:
@@ -26,16 +30,46 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
 
 def walk(root: Path) -> Iterator[Path]:
     """All files below `root` in natural order, streamed. Follows links to folders, except links back to a parent."""
-    for folder, folders, files in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        folders[:] = sorted((f for f in folders if not _is_loop(os.path.join(folder, f), here)), key=natural_key)
-        for file in sorted(files, key=natural_key):
+    for folder, _, files in walk_folders(root):
+        for file in files:
             yield Path(folder, file)
 
 
+def walk_folders(
+    root: Path, odd: Callable[[Path, str], None] | None = None, ordered: bool = True
+) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """The folders below `root` that can be listed, streamed: path, names from the root to it, and its files.
+
+    With millions of files, a `Path` for each would take longer than reading them.
+
+    Args:
+        odd: called with each folder without files that would otherwise go unnoticed, and why: `EMPTY`, or the system's
+            reason for not listing it.
+        ordered: whether folders and files are in natural order.
+    """
+    odd = odd or (lambda folder, reason: None)
+    start = len(root.parts)
+    for folder, folders, files in os.walk(
+        root, followlinks=True, onerror=lambda error: odd(Path(error.filename), error.strerror or "unknown")
+    ):
+        if not folders and not files:
+            odd(Path(folder), EMPTY)
+        here = os.path.realpath(folder)
+        folders[:] = [name for name in folders if not _is_loop(os.path.join(folder, name), here)]
+        if ordered:
+            folders.sort(key=natural_key)
+            files.sort(key=natural_key)
+        yield folder, Path(folder).parts[start:], files
+
+
+def is_hidden_name(name: str) -> bool:
+    """Whether a file or folder with this name is hidden or made by a system for itself."""
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
+
+
 def is_hidden(path: Path, root: Path) -> bool:
-    """Whether `path`, or a folder between it and `root`, is hidden."""
-    return any(name.startswith(".") for name in path.relative_to(root).parts)
+    """Whether `path`, or a folder between it and `root`, is hidden or made by a system for itself."""
+    return any(map(is_hidden_name, path.relative_to(root).parts))
 
 
 def visible_files(root: Path) -> dict[str, Path]:

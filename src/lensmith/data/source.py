@@ -13,19 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lensmith.config.options import SplitName
 from lensmith.errors import UserError
-
-SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +22,8 @@ class Row:
     """One labelled image.
 
     `source` is the path of the image file; if `data` holds the encoded image instead, `source` says where that came
-    from. An `int` label is an index into the class names, if there are any. `split` is one of `SPLITS`, or empty if
-    the source doesn't assign one.
+    from. An `int` label is an index into the class names, if there are any. `split` is one of `splits.SPLITS`, or empty
+    if the source doesn't assign one.
     """
 
     label: str | int
@@ -72,20 +61,19 @@ class Files:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns the user named; `None` means guess."""
+    """What the user named: columns of a table, and splits by the source's own names for them. `None` means guess."""
 
     image: str | None = None
     label: str | None = None
+    split: str | None = None
+    """Empty if no column is one."""
+    splits: Mapping[SplitName, list[str] | str] | None = None
+    """The names of each split in the source: folders, cells of the split column, or splits of a hub dataset."""
 
 
-def split_name(word: str) -> str:
-    """`train`, `validation` or `test` for a common name of it (`val`, `dev`, `Testing`, ...), else an empty string."""
-    return _SPLIT_NAMES.get(word.strip().casefold(), "")
-
-
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """`"1 image"`, `"2,000 images"`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def pnm(pixels: Any) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from lensmith.data import open_dataset
+from lensmith.data import ImageDataset, open_dataset
 from lensmith.data.source import Columns
 from lensmith.data.sources import needed_files
 from lensmith.errors import UserError
@@ -133,3 +133,50 @@ def test_the_needed_files_of_a_folder_of_parquet_files(tmp_path: Path) -> None:
     (folder / "README.md").write_text("x")
     assert names(folder) == {"data/train-0.parquet", "data/test-0.parquet"}
     assert_same_elsewhere(folder, tmp_path / "elsewhere")
+
+
+def described(dataset: ImageDataset) -> list[list[tuple[str, str]]]:
+    return [sorted(zip(split.ids, split.labels, strict=True)) for split in dataset.splits]
+
+
+def published(folder: Path, tables: datasets.DatasetDict, layout: str) -> Path:
+    """A Parquet copy as the hub has it."""
+    for name, table in tables.items():
+        path = folder / layout.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(str(path))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "layout", ["data/{}-00000-of-00001.parquet", "default/{}/0000.parquet", "data/{}-00000-of-00001-0a1b.parquet"]
+)
+def test_all_copies_of_a_dataset_give_the_same_splits(tmp_path: Path, layout: str) -> None:
+    tables = all_splits() | {"extra": rows(3, 40), "train_2": rows(3, 50)}
+    datasets.DatasetDict(tables).save_to_disk(str(tmp_path / "saved"))
+    copies = [tmp_path / "saved", published(tmp_path / "parquet", tables, layout)]
+    saved, parquet = (open_dataset(f"hub:{copy}", test=0) for copy in copies)
+    assert described(saved) == described(parquet)
+    assert [len(split) for split in parquet.splits] == [8, 2, 0]
+    for dataset in (saved, parquet):
+        assert "Splits of the dataset that aren't used: extra, train_2, unsupervised." in dataset.notes
+    splits: Any = {"train": ["train", "extra"], "test": "valid"}
+    saved, parquet = (open_dataset(f"hub:{copy}", validation=0, splits=splits) for copy in copies)
+    assert described(saved) == described(parquet)
+    assert [len(split) for split in parquet.splits] == [11, 0, 2]
+
+
+def test_a_split_column_within_a_dataset_is_used_in_all_copies(tmp_path: Path) -> None:
+    table = rows(8).add_column("fold", ["train"] * 6 + ["test"] * 2)
+    table.save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "parquet").mkdir()
+    table.to_parquet(str(tmp_path / "parquet" / "all.parquet"))
+    saved, parquet = (open_dataset(f"hub:{tmp_path / name}", validation=0) for name in ("saved", "parquet"))
+    assert described(saved) == described(parquet)
+    assert [len(split) for split in saved.splits] == [6, 0, 2]
+
+
+def test_files_of_which_only_some_name_a_split_are_refused(tmp_path: Path) -> None:
+    tables = datasets.DatasetDict({"train": rows(4), "birds": rows(4, 10)})
+    with pytest.raises(UserError, match=r"say by their names which split they are \(train\), and others don't"):
+        open_dataset(f"hub:{published(tmp_path, tables, '{}.parquet')}")

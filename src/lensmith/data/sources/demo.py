@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from lensmith.data.build import content_id, held_out
+from lensmith.data.build import content_id
+from lensmith.data.holdout import held_out
 from lensmith.data.source import Columns, Files, Row, Source, pnm
 from lensmith.data.sources.table import parquet_rows
 from lensmith.errors import UserError, nearest
@@ -28,7 +29,7 @@ def recognises(path: Path) -> bool:
 def read(location: str, columns: Columns) -> Source:
     """The demo called `location`. Raises `UserError` for an unknown name."""
     if location == "fashion":
-        rows = (parquet_rows(_FILES / f"fashion_{split}.parquet", Columns(), split) for split in ("train", "test"))
+        rows = (parquet_rows(_FILES / f"fashion_{split}.parquet", Columns(), [], split) for split in ("train", "test"))
         return Source(chain.from_iterable(rows), names=FASHION)
     if location == "digits":
         return Source(_digits())

@@ -1,21 +1,23 @@
-"""`folder:PATH`: one folder of images per class, with or without train, validation and test folders above them.
+"""`folder:PATH`: one folder of images per class, with or without train, validation and test folders; see `layout`.
 
 Lensmith walks the folder itself. The `imagefolder` builder of `datasets` drops the label if there is only one class
 folder, and its caching rules are hard to predict.
 
-An image belongs to the folder directly below the root (or below its train, validation or test folder), however deeply
-it is nested: `cats/2024/tom.jpg` belongs to `cats`.
+An image belongs to the class folder that it is in, however deeply it is nested: `cats/2024/tom.jpg` belongs to `cats`.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lensmith.data.images import IMAGE_SUFFIXES, is_image
-from lensmith.data.paths import existing, is_hidden, visible_files, walk
-from lensmith.data.source import Columns, Files, Row, Source, count, split_name
+from lensmith.data.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image, is_unreadable_image, suffix_of
+from lensmith.data.layout import Layout, Place, Tree, layout_of
+from lensmith.data.paths import EMPTY, existing, is_hidden, is_hidden_name, visible_files, walk_folders
+from lensmith.data.source import Columns, Files, Row, Source, count
 from lensmith.errors import UserError
 
 
@@ -25,24 +27,33 @@ def recognises(path: Path) -> bool:
 
 
 def read(location: str, columns: Columns) -> Source:
-    """The images of all class folders. Raises `UserError` if there are none, or the layout is ambiguous."""
+    """The images of all class folders.
+
+    Raises:
+        UserError: there are none; the layout is ambiguous; or a class folder can't be listed, or none of its images
+            can be read.
+    """
     root = _root(location)
-    images, notes = _survey(root)
-    if not images:
+    found = _survey(root)
+    if not found.images:
+        kinds = ", ".join(sorted({suffix for kinds in found.unreadable.values() for suffix in kinds}))
+        hint = _how_to_read(kinds) if kinds else "Put each class in a separate folder."
         raise UserError(
-            f"No images in the folder {root}.",
-            f"Put each class in a separate folder. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
+            f"No images in the folder {root}{f' that can be read ({kinds})' if kinds else ''}.",
+            f"{hint} Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
         )
-    depth = 1 if _has_splits(root, images) else 0
-    stray = sum(number for (_, folders), number in images.items() if folders <= depth)
-    if stray == images.total():
+    layout = layout_of(root, Tree(found.images), columns.splits)
+    outside = sum(number for place, number in found.images.items() if not layout.of(place))
+    if outside == found.images.total():
+        more = ", or write data.splits={} if these folders are classes" if any(layout.tops.values()) else ""
         raise UserError(
             f"The images in {root} aren't in class folders.",
-            "Put the images of each class in a folder that has the name of the class.",
+            f"Put the images of each class in a folder that has the name of the class{more}.",
         )
-    if stray:
-        notes.append(f"Outside any class folder, ignored: {count(stray, 'image')}.")
-    return Source(_rows(root, depth), notes=notes)
+    notes = [*found.notes(root, layout), *layout.notes]
+    if outside and not layout.notes:
+        notes.append(f"Outside any class folder, ignored: {count(outside, 'image')}.")
+    return Source(_rows(root, layout), notes=notes)
 
 
 def files(location: str, columns: Columns) -> Files | None:
@@ -57,55 +68,94 @@ def _root(location: str) -> Path:
     return root
 
 
-def _rows(root: Path, depth: int) -> Iterator[Row]:
-    for path in walk(root):
-        names = path.relative_to(root).parts
-        if is_image(path) and not is_hidden(path, root) and len(names) > depth + 1:
-            yield Row(names[depth], str(path), split=split_name(names[0]) if depth else "")
+def _rows(root: Path, layout: Layout) -> Iterator[Row]:
+    for folder, place, files in walk_folders(root):
+        if any(map(is_hidden_name, place)) or not (found := layout.of(place)):
+            continue
+        label, split = found
+        for name in files:
+            if is_image(name) and not is_hidden_name(name):
+                yield Row(label, os.path.join(folder, name), split=split)
 
 
-Survey = Counter[tuple[str, int]]
-"""Number of images by top-level folder ("" for none) and by how many folders below the root they are: 0, 1, or 2 for
-two or more."""
+@dataclass
+class _Survey:
+    """What a first walk finds, which keeps no paths of images."""
+
+    images: Counter[Place] = field(default_factory=Counter)
+    """Number of images directly in each folder."""
+    unreadable: dict[Place, Counter[str]] = field(default_factory=dict)
+    """Extensions of images of a kind that can't be read, in each folder."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Extensions of other files."""
+    hidden: int = 0
+    folders: dict[Path, str] = field(default_factory=dict)
+    """Folders without files, and why."""
+
+    def notes(self, root: Path, layout: Layout) -> list[str]:
+        """Sentences on what isn't used. Raises `UserError` if a class would lose all its images."""
+        classes = {found[0] for place in self.images if (found := layout.of(place))}
+        for folder, reason in self.folders.items():
+            label = layout.of(folder.relative_to(root).parts)
+            if reason != EMPTY and label and label[0] not in classes:
+                raise UserError(f"The class folder {folder} can't be listed: {reason}.", "Check its permissions.")
+        for place, kinds in self.unreadable.items():
+            label = layout.of(place)
+            if label and label[0] not in classes:
+                suffixes = ", ".join(kinds)
+                raise UserError(
+                    f"None of the images of the class {label[0]!r} can be read: {root.joinpath(*place)} has "
+                    f"{count(kinds.total(), 'file')} that end in {suffixes}.",
+                    f"{_how_to_read(suffixes)} Or move the folder elsewhere.",
+                )
+        notes = []
+        unlisted = {folder: reason for folder, reason in self.folders.items() if reason != EMPTY}
+        if unlisted:
+            folder, reason = next(iter(unlisted.items()))
+            notes.append(
+                f"Can't be listed, ignored: {count(len(unlisted), 'folder')}, for example {folder} ({reason})."
+            )
+        if empty := [str(folder.relative_to(root)) for folder in self.folders if folder not in unlisted]:
+            shown = ", ".join(empty[:5]) + ", ..." * (len(empty) > 5)
+            notes.append(f"Empty, ignored: {count(len(empty), 'folder')} ({shown}).")
+        others = self.others + sum(self.unreadable.values(), Counter[str]())
+        if others:
+            extensions = ", ".join(extension for extension, _ in others.most_common(5))
+            notes.append(f"Not images by their extension, ignored: {count(others.total(), 'file')} ({extensions}).")
+        if self.hidden:
+            notes.append(f"Hidden, ignored: {count(self.hidden, 'file')}.")
+        return notes
 
 
-def _survey(root: Path) -> tuple[Survey, list[str]]:
-    """Count the images in a first walk that keeps no paths; and notes on the files that aren't images."""
-    images: Survey = Counter()
-    others: Counter[str] = Counter()
-    hidden = 0
-    for path in walk(root):
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"A file name isn't valid UTF-8: {str(path)!r}", "Rename the file or its folder.") from None
-        names = path.relative_to(root).parts
-        if is_hidden(path, root):
-            hidden += 1
-        elif is_image(path):
-            images[names[0] if len(names) > 1 else "", min(len(names) - 1, 2)] += 1
-        else:
-            others[path.suffix.lower() or "no extension"] += 1
-    notes = []
-    if others:
-        extensions = ", ".join(extension for extension, _ in others.most_common(5))
-        notes.append(f"Not images by their extension, ignored: {count(others.total(), 'file')} ({extensions}).")
-    if hidden:
-        notes.append(f"Hidden, ignored: {count(hidden, 'file')}.")
-    return images, notes
+def _survey(root: Path) -> _Survey:
+    found = _Survey()
+
+    def odd(folder: Path, reason: str) -> None:
+        if folder != root and not is_hidden(folder, root):
+            found.folders[folder] = reason
+
+    for folder, place, files in walk_folders(root, odd, ordered=False):
+        if any(map(is_hidden_name, place)):
+            found.hidden += len(files)
+            continue
+        for name in files:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                path = os.path.join(folder, name)
+                raise UserError(f"A file name isn't valid UTF-8: {path!r}", "Rename the file or its folder.") from None
+            if is_hidden_name(name):
+                found.hidden += 1
+            elif is_image(name):
+                found.images[place] += 1
+            elif is_unreadable_image(name):
+                found.unreadable.setdefault(place, Counter())[suffix_of(name)] += 1
+            else:
+                found.others[suffix_of(name) or "no extension"] += 1
+    return found
 
 
-def _has_splits(root: Path, images: Survey) -> bool:
-    """Whether the folders of `root` are train, validation and test splits rather than classes."""
-    folders = {name for name, _ in images if name}
-    named_as_split = {name for name in folders if split_name(name)}
-    if folders and named_as_split == folders:
-        return True
-    # A folder `train` full of images beside `bus` is a class of vehicles; one that contains only folders is a split.
-    if splits := sorted(name for name in named_as_split if (name, 1) not in images):
-        other = min(folders - named_as_split)
-        raise UserError(
-            f"{root} has both splits ({', '.join(splits)}) and other folders ({other!r}).",
-            "At the top, keep either only train, validation and test folders or only class folders.",
-        )
-    return False
+def _how_to_read(suffixes: str) -> str:
+    if HEIF_SUFFIXES & set(suffixes.split(", ")):
+        return "To read photos of phones, run: pip install 'lensmith[heic]'."
+    return "Convert them to JPEG or PNG."

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lensmith.data.columns import pick, to_row
 from lensmith.data.paths import visible_files
-from lensmith.data.source import Columns, Files, Row, Source, count, split_name
-from lensmith.data.sources.table import parquet_names, parquet_rows
+from lensmith.data.source import Columns, Files, Row, Source, count
+from lensmith.data.sources.table import UNLABELLED, parquet_names, parquet_rows
+from lensmith.data.split_column import Cells, SplitColumn, split_column
+from lensmith.data.splits import meaning_of, split_like, split_name
 from lensmith.errors import UserError
 from lensmith.hub.errors import explain
 
@@ -39,8 +41,11 @@ def read(location: str, columns: Columns) -> Source:
         raise UserError(
             f"{path} isn't a local copy of a hub dataset.", "It needs Parquet files, or what save_to_disk writes."
         )
-    rows = chain.from_iterable(parquet_rows(file, columns, _file_split(file.relative_to(path))) for file in tables)
-    return Source(rows, names=parquet_names(tables[0], columns))
+    of_file = {file: _split_of(file.relative_to(path)) for file in tables}
+    meaning, notes = _used(of_file.values(), columns, str(path))
+    used = [file for file in tables if not meaning or of_file[file] in meaning]
+    rows = chain.from_iterable(parquet_rows(file, columns, notes, meaning.get(of_file[file])) for file in used)
+    return Source(rows, names=parquet_names(used[0], columns), notes=notes)
 
 
 def files(location: str, columns: Columns) -> Files | None:
@@ -62,9 +67,29 @@ def _saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def _file_split(path: Path) -> str:
-    """The split that a file's name or folder refers to, as in `data/train-00000-of-00002.parquet`."""
-    return next(filter(None, map(split_name, reversed(re.split(r"[-_./\\]", str(path))))), "")
+def _split_of(path: Path) -> str:
+    """What the split of a Parquet file is called: `train` in `data/train-00000-of-00002.parquet`, `extra` in
+    `extra/0000.parquet`; empty if the name says nothing."""
+    if shard := re.match(r"(.+?)[-_]\d{4,}-of-\d{4,}", path.name):
+        return shard[1]
+    if re.fullmatch(r"(part-)?\d+.*", path.stem) and len(path.parts) > 1:
+        return path.parts[-2]
+    return path.stem if split_like(path.stem) else next(filter(split_name, reversed(path.parts[:-1])), "")
+
+
+def _used(names: Iterable[str], columns: Columns, where: str) -> tuple[dict[str, str], list[str]]:
+    """The split that each name means, with a note on the names that aren't used; empty if none means a split."""
+    meaning = meaning_of(names, columns.splits, where)
+    if not meaning.splits or columns.split is not None:
+        return {}, []
+    if "" in meaning.unused:
+        raise UserError(
+            f"Some Parquet files of {where} say by their names which split they are ({', '.join(meaning.splits)}), and "
+            "others don't.",
+            'Name them all, such as train-1.parquet, or write "data.split_column=" to use no splits.',
+        )
+    unused = f"Splits of the dataset that aren't used: {', '.join(sorted(meaning.unused))}."
+    return meaning.splits, [unused] if meaning.unused else []
 
 
 def _download(name: str) -> Any:
@@ -80,31 +105,50 @@ def _download(name: str) -> Any:
 def _loaded(dataset: Any, columns: Columns, name: str) -> Source:
     """The rows of a `Dataset`, or of the train, validation and test splits in a `DatasetDict`."""
     tables = {str(key): table for key, table in dataset.items()} if isinstance(dataset, dict) else {"": dataset}
-    used = {key: table for key, table in tables.items() if not key or split_name(key)}
-    if not used:
-        raise UserError(f"{name} has no train, validation or test split.", f"It has: {', '.join(tables)}.")
-    unused = sorted(tables.keys() - used.keys())
-    notes = [f"Splits of the dataset that aren't used: {', '.join(unused)}."] if unused else []
+    meaning, notes = _used([key for key in tables if key], columns, name)
+    if not meaning and "" not in tables and columns.split is None:
+        raise UserError(
+            f"{name} has no train, validation or test split.",
+            f"It has: {', '.join(tables)}. Say which is which, as in data.splits={{train: {next(iter(tables))}}}.",
+        )
+    used = {key: table for key, table in tables.items() if not meaning or key in meaning}
     first = next(iter(used.values()))
     class_names = getattr(first.features[pick(first.column_names, columns, name).label], "names", None)
-    rows = chain.from_iterable(_rows(table, columns, name, split_name(key), notes) for key, table in used.items())
+    rows = chain.from_iterable(_rows(table, columns, name, meaning.get(key), notes) for key, table in used.items())
     return Source(rows, names=tuple(class_names) if class_names else None, notes=notes)
 
 
-def _rows(dataset: Any, columns: Columns, name: str, split: str, notes: list[str]) -> Iterator[Row]:
+def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: list[str]) -> Iterator[Row]:
     from datasets import ClassLabel, Image
 
-    name = f"{name} {split}".rstrip()
+    name = f"{name} {split or ''}".rstrip()
     image, label = pick(dataset.column_names, columns, name)
+    column = _split_column(dataset, columns, name) if split is None else None
+    if column and column.note:
+        notes.append(column.note)
     if isinstance(dataset.features[image], Image):
         dataset = dataset.cast_column(image, Image(decode=False))
     numbered = isinstance(dataset.features[label], ClassLabel)
     unlabelled = 0
     # `with_format(None)`, because a saved copy may be set to return tensors.
-    for i, record in enumerate(dataset.select_columns([image, label]).with_format(None), 1):
-        if numbered and record[label] == -1:  # how hub datasets mark a test set whose labels aren't published
+    more = [column.name] if column else []
+    for i, record in enumerate(dataset.select_columns([image, label, *more]).with_format(None), 1):
+        if numbered and record[label] == UNLABELLED:
             unlabelled += 1
             continue
-        yield to_row(record[image], record[label], f"{name} row {i}", None, split)
+        of_row = column.of(record[column.name]) if column else split or ""
+        if of_row is not None:
+            yield to_row(record[image], record[label], f"{name} row {i}", None, of_row)
     if unlabelled:
         notes.append(f"Without a label in {name}, ignored: {count(unlabelled, 'image')}.")
+
+
+def _split_column(dataset: Any, columns: Columns, name: str) -> SplitColumn | None:
+    """The column of a dataset that holds the splits. Raises `UserError` as `split_column` does."""
+    cells = Cells()
+    for column in dataset.column_names:
+        kind = str(getattr(dataset.features[column], "dtype", ""))
+        if column not in pick(dataset.column_names, columns, name) and re.match(r"(large_)?string|u?int|bool", kind):
+            for cell in dataset.with_format(None).unique(column):
+                cells.add(column, cell)
+    return split_column(cells, columns, name)

@@ -1,25 +1,28 @@
 """`table:PATH`: a CSV, TSV, JSON Lines or Parquet file with an image and a label in each row.
 
 The image is a path relative to the table's folder; in Parquet it may also be the bytes of an image file. An optional
-column `split` contains train, validation or test. Rows are streamed, so a table never has to fit in memory.
+column holds the split (`split_column`). Rows are streamed, so a table never has to fit in memory.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lensmith.data.columns import pick, to_row, to_split
+from lensmith.data.columns import pick, to_row
 from lensmith.data.paths import existing
-from lensmith.data.source import Columns, Files, Row, Source, damaged
+from lensmith.data.source import Columns, Files, Row, Source, count, damaged
+from lensmith.data.split_column import PATH, Cells, SplitColumn, split_column, split_folder
+from lensmith.data.text_tables import open_text, rows_of
 from lensmith.errors import UserError
 
 _SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
+
+UNLABELLED = -1
+"""The number with which hub datasets mark the images of a test set whose labels aren't published."""
 
 
 def recognises(path: Path) -> bool:
@@ -32,9 +35,10 @@ def read(location: str, columns: Columns) -> Source:
     path = existing(location)
     if not recognises(path):
         raise UserError(f"{location} isn't a table.", f"A table ends in {', '.join(sorted(_SUFFIXES))}.")
+    notes: list[str] = []
     if path.suffix.lower() == ".parquet":
-        return Source(parquet_rows(path, columns), names=parquet_names(path, columns))
-    return Source(_text_rows(path, columns))
+        return Source(parquet_rows(path, columns, notes), names=parquet_names(path, columns), notes=notes)
+    return Source(_text_rows(path, columns, notes), notes=notes)
 
 
 def files(location: str, columns: Columns) -> Files | None:
@@ -55,27 +59,65 @@ def files(location: str, columns: Columns) -> Files | None:
     return Files.beside(location, paths)
 
 
-def parquet_rows(path: Path, columns: Columns, split: str = "") -> Iterator[Row]:
-    """The rows of one Parquet file. They belong to `split` if the file has no `split` column."""
+def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | None = None) -> Iterator[Row]:
+    """The rows of one Parquet file.
+
+    Args:
+        notes: where sentences on the split, and on rows without a label, are added.
+        split: the split of all of them; None to look for it in a column.
+    """
+    names = list(pick(_parquet(path).schema_arrow.names, columns, path.name))
+    numbered, unlabelled = parquet_names(path, columns) is not None, 0
+    column = parquet_split(path, columns) if split is None else None
+    if column and column.note:
+        notes.append(column.note)
+    more = [column.name] if column and column.name != PATH else []
+    number = 0
+    for batch in _batches(path, [*names, *more], size=64):  # small, because a row may contain a large image
+        for image, label, *rest in zip(*(batch.column(name).to_pylist() for name in [*names, *more]), strict=True):
+            number += 1
+            where = f"{path.name} row {number}"
+            if numbered and label == UNLABELLED:
+                unlabelled += 1
+                continue
+            of_row = column.of(rest[0] if rest else split_folder(image)) if column else split or ""
+            if of_row is not None:
+                yield to_row(image, label, where, path.parent, of_row)
+    if unlabelled:
+        notes.append(f"Without a label in {path.name}, ignored: {count(unlabelled, 'image')}.")
+
+
+def parquet_split(path: Path, columns: Columns) -> SplitColumn | None:
+    """The column of a Parquet file that holds the splits. Raises `UserError` as `split_column` does."""
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-    file = _parquet(path)
-    available = file.schema_arrow.names
-    names = list(pick(available, columns, path.name))
-    if split_column := _split_column(available):
-        names.append(split_column)
-    number = 0
-    # The batches are small because a row may contain a large image.
-    batches = file.iter_batches(batch_size=64, columns=names)
+    schema = _parquet(path).schema_arrow
+    image, label = pick(schema.names, columns, path.name)
+    cells = Cells()
+    t = pa.types
+    kinds = (t.is_string, t.is_large_string, t.is_integer, t.is_boolean, t.is_dictionary)
+    few = [f.name for f in schema if f.name not in (image, label) and any(is_kind(f.type) for is_kind in kinds)]
+    for batch in _batches(path, few, size=10_000) if few else ():
+        for name in few:
+            for cell in batch.column(name).unique().to_pylist():
+                cells.add(name, cell)
+    if t.is_string(schema.field(image).type) or t.is_large_string(schema.field(image).type):
+        for batch in _batches(path, [image], size=10_000):
+            for cell in batch.column(0).to_pylist():
+                cells.add_path(cell)
+    return split_column(cells, columns, path.name)
+
+
+def _batches(path: Path, names: list[str], size: int) -> Iterator[Any]:
+    import pyarrow as pa
+
+    batches = _parquet(path).iter_batches(batch_size=size, columns=names)
     while True:
         with damaged(path, "a Parquet file", pa.ArrowException, OSError):
             batch = next(batches, None)
         if batch is None:
             return
-        for image, label, *rest in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
-            number += 1
-            where = f"{path.name} row {number}"
-            yield to_row(image, label, where, path.parent, to_split(rest[0], where) if rest else split)
+        yield batch
 
 
 def parquet_names(path: Path, columns: Columns) -> tuple[str, ...] | None:
@@ -97,43 +139,34 @@ def _parquet(path: Path) -> Any:
         return pq.ParquetFile(path)
 
 
-def _text_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    records = _json_records(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv_records(path)
-    first = next(records, None)
+def _text_rows(path: Path, columns: Columns, notes: list[str]) -> Iterator[Row]:
+    first = next(_records(path), None)
     if first is None:
         return
     image, label = pick(list(first), columns, path.name)
-    split_column = _split_column(list(first))
-    for number, record in enumerate(chain([first], records), 1):
-        where = f"{path.name} row {number}"
-        split = to_split(record.get(split_column), where) if split_column else ""
-        yield to_row(record.get(image), record.get(label), where, path.parent, split)
+    cells = Cells()
+    for record in _records(path):  # a first walk, since only later rows may say that there are splits
+        for name, cell in record.items():
+            if name not in (image, label):
+                cells.add(name, cell)
+        cells.add_path(record.get(image))
+    column = split_column(cells, columns, path.name)
+    if column and column.note:
+        notes.append(column.note)
+    for number, record in enumerate(_records(path), 1):
+        split: str | None = ""
+        if column:
+            split = column.of(split_folder(record.get(image)) if column.name == PATH else record.get(column.name))
+        if split is not None:
+            yield to_row(record.get(image), record.get(label), f"{path.name} row {number}", path.parent, split)
 
 
-def _split_column(available: list[str]) -> str | None:
-    return next((name for name in available if name.strip().casefold() == "split"), None)
-
-
-def _csv_records(path: Path) -> Iterator[dict[str, Any]]:
-    # utf-8-sig, because spreadsheets write a byte order mark, which would become part of a column name.
-    with (
-        damaged(path, "a UTF-8 table", UnicodeDecodeError, csv.Error),
-        open(path, encoding="utf-8-sig", newline="") as f,
-    ):
-        header = f.readline()
-        f.seek(0)
-        # In many countries, spreadsheets separate cells by semicolons, because the comma is the decimal separator.
-        separator = "\t" if path.suffix.lower() == ".tsv" else next((mark for mark in ",;\t" if mark in header), ",")
-        for number, record in enumerate(csv.DictReader(f, delimiter=separator), 1):
-            if None in record:  # DictReader's key for extra cells
-                raise UserError(
-                    f"{path.name} row {number} has more cells than the header.", "Quote cells that contain commas."
-                )
-            yield record
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    return _json_records(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else (row for _, row in rows_of(path))
 
 
 def _json_records(path: Path) -> Iterator[dict[str, Any]]:
-    with damaged(path, "a UTF-8 table", UnicodeDecodeError), open(path, encoding="utf-8-sig") as f:
+    with damaged(path, "a table of text", UnicodeDecodeError), open_text(path) as f:
         for number, line in enumerate(f, 1):
             if not line.strip():
                 continue

@@ -77,7 +77,7 @@ def evaluate(
         split = str(read_json(folder / "record.json")["split"])
     dataset = open_data(recipe.data, tell)
     images = dataset.split(split)
-    dataset.require(split)
+    dataset.require(split, hint="Give more images, or score others: --split train, --split validation.")
     tuned = models.load(recipe.model)
     question = make_question(tuned.model, recipe.question, dataset.labels)
     classifier = classifier_for(tuned, question, recipe.evaluate)  # raises errors before anything is written
