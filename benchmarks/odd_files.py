@@ -209,7 +209,7 @@ def datasets(number: int, counts: Counter[str]) -> None:
             counts["datasets refused"] += sum(isinstance(result, str) for result in results)
             if len(read) == 1 or (len(read) == 2 and described(read[0]) != described(read[1])):
                 counts["differ"] += 1
-                said = [r if isinstance(r, str) else r.describe() for r in results]
+                said = [r.describe() if isinstance(r, ImageDataset) else r for r in results]
                 print(f"dataset {seed} differs: {said}", file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 """Claim: opening a folder of 100,000 small images takes at most 3 times as long as reading their bytes.
 
-Opening lists the folder, hashes every file's content, splits the images and checks them. The other side opens each file and
-reads it. The sides take turns, with the files in the operating system's cache, where the difference is largest.
+Opening lists the folder, hashes every file's content, splits the images and checks them. The other side opens each file
+and reads it. The sides take turns, with the files in the operating system's cache, where the difference is largest.
 
 Run: python benchmarks/starting.py   (a minute; the last line is JSON)
 """

@@ -65,7 +65,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="isn't valid YAML"):
         load_recipe(tmp_path / "broken.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="isn't text in UTF-8"):
         load_recipe(tmp_path / "binary.yaml")
 
 

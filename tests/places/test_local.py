@@ -33,6 +33,7 @@ def test_jobs_call_the_verbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     resumed = here.run(Job("train", None, tmp_path, resume=True), silent)
     assert resumed == {"verb": "train", "given": (Recipe(name="mine"), tmp_path, silent), "resume": True}
     (tmp_path / "evaluation.json").write_text("{}")
+    (tmp_path / "report.html").write_text("")
     with pytest.raises(UserError, match="nothing to resume"):
         here.run(Job("evaluate", None, tmp_path, resume=True), silent)
 

@@ -257,7 +257,7 @@ def test_a_remote_training_equals_a_local_one(shapes: Shapes, tiny_folder: Path,
     assert note["dollars_per_hour"] == PRICES["T4"]
     assert note["dollars"] == pytest.approx(note["seconds"] / 3600 * 0.5904)
     assert record["run"] == "there"
-    assert not list(Path("there").glob(".*"))
+    assert [path.name for path in Path("there").glob(".*")] == [".lock"]
 
     code, out, err = run("train", *job, "--run", "here", "--json")
     assert code == 0, err
@@ -286,7 +286,7 @@ def test_detached_interrupted_and_attached_again(shapes: Shapes, tiny_folder: Pa
     code, out, _ = run("evaluate", *words, "--detach")
     assert code == 0
     assert "lensmith attach 'my run'" in out
-    assert {path.name for path in Path("my run").iterdir()} == {"place.json", "recipe.yaml"}
+    assert {path.name for path in Path("my run").iterdir()} == {".lock", "place.json", "recipe.yaml"}
     assert "is still running on a remote machine" in run("evaluate", "--resume", "my run")[2]
     assert "is already running" in run("evaluate", "--resume", "my run", "--on", "modal")[2]
 

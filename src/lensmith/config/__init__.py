@@ -19,6 +19,7 @@ from lensmith.config.options import (
     TuneOptions,
 )
 from lensmith.config.other_tools import in_our_words
+from lensmith.config.plain_yaml import written
 from lensmith.config.reading import (
     SHIPPED,
     OldName,
@@ -64,4 +65,5 @@ __all__ = [
     "schema",
     "sections",
     "shipped",
+    "written",
 ]

@@ -218,6 +218,9 @@ class EvaluateOptions(Options):
     top: Positive | None = None
     """Score only the top k labels exactly. Much faster with large label sets, but without calibration. If not given,
     all labels are scored."""
+    labels: Literal["taught", "data"] = "taught"
+    """The answers that a taught model chooses from: all classes that it was `taught`, as in `lensmith predict`, or only
+    those of the `data`, which is easier where the images lack a class."""
     calibration: Literal["none", "temperature", "empty", "noise", "batch", "auto"] = "temperature"
     """How probabilities are calibrated on the validation images. `temperature` fits a temperature. `empty`, `noise` and
     `batch` first subtract a prior: the model's answer to an empty image, to noise, or to the average image. `auto` uses

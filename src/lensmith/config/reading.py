@@ -9,15 +9,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 import textwrap
 import threading
+import typing
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensmith.config import plain_yaml
 from lensmith.config.options import RENAMED, Recipe
 from lensmith.config.other_tools import in_our_words
+from lensmith.config.plain_yaml import LONGEST, Word
 from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -57,7 +61,9 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def load_recipe(
     source: Path | str | None = None, overrides: Sequence[str] = (), base: Recipe | None = None, quiet: bool = False
 ) -> Recipe:
-    """Read a recipe and apply `section.key=value` overrides, whose values are parsed as YAML.
+    """Read a recipe and apply `section.key=value` overrides.
+
+    An option that takes text takes it as it is typed. Other values are YAML; see `plain_yaml`.
 
     Args:
         source: a YAML file, or the name of a shipped recipe.
@@ -82,42 +88,53 @@ def load_recipe(
         if key not in known_keys():
             hint = in_our_words(key, text, known_keys()) or nearest(key, known_keys())
             raise UserError(f"There is no option {key!r}.", hint)
-        _set(values, key, _value(text))
+        _set(values, key, _option_value(key, text))
     for key in dict.fromkeys([] if quiet else old):
         warnings.warn(f"{key} is now called {RENAMED[key]}.", OldName, stacklevel=2)
-    return recipe_from(values, str(source) if source else "the command line")
+    return recipe_from(plain_yaml.typed(values, Recipe), str(source) if source else "the command line")
 
 
 def _read(source: Path | str) -> dict[str, Any]:
     """The plain values of a recipe file."""
-    import yaml
-
     # `demo-fashion.yaml` also names a shipped recipe, for a folder that contains something called `demo-fashion`.
     path = SHIPPED / f"{str(source).removesuffix('.yaml')}.yaml"
-    path = path if path.exists() and not Path(source).is_file() else Path(source)
+    path = path if os.path.exists(path) and not os.path.isfile(source) else Path(source)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if path.stat().st_size > LONGEST:
+            raise UserError(f"{path} is too large for a recipe.", "Check the path.")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(
             f"There is no recipe {path}.", f"Give a YAML file, or one of: {', '.join(shipped())}."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {path} can't be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"The recipe {path} isn't valid YAML: {' '.join(str(error).split())}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The recipe {path} isn't text in UTF-8.", "Save it as UTF-8, or check the path.") from None
+    except OSError as error:
+        raise UserError(f"The recipe {path} can't be read: {error.strerror}.", "Check the path.") from None
+    values = plain_yaml.parse(text, f"The recipe {path}")
+    if values == "":
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"The recipe {path} must contain sections and keys, such as `tune: {{rank: 16}}`.")
     return values
 
 
-def _value(text: str) -> Any:
-    """The value of an override, parsed as YAML; text that isn't YAML is returned unchanged."""
-    import yaml
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """The type of every option, as `section.key`."""
+    found: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(Recipe, include_extras=True).items():
+        inner = typing.get_type_hints(kind, include_extras=True) if dataclasses.is_dataclass(kind) else {}
+        found |= {f"{name}.{key}": inner[key] for key in inner} or {name: kind}
+    return found
 
-    try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        return text
+
+def _option_value(key: str, text: str) -> Any:
+    """The value of an option on the command line: text as it is typed, everything else as YAML."""
+    if not text or not plain_yaml.is_text(_kinds()[key]):
+        return plain_yaml.parse(text, key) if text else ""
+    # Where nothing is allowed, `null` says so. A folder of this name is `./null`.
+    return Word(text) if text == "null" else text
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

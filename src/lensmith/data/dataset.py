@@ -14,7 +14,7 @@ import tempfile
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,6 +184,34 @@ class ImageDataset:
     def split(self, name: str) -> Split:
         """The split called `train`, `validation` or `test`."""
         return {split.name: split for split in self.splits}[name]
+
+    def among(self, labels: Sequence[str]) -> ImageDataset:
+        """The images that a model taught these classes can be scored on, with its classes in its order.
+
+        Images of other classes are left out and counted in a note: no answer to them could be right.
+
+        Raises:
+            UserError: none of the images is of such a class.
+        """
+        known = set(labels)
+        if known >= set(self.labels):
+            return replace(self, labels=tuple(labels))
+        splits = [split.relabelled([x if x in known else None for x in split.labels]) for split in self.splits]
+        left_out = {a.name: len(a) - len(b) for a, b in zip(self.splits, splits, strict=True) if len(b) < len(a)}
+        other = [label for label in self.labels if label not in known]
+        if not any(map(len, splits)):
+            raise UserError(
+                f"None of the images of {self.uri} is of a class that the model was taught. Its classes: "
+                f"{', '.join(labels[:10])}. Theirs: {', '.join(other[:10])}.",
+                "Use images with the same class names, or evaluate.labels=data.",
+            )
+        notes = self.notes
+        if left_out:
+            numbers = ", ".join(f"{number:,} {name}" for name, number in left_out.items())
+            shown = ", ".join(other[:5]) + ", ..." * (len(other) > 5)
+            notes += (f"Left out: {numbers} images of classes that the model never learned ({shown}).",)
+        train, validation, test = splits
+        return replace(self, labels=tuple(labels), train=train, validation=validation, test=test, notes=notes)
 
     def require(self, *names: str, hint: str = "") -> None:
         """Raises UserError, with the hint, if one of the named splits has no images."""

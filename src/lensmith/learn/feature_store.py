@@ -2,8 +2,8 @@
 
 A store belongs to one way of extracting features: certain weights, settings and number format. It holds a tensor for
 each view of an image, or a single tensor with all features of the image, under the image's content id. It can't go
-stale, because another image, another model or other settings have another name. Files are written atomically. The
-features of a damaged file are extracted again.
+stale, because another image, another model or other settings have another name. Files are written atomically, with a
+digest of each tensor. The features of a damaged file are extracted again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from lensmith.models.base import Model, grouped
 from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.progress import Note, Tell, counter
+from lensmith.runs.files import as_usual
 
 WINDOW, BATCH = 256, 32
 """The maximum number of images per file, and of images that go through the tower at once."""
@@ -122,6 +123,28 @@ class FeatureStore:
         keys = takewhile(self._file_of.__contains__, (f"{name}/{k}" for k in count()))
         return tuple(self._files[self._file_of[key]].get_tensor(key) for key in keys)
 
+    def drop_damaged(self, names: Sequence[str]) -> int:
+        """Remove the files that contain damaged features of these images; returns the number of these images lost.
+
+        After a power failure a file may have its length but not its content, so its digests are compared. Features are
+        read once more for this, at several times the speed of extracting them.
+        """
+        stored = [name for name in names if name in self]
+        damaged = {self._file_of[f"{name}/0"] for name in stored if not self._is_intact(name)}
+        for path in damaged:
+            del self._files[path]
+            with suppress(OSError):
+                path.unlink()
+        self._file_of = {key: path for key, path in self._file_of.items() if path not in damaged}
+        return sum(name not in self for name in stored)
+
+    def _is_intact(self, name: str) -> bool:
+        digests = self._files[self._file_of[f"{name}/0"]].metadata() or {}
+        try:
+            return all(digests.get(f"{name}/{k}") == digest_of(tensor) for k, tensor in enumerate(self.get(name) or ()))
+        except (SafetensorError, OSError):
+            return False
+
     def add(self, images: dict[str, Views]) -> None:
         """Write the features of some images, by name, into a new file. `get` returns them after `reopen`.
 
@@ -134,7 +157,8 @@ class FeatureStore:
         path = self.folder / f"{name}.safetensors"
         partial = path.with_suffix(f".{os.getpid()}.part")
         try:
-            save_file(tensors, partial)
+            save_file(tensors, partial, {key: digest_of(tensor) for key, tensor in tensors.items()})
+            as_usual(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -142,6 +166,11 @@ class FeatureStore:
             raise OSError(str(error)) from None
         finally:
             partial.unlink(missing_ok=True)
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """16 hex digits that identify a tensor's content."""
+    return hashlib.blake2b(tensor.contiguous().view(torch.uint8).numpy().data, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -170,6 +199,8 @@ def fill(
         ids: the name of each image in the store.
         extract: turns stacked prepared views into one or several stacks of features.
     """
+    if lost := store.drop_damaged(ids):
+        tell(Note(f"{lost:,} cached features in {store.folder} were damaged, and are extracted again."))
     # All processes use the main process's list, since other runs may add to the store meanwhile.
     missing = processes.broadcast([i for i in range(len(images)) if ids[i] not in store])
     mine = missing[processes.rank :: processes.count]

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         for path in new.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+            as_usual(path)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.replace(old)
@@ -121,6 +123,19 @@ def replacing(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def as_usual(path: Path) -> None:
+    """Give a file the permissions of files that this process makes; safetensors lets only the owner read its files."""
+    with suppress(OSError):
+        path.chmod(0o666 & ~_umask())
+
+
+@cache
+def _umask() -> int:
+    mask = os.umask(0o022)  # there is no other way to read it
+    os.umask(mask)
+    return mask
 
 
 def recover(folder: Path) -> None:

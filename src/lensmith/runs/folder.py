@@ -11,15 +11,17 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from lensmith.config import Recipe, flat, load_recipe
+from lensmith.config import Recipe, flat, load_recipe, written
 from lensmith.errors import UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import TASK, Evaluation
 from lensmith.runs.files import read_json, write, write_json
+from lensmith.runs.lock import LOCK, locked
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -29,7 +31,7 @@ ANYWHERE = {"name", "model.device", "place.gpu", "place.hours", "place.retries",
 """Options that may change when a run is resumed: they affect where it runs, but not what it computes."""
 SAME_TRAINING = ANYWHERE | {
     *("train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
-    *("evaluate.batch_size", "evaluate.top", "evaluate.calibration"),
+    *("evaluate.batch_size", "evaluate.top", "evaluate.calibration", "evaluate.labels"),
 }
 """Options that may change when a training is resumed: they don't affect the final weights."""
 
@@ -42,6 +44,8 @@ class Run:
     recipe: Recipe
     dataset: ImageDataset
     tell: Tell = silent
+    lock: IO[str] | None = field(default=None, repr=False, compare=False)
+    """Held as long as this object and its copies exist; see `lock`."""
 
     def inner(self, name: str, recipe: Recipe) -> Run:
         """A run on the same images, in a subfolder of this one's folder."""
@@ -71,12 +75,9 @@ class Run:
     def start(self, split: str = "test", verb: str = "") -> None:
         """Write recipe.yaml (all options) and record.json: the provenance, the images, the split to score, and the verb
         that can resume the run, if any."""
-        import yaml
-
         from lensmith.runs.provenance import provenance
 
-        recipe = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False, allow_unicode=True)
-        write(self.folder / "recipe.yaml", recipe)
+        write(self.folder / "recipe.yaml", written(self.recipe.to_dict()))
         data: dict[str, Any] = {
             "uri": self.dataset.uri,
             "labels": list(self.dataset.labels),
@@ -104,39 +105,64 @@ def begin_run(
     Raises:
         UserError: the folder exists already or can't be created; or the recipe or the images have changed.
     """
-    run = Run(folder or default_folder(recipe, verb), recipe, dataset, tell)
+    if not resume or not folder:
+        folder = claimed(folder, recipe, verb)
+    run = Run(folder, recipe, dataset, tell, locked(folder))
     if resume and run.begun:
         same_recipe(run.folder, read_run(run.folder), recipe, free)
         same_data(run.folder, dataset)
         same_threads(run.folder)
     else:
-        if not resume:
-            new_run_folder(run.folder)
         run.start(split, verb)
     return run
 
 
+class Taken(UserError):
+    """A run folder exists already."""
+
+
 def new_run_folder(folder: Path) -> Path:
-    """Create a run folder.
+    """Create a run folder. Of several processes, one succeeds.
 
     Raises:
-        UserError: it exists and isn't empty, or can't be created.
+        Taken: it exists and isn't empty.
+        UserError: it can't be created.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"The run folder {folder} exists already.",
-            "Choose another with --run, resume an unfinished run with `lensmith resume FOLDER`, or remove it.",
-        )
+    taken = Taken(
+        f"The run folder {folder} exists already.",
+        "Choose another with --run, resume an unfinished run with `lensmith resume FOLDER`, or remove it.",
+    )
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise taken
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch(exist_ok=False)  # only one process can
+    except FileExistsError:
+        raise taken from None
     except OSError as error:
         raise UserError(f"The run folder {folder} can't be created: {error.strerror}.") from None
     return folder
 
 
+def claimed(folder: Path | None, recipe: Recipe, verb: str) -> Path:
+    """A new run folder: the one that the user named, or else one that no other process has.
+
+    Raises:
+        UserError: as `new_run_folder`.
+    """
+    while True:
+        try:
+            return new_run_folder(folder or default_folder(recipe, verb))
+        except Taken:
+            if folder:
+                raise
+
+
 def default_folder(recipe: Recipe, verb: str) -> Path:
-    """runs/NAME-VERB-TIME."""
-    return Path("runs") / f"{recipe.name}-{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """runs/NAME-VERB-TIME, or ...-2 and so on if there is one already."""
+    name = f"{recipe.name}-{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folders = (Path("runs") / (name if k == 1 else f"{name}-{k}") for k in count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def same_data(folder: Path, dataset: ImageDataset) -> None:
@@ -201,7 +227,7 @@ def unfinished(folder: Path, record: str) -> Recipe:
         UserError: it is not a run folder, or it is finished.
     """
     recipe = read_run(folder)
-    if (folder / record).exists():
+    if (folder / record).exists() and (folder / REPORT).exists():
         raise UserError(f"The run {folder} is finished: there is nothing to resume.")
     return recipe
 
@@ -230,6 +256,17 @@ def name_of(adapter: str | None) -> str:
         return "zero-shot"
     folder = adapter_folder(Path(adapter))
     return str(read_json(folder / TASK).get("name", "tuned")) if (folder / TASK).exists() else "tuned"
+
+
+def taught_labels(adapter: str | None) -> list[str]:
+    """The classes that a run was taught; empty for the base model and for an adapter from elsewhere."""
+    folder = adapter_folder(Path(adapter)) if adapter else Path()
+    if not adapter or not (folder / TASK).exists():
+        return []
+    labels = read_json(folder / TASK).get("labels")
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{folder / TASK} is damaged: it has no list of labels.", "Repeat the run.")
+    return labels
 
 
 def adapter_folder(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lensmith.config import Recipe, flat
+from lensmith.config import Recipe, flat, written
 from lensmith.errors import UserError
 from lensmith.runs.files import disk_error, write, write_json
 from lensmith.runs.folder import Run
@@ -233,7 +233,7 @@ def conclude(
         finalists=[sweep_page.Finalist(f.number, f.trial.values, f.accuracies) for f in ranked],
         chosen=best.number,
         validation=n,
-        recipe=as_yaml(_changed(winner)),
+        recipe=written(_changed(winner)),
         facts=facts(folder),
         notes=notes,
     )
@@ -242,7 +242,7 @@ def conclude(
     head = f"# Written by the sweep {folder}. {conclusions[0]}\n# lensmith train {folder / 'best.yaml'}\n"
     try:
         with TemporaryDirectory(prefix=".page-", dir=folder) as temporary:
-            write(Path(temporary) / "best.yaml", head + as_yaml(values))
+            write(Path(temporary) / "best.yaml", head + written(values))
             sweep_page.write_sweep(Path(temporary) / "report.html", page)
             write_json(Path(temporary) / "sweep.json", record)
             for name in ("best.yaml", "report.html", "sweep.json"):
@@ -250,13 +250,6 @@ def conclude(
     except OSError as error:
         raise disk_error(folder / "sweep.json", error) from None
     return record
-
-
-def as_yaml(values: dict[str, Any]) -> str:
-    """Plain values as the text of a recipe file."""
-    import yaml
-
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _changed(recipe: Recipe) -> dict[str, Any]:

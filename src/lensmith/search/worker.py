@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensmith.config import RENAMED, Recipe, SweepOptions, known_keys, load_recipe
+from lensmith.config import RENAMED, Recipe, SweepOptions, known_keys, load_recipe, written
 from lensmith.errors import Diverged, UserError
 from lensmith.progress import Note, Tell
 from lensmith.records import Rate
@@ -23,7 +23,7 @@ from lensmith.runs.files import disk_error, write
 from lensmith.runs.folder import Run
 from lensmith.search.board import Board
 from lensmith.search.database import Gone, Lost
-from lensmith.search.outcome import as_yaml, best_first, conclude
+from lensmith.search.outcome import best_first, conclude
 from lensmith.search.trials import (
     FIXED,
     SECTIONS,
@@ -283,7 +283,7 @@ def _prepare(folder: Path, recipe: Recipe, begun: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(folder, error) from None
-    write(folder / "recipe.yaml", as_yaml(recipe.to_dict()))
+    write(folder / "recipe.yaml", written(recipe.to_dict()))
 
 
 def _named(name: str, tell: Tell) -> Tell:

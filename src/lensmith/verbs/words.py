@@ -71,13 +71,14 @@ def kind_of(word: str) -> Kind:
         UserError: it doesn't exist, or could be two things.
     """
     path = Path(os.path.expanduser(word))
-    if path.exists() and word in shipped():
-        what = "a folder" if path.is_dir() else "a file"
+    exists, is_folder = os.path.exists(path), os.path.isdir(path)  # those of `Path` raise errors for long names
+    if exists and word in shipped():
+        what = "a folder" if is_folder else "a file"
         raise UserError(
             f"{word!r} is both a shipped recipe and {what} here.",
             f"Write {word}.yaml for the recipe, or ./{word} for {what}.",
         )
-    if path.is_dir():
+    if is_folder:
         if not is_run(path):
             return "data"
         files = (file for pattern in ("*", "*/*") for file in path.glob(pattern))
@@ -89,7 +90,7 @@ def kind_of(word: str) -> Kind:
         return "run"
     if path.suffix.lower() in (".yaml", ".yml") or word in shipped():
         return "recipe"  # reading it reports that it doesn't exist
-    if not path.exists() and (close := nearest(word, shipped())) and not re.search(r"[:/\\]", word):
+    if not exists and (close := nearest(word, shipped())) and not re.search(r"[:/\\]", word):
         raise UserError(f"There is no folder, file or recipe {word!r}.", close)
     sources.parse_uri(word)  # raises what is wrong with it
     return "data"

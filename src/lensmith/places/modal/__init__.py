@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensmith.config import written
 from lensmith.errors import UserError, optional
 from lensmith.jobs.job import NOTE, Detached, Job, away, how_to_return, record_of
 from lensmith.jobs.uploads import Upload, uploads
@@ -30,6 +31,7 @@ from lensmith.places.modal.volumes import copy_back, send, send_run
 from lensmith.progress import Note
 from lensmith.runs.files import disk_error, read_json, write, write_json
 from lensmith.runs.folder import ANYWHERE, default_folder, new_run_folder, read_run, same_recipe, same_training
+from lensmith.runs.lock import LOCK
 from lensmith.runs.provenance import provenance
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ class Place:
                     send_run(volume("runs"), folder, name)
                 call, app = _start(job, folder, name, needed)
             try:
-                if not job.resume:
-                    write(folder / "recipe.yaml", _yaml(job))
+                if not job.resume and job.recipe:
+                    write(folder / "recipe.yaml", written(job.recipe.to_dict()))
                 write_json(folder / NOTE, _note(job, name, call.object_id, app, needed))
             except BaseException:  # without its note, the job couldn't be found again
                 call.cancel(terminate_containers=True)
@@ -94,7 +96,7 @@ class Place:
         if record:
             return record | {"run": str(folder), "report": str(folder / "report.html")}
         if "error" in outcome:
-            if not copied and {path.name for path in folder.iterdir()} <= {"recipe.yaml", NOTE}:
+            if not copied and {path.name for path in folder.iterdir()} <= {"recipe.yaml", NOTE, LOCK}:
                 shutil.rmtree(folder)  # refused before it started: like a local run, it leaves no folder
             raise UserError(outcome["error"], outcome["hint"])
         logs = f"To see its log: modal app logs {note['app']}."
@@ -239,7 +241,7 @@ def _new_folder(folder: Path, resume: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name in ("recipe.yaml", NOTE):
+        for name in ("recipe.yaml", NOTE, LOCK):
             (folder / name).unlink(missing_ok=True)
         for path in created:
             with suppress(OSError):
@@ -273,13 +275,6 @@ def _name(folder: Path) -> str:
 
 def _plain(sent: list[Upload]) -> list[dict[str, str]]:
     return [{"folder": upload.folder, "stored": upload.stored} for upload in sent]
-
-
-def _yaml(job: Job) -> str:
-    import yaml
-
-    assert job.recipe
-    return yaml.safe_dump(job.recipe.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def _note(job: Job, name: str, call: str, app: str, sent: list[Upload]) -> dict[str, Any]:

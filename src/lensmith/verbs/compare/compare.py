@@ -15,7 +15,7 @@ from lensmith.errors import ImageError, UserError
 from lensmith.measure.paired import compare_all
 from lensmith.records import Comparison, Prediction
 from lensmith.runs.files import read_json, write_json
-from lensmith.runs.folder import PREDICTIONS, default_folder, new_run_folder, read_evaluation, read_run
+from lensmith.runs.folder import PREDICTIONS, claimed, read_evaluation, read_run
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
 
@@ -61,7 +61,7 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
         evaluations.append(replace(read_evaluation(run), name=name, notes=[]))
     predictions = [read_predictions(run / PREDICTIONS) for run in runs]
     comparisons = compare_all(names, predictions)
-    folder = new_run_folder(folder or default_folder(Recipe(name=names[-1]), "compare"))
+    folder = claimed(folder, Recipe(name=names[-1]), "compare")
     record = {
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "accuracies": {name: asdict(e.accuracy) for name, e in zip(names, evaluations, strict=True)},

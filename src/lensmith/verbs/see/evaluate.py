@@ -12,7 +12,7 @@ from lensmith.jobs.job import Job
 from lensmith.places import place
 from lensmith.progress import Tell, silent, working
 from lensmith.runs.files import read_json
-from lensmith.runs.folder import begin_run, name_of, read_run
+from lensmith.runs.folder import begin_run, name_of, read_run, taught_labels
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from, words_for
@@ -76,6 +76,8 @@ def evaluate(
     if resume and folder and (folder / "record.json").exists():
         split = str(read_json(folder / "record.json")["split"])
     dataset = open_data(recipe.data, tell)
+    if recipe.evaluate.labels == "taught" and (taught := taught_labels(recipe.model.adapter)):
+        dataset = dataset.among(taught)
     images = dataset.split(split)
     dataset.require(split, hint="Give more images, or score others: --split train, --split validation.")
     tuned = models.load(recipe.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from lensmith.data.corrections import COLUMNS
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import write, write_json
-from lensmith.runs.folder import REPORT, Run, default_folder, new_run_folder, require_one_process
+from lensmith.runs.folder import REPORT, Run, claimed, require_one_process
 from lensmith.runs.provenance import facts
 from lensmith.verbs import terminal
 from lensmith.verbs.words import recipe_from, words_for
@@ -73,12 +74,12 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
         raise UserError(
             f"{recipe.data.uri} has no training images.", "Suspects are found among training and validation images."
         )
-    run = Run(new_run_folder(folder or default_folder(recipe, "suspects")), recipe, dataset, tell)
+    run = Run(claimed(folder, recipe, "suspects"), recipe, dataset, tell)
     tell(Note(dataset.describe()))
     try:
         result = find_suspects(recipe, dataset, tell)
     except BaseException:
-        run.folder.rmdir()  # still empty
+        shutil.rmtree(run.folder)  # nothing is in it yet
         raise
     run.start("train")
     count, images = len(result.suspects), result.images

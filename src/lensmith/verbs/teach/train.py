@@ -14,7 +14,7 @@ from lensmith.jobs.job import Job
 from lensmith.places import place
 from lensmith.progress import Note, Tell, silent, working
 from lensmith.runs.files import write_json
-from lensmith.runs.folder import Run, begin_run, default_folder, keep_calibration, same_training
+from lensmith.runs.folder import Run, begin_run, keep_calibration, same_training
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from
@@ -76,11 +76,10 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     dataset = open_data(recipe.data, tell)
     dataset.require("train", "test", hint="Training needs both training and test images.")
     learner = prepare(recipe, dataset)
-    folder = Path(processes.broadcast(str(folder or default_folder(recipe, "train"))))
-    if processes.main:
-        begin_run(folder, recipe, dataset, "train", tell, resume, free=same_training(recipe))
-    processes.broadcast(None)  # wait until the folder exists
-    run = Run(folder, recipe, dataset, tell)
+    free = same_training(recipe)
+    run = begin_run(folder, recipe, dataset, "train", tell, resume, free=free) if processes.main else None
+    folder = Path(processes.broadcast(str(run.folder) if run else ""))
+    run = run or Run(folder, recipe, dataset, tell)
     if processes.main:
         classifier, max_pixels = learner.classifier(recipe.evaluate), recipe.data.max_pixels
         pace = measure(classifier, dataset.train, max_pixels)
