@@ -144,9 +144,12 @@ def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_partial_file(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    assert "disk is full" in says(run, "evaluate", *options(shapes(circle=9, square=9), tiny_folder), "--run", "full")
-    assert not list(Path("full").iterdir())
+    words = ("evaluate", *options(shapes(circle=9, square=9), tiny_folder), "--run", "full")
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "fsync", full)
+        assert "disk is full" in says(run, *words)
+    assert [path.name for path in Path("full").iterdir()] == [".lock"]
+    assert run(*words)[0] == 0, "the same command again"
 
 
 def stopped_by_ctrl_c(module: str, name: str, count: int, folder: Path, *words: str) -> str:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lensmith.data.build import build_dataset, content_id
 from lensmith.data.dataset import ImageDataset
-from lensmith.data.holdout import assign_split, assign_splits
 from lensmith.data.source import Row, Source
+from lensmith.data.splitting.holdout import assign_split, assign_splits
 from lensmith.errors import UserError
 from tests.data.pictures import png
 

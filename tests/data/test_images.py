@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 from lensmith import models
 from lensmith.config import ModelOptions
 from lensmith.data import decode_image, list_images
-from lensmith.data.images import Enough, full_size
+from lensmith.data.images import Enough, full_size, is_image
 from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model
 from lensmith.models.views import shape_of
@@ -300,3 +300,18 @@ def test_a_cropped_image_has_the_size_of_the_crop(tmp_path: Path) -> None:
     image = decode_image(tmp_path / "large.jpg", name="large", enough=lambda *_: (150, 200))
     assert (image.size, full_size(image)) == ((200, 150), (600, 800))
     assert full_size(image.crop((0, 0, 50, 40))) == (40, 50)
+
+
+def test_photos_of_phones_are_read_if_their_library_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pip install 'lensmith[heic]'")
+    photo = tmp_path / "IMG_1.HEIC"
+    heif.from_pillow(Image.new("RGB", (64, 48), (200, 40, 10))).save(photo)
+    assert is_image(photo)
+    image = decode_image(photo, name="IMG_1")
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+    assert np.abs(np.asarray(image, dtype=int) - (200, 40, 10)).max() < 12
+    monkeypatch.setattr("lensmith.data.images.reads_heif", lambda: False)
+    assert not is_image(photo)
+    photo.write_bytes(b"no photo")
+    with pytest.raises(ImageError, match=r"pip install 'lensmith\[heic\]'"):
+        decode_image(photo, name="IMG_1.HEIC")

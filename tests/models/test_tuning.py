@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lensmith
 from lensmith import models
@@ -213,3 +214,56 @@ def test_an_adapter_without_safetensors_is_refused_and_nothing_else_is_looked_fo
             (tmp_path / name).write_bytes(b"a pickle")
         with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
             load_tuned(tiny, tmp_path)
+
+
+def corrupted(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    first = next(iter(weights))
+    match how:
+        case "wrapped":
+            return {name.replace("base_model.", "module.base_model."): w for name, w in weights.items()}
+        case "doubled":
+            return {name.replace("base_model.model.", "base_model.model.model."): w for name, w in weights.items()}
+        case "half":
+            return dict(list(weights.items())[: len(weights) // 2])
+        case "more":
+            return weights | {f"layers.77.{first}": weights[first].clone()}
+        case "nan":
+            return weights | {first: torch.full_like(weights[first], torch.nan)}
+        case _:  # another rank
+            return {name: torch.cat([w, w], 0 if "lora_A" in name else 1) for name, w in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("wrapped", r"of its weights, \d+ of \d+ are missing, such as base_model.* and \d+ of \d+ have no place"),
+        ("doubled", r"are missing, such as .* have no place in the model, such as base_model\.model\.model"),
+        ("half", r"(\d+) of \d+ are missing"),
+        ("more", r"1 of \d+ have no place in the model, such as .*layers\.77"),
+        ("nan", "contains NaN or infinity, in "),
+        ("rank", "doesn't fit"),
+    ],
+)
+def test_an_adapter_that_fits_only_in_part_is_refused(tiny_folder: Path, tmp_path: Path, how: str, says: str) -> None:
+    model, _ = attached(tiny_folder, "tune.rank=2")
+    save_tuned(model, tmp_path)
+    load_tuned(models.load_base(model.options), tmp_path)  # as it was saved, it fits
+    file = tmp_path / "adapter_model.safetensors"
+    save_file(corrupted(load_file(file), how), file, {"format": "pt"})
+    with pytest.raises(UserError, match=says):
+        load_tuned(models.load_base(model.options), tmp_path)
+
+
+def test_full_weights_that_do_not_fit_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    model, _ = attached(tiny_folder, "tune.method=projector")
+    save_tuned(model, tmp_path)
+    weights = load_file(tmp_path / "weights.safetensors")
+    name, weight = next(iter(weights.items()))
+    for changed, says in (
+        ({name: weight[:1].clone()}, "has no counterpart of the same shape"),  # which would be spread over all
+        ({f"{name}s": weight.clone()}, "has no counterpart of the same name"),
+        ({name: weight * torch.nan}, "contains NaN"),
+    ):
+        save_file(weights | changed, tmp_path / "weights.safetensors")
+        with pytest.raises(UserError, match=says):
+            load_tuned(models.load_base(model.options), tmp_path)

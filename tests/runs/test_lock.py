@@ -42,13 +42,13 @@ def test_a_folder_is_made_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert results.count(folder) == 1
-        assert all("exists already" in str(result) for result in results if result != folder)
+        assert all("being written by" in str(result) for result in results if result != folder)
 
 
 def test_runs_without_a_name_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda *args: "20261126-120000")
-    folders = [claimed(None, Recipe(), "train") for _ in range(3)]
+    folders = [claimed(None, Recipe(), "train")[0] for _ in range(3)]
     assert [folder.name for folder in folders] == [f"run-train-20261126-120000{end}" for end in ("", "-2", "-3")]
 
 

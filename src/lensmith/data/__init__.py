@@ -47,7 +47,7 @@ def open_dataset(
     classes, starting with class 0.
 
     `validation` and `test` are the fractions of the images (0 up to but excluding 1) to hold out if the source doesn't
-    define that split; `holdout` describes how the images are chosen. Every image's content is read once, to
+    define that split; `splitting.holdout` describes how the images are chosen. Every image's content is read once, to
     hash it.
 
     Raises `UserError` for any problem that the user can fix. An image that can't be decoded raises an `ImageError`

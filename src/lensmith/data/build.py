@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensmith.data.dataset import ImageDataset, Scratch, Split
-from lensmith.data.holdout import assign_splits
 from lensmith.data.paths import natural_key
 from lensmith.data.source import Row, Source, count
-from lensmith.data.splits import SPLITS
+from lensmith.data.splitting.holdout import assign_splits
+from lensmith.data.splitting.names import SPLITS
 from lensmith.errors import UserError
 from lensmith.progress import Tell, counter, silent
 

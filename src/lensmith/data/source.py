@@ -22,7 +22,7 @@ class Row:
     """One labelled image.
 
     `source` is the path of the image file; if `data` holds the encoded image instead, `source` says where that came
-    from. An `int` label is an index into the class names, if there are any. `split` is one of `splits.SPLITS`, or empty
+    from. An `int` label is an index into the class names, if there are any. `split` is one of `names.SPLITS`, or empty
     if the source doesn't assign one.
     """
 

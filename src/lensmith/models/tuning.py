@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -275,7 +276,10 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     head: Head | None = None
     try:
         if has_lora:
-            model.peft = PeftModel.from_pretrained(model.network, str(inner))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+                model.peft = PeftModel.from_pretrained(model.network, str(inner))
+            _require_all(model.peft, inner)
         _load_full_weights(model, inner)
         if (inner / HEAD).exists():
             head = load_head(inner / HEAD).to(model.device)
@@ -289,6 +293,32 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
     model.network.requires_grad_(False).eval()
     return head
+
+
+def _require_all(peft: Any, folder: Path) -> None:
+    """Raises UserError unless each of an adapter's weights is in its file, and each in the file is one of them.
+
+    PEFT only warns of weights that it misses, and says nothing of those that it does not know: an adapter of another
+    model would be scored as if it had been applied.
+    """
+    from peft import get_peft_model_state_dict
+
+    expected = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    found = load_file(folder / "adapter_model.safetensors")
+    for name, weight in found.items():
+        if not weight.isfinite().all():
+            raise UserError(f"The adapter in {folder} contains NaN or infinity, in {name}.", "Train it again.")
+    lost, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if lost or unknown:
+        parts = [
+            f"{len(names):,} of {len(of):,} {what}, such as {names[0]}"
+            for names, of, what in ((lost, expected, "are missing"), (unknown, found, "have no place in the model"))
+            if names
+        ]
+        raise UserError(
+            f"The adapter in {folder} doesn't fit the model: of its weights, {' and '.join(parts)}.",
+            "Use the base model that it was trained on (model.base), and its own adapter_config.json.",
+        )
 
 
 def restore(model: Model, folder: Path, head: Head | None = None) -> None:
@@ -313,6 +343,11 @@ def _load_full_weights(model: Model, folder: Path) -> None:
         return
     weights, modules = dict(model.network.named_parameters()), dict(model.network.named_modules())
     for name, value in load_file(folder / WEIGHTS).items():
+        if name not in weights or weights[name].shape != value.shape or not value.isfinite().all():
+            problem = "contains NaN or infinity"
+            if value.isfinite().all():
+                problem = f"has no counterpart of the same {'shape' if name in weights else 'name'} in the model"
+            raise UserError(f"In {folder / WEIGHTS}, {name} {tuple(value.shape)} {problem}.", "Train it again.")
         if isinstance(modules[name.rpartition(".")[0]], nn.Linear):
             weights[name].copy_(value)  # keeps the dtype of products; see `loading.cast_linear_layers`
         else:  # takes the dtype that it was trained in

@@ -21,7 +21,7 @@ from lensmith.errors import UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import TASK, Evaluation
 from lensmith.runs.files import read_json, write, write_json
-from lensmith.runs.lock import LOCK, locked
+from lensmith.runs.lock import LOCK, claim, locked
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -105,9 +105,8 @@ def begin_run(
     Raises:
         UserError: the folder exists already or can't be created; or the recipe or the images have changed.
     """
-    if not resume or not folder:
-        folder = claimed(folder, recipe, verb)
-    run = Run(folder, recipe, dataset, tell, locked(folder))
+    folder, lock = (folder, locked(folder)) if resume and folder else claimed(folder, recipe, verb)
+    run = Run(folder, recipe, dataset, tell, lock)
     if resume and run.begun:
         same_recipe(run.folder, read_run(run.folder), recipe, free)
         same_data(run.folder, dataset)
@@ -122,37 +121,43 @@ class Taken(UserError):
 
 
 def new_run_folder(folder: Path) -> Path:
-    """Create a run folder. Of several processes, one succeeds.
+    """Create a run folder. Of several processes, one succeeds; it holds the lock until `begin_run` takes it over.
 
     Raises:
         Taken: it exists and isn't empty.
-        UserError: it can't be created.
+        UserError: it can't be created, or another process has just done so.
     """
-    taken = Taken(
-        f"The run folder {folder} exists already.",
-        "Choose another with --run, resume an unfinished run with `lensmith resume FOLDER`, or remove it.",
-    )
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise taken
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch(exist_ok=False)  # only one process can
     except FileExistsError:
-        raise taken from None
+        raise _taken(folder) from None
     except OSError as error:
         raise UserError(f"The run folder {folder} can't be created: {error.strerror}.") from None
+    if any(path.name != LOCK for path in folder.iterdir()):
+        raise _taken(folder)
+    claim(folder)
+    if any(path.name != LOCK for path in folder.iterdir()):  # another process was faster, and has ended
+        raise _taken(folder)
     return folder
 
 
-def claimed(folder: Path | None, recipe: Recipe, verb: str) -> Path:
-    """A new run folder: the one that the user named, or else one that no other process has.
+def _taken(folder: Path) -> Taken:
+    return Taken(
+        f"The run folder {folder} exists already.",
+        "Choose another with --run, resume an unfinished run with `lensmith resume FOLDER`, or remove it.",
+    )
+
+
+def claimed(folder: Path | None, recipe: Recipe, verb: str) -> tuple[Path, IO[str] | None]:
+    """A new run folder and its lock: the one that the user named, or else one that no other process has.
 
     Raises:
         UserError: as `new_run_folder`.
     """
     while True:
         try:
-            return new_run_folder(folder or default_folder(recipe, verb))
+            new = new_run_folder(folder or default_folder(recipe, verb))
+            return new, locked(new)
         except Taken:
             if folder:
                 raise

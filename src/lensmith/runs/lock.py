@@ -11,15 +11,31 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from lensmith.errors import UserError
+from lensmith.runs.files import disk_error
 
 LOCK = ".lock"
 _held: WeakValueDictionary[str, IO[str]] = WeakValueDictionary()
-"""The locks of this process. A run that was stopped may still be referred to, by an error for example; it may go on."""
+"""The locks that this process holds. A run that was stopped may still be referred to, by an error for example, and go
+on."""
+_claims: dict[str, IO[str] | None] = {}
+"""The locks of folders in which a run has yet to begin."""
+
+
+def claim(folder: Path) -> None:
+    """Lock a folder for a new run, until `locked` takes the lock over or this process ends.
+
+    Raises:
+        UserError: as `locked`, and if this process has claimed the folder already.
+    """
+    if (path := os.path.realpath(folder)) in _claims:
+        raise UserError(f"The run {folder} is being written by this process.", "Choose another with --run.")
+    _claims[path] = _held.get(path) or _lock(folder)
 
 
 def locked(folder: Path) -> IO[str] | None:
@@ -28,8 +44,11 @@ def locked(folder: Path) -> IO[str] | None:
     Raises:
         UserError: another process writes the run, which the sentence names; or the folder can't be written.
     """
-    if file := _held.get(os.path.realpath(folder)):
-        return file
+    path = os.path.realpath(folder)
+    return _claims.pop(path, None) or _held.get(path) or _lock(folder)
+
+
+def _lock(folder: Path) -> IO[str] | None:
     try:
         import fcntl
     except ImportError:  # Windows
@@ -37,9 +56,7 @@ def locked(folder: Path) -> IO[str] | None:
     try:
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"The run folder {folder} can't be written: {error.strerror}.", "Check its permissions."
-        ) from None
+        raise disk_error(folder / LOCK, error) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -50,10 +67,11 @@ def locked(folder: Path) -> IO[str] | None:
         raise UserError(
             f"The run {folder} is being written by another process{holder}.", "Wait until it ends, or stop it first."
         ) from None
-    file.truncate(0)
     about = {"process": os.getpid(), "machine": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    file.write(json.dumps(about))
-    file.flush()
+    with suppress(OSError):  # a full disk, which whatever the run writes first will report
+        file.truncate(0)
+        file.write(json.dumps(about))
+        file.flush()
     _held[os.path.realpath(folder)] = file
     return file
 

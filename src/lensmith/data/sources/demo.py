@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 
 from lensmith.data.build import content_id
-from lensmith.data.holdout import held_out
 from lensmith.data.source import Columns, Files, Row, Source, pnm
 from lensmith.data.sources.table import parquet_rows
+from lensmith.data.splitting.holdout import held_out
 from lensmith.errors import UserError, nearest
 
 FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

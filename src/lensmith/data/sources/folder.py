@@ -1,4 +1,4 @@
-"""`folder:PATH`: one folder of images per class, with or without train, validation and test folders; see `layout`.
+"""`folder:PATH`: one folder of images per class, with or without splits; see `splitting.layout`.
 
 Lensmith walks the folder itself. The `imagefolder` builder of `datasets` drops the label if there is only one class
 folder, and its caching rules are hard to predict.
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensmith.data.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image, is_unreadable_image, suffix_of
-from lensmith.data.layout import Layout, Place, Tree, layout_of
 from lensmith.data.paths import EMPTY, existing, is_hidden, is_hidden_name, visible_files, walk_folders
 from lensmith.data.source import Columns, Files, Row, Source, count
+from lensmith.data.splitting.layout import Layout, Place, Tree, layout_of
 from lensmith.errors import UserError
 
 

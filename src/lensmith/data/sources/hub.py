@@ -16,8 +16,8 @@ from lensmith.data.columns import pick, to_row
 from lensmith.data.paths import visible_files
 from lensmith.data.source import Columns, Files, Row, Source, count
 from lensmith.data.sources.table import UNLABELLED, parquet_names, parquet_rows
-from lensmith.data.split_column import Cells, SplitColumn, split_column
-from lensmith.data.splits import meaning_of, split_like, split_name
+from lensmith.data.splitting.column import Cells, SplitColumn, split_column
+from lensmith.data.splitting.names import meaning_of, split_like, split_name
 from lensmith.errors import UserError
 from lensmith.hub.errors import explain
 

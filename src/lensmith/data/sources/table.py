@@ -1,7 +1,7 @@
 """`table:PATH`: a CSV, TSV, JSON Lines or Parquet file with an image and a label in each row.
 
 The image is a path relative to the table's folder; in Parquet it may also be the bytes of an image file. An optional
-column holds the split (`split_column`). Rows are streamed, so a table never has to fit in memory.
+column holds the split (`splitting.column`). Rows are streamed, so a table never has to fit in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from lensmith.data.columns import pick, to_row
 from lensmith.data.paths import existing
 from lensmith.data.source import Columns, Files, Row, Source, count, damaged
-from lensmith.data.split_column import PATH, Cells, SplitColumn, split_column, split_folder
+from lensmith.data.splitting.column import PATH, Cells, SplitColumn, split_column, split_folder
 from lensmith.data.text_tables import open_text, rows_of
 from lensmith.errors import UserError
 

@@ -61,7 +61,7 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
         evaluations.append(replace(read_evaluation(run), name=name, notes=[]))
     predictions = [read_predictions(run / PREDICTIONS) for run in runs]
     comparisons = compare_all(names, predictions)
-    folder = claimed(folder, Recipe(name=names[-1]), "compare")
+    folder, _lock = claimed(folder, Recipe(name=names[-1]), "compare")
     record = {
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "accuracies": {name: asdict(e.accuracy) for name, e in zip(names, evaluations, strict=True)},

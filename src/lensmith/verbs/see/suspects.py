@@ -74,7 +74,8 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
         raise UserError(
             f"{recipe.data.uri} has no training images.", "Suspects are found among training and validation images."
         )
-    run = Run(claimed(folder, recipe, "suspects"), recipe, dataset, tell)
+    folder, lock = claimed(folder, recipe, "suspects")
+    run = Run(folder, recipe, dataset, tell, lock)
     tell(Note(dataset.describe()))
     try:
         result = find_suspects(recipe, dataset, tell)

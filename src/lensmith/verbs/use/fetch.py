@@ -277,7 +277,7 @@ def _safe(path: str) -> bool:
 
 def _dataset_folders(files: Sequence[File]) -> list[str]:
     """The folders with Parquet files, without path components that name a split (`default/train/0000.parquet`)."""
-    from lensmith.data.splits import split_name
+    from lensmith.data.splitting.names import split_name
 
     folders = (PurePosixPath(file.path).parent.parts for file in files if file.path.endswith(".parquet"))
     return sorted({"/".join(name for name in names if not split_name(name)) for names in folders})

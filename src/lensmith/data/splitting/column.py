@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lensmith.data.source import Columns
-from lensmith.data.splits import SPLITS, how_to_say, meaning_of, split_like, split_name
+from lensmith.data.splitting.names import SPLITS, how_to_say, meaning_of, split_like, split_name
 from lensmith.errors import UserError, nearest
 
 _NAMES = (

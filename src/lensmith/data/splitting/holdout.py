@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from lensmith.data.splits import SPLITS
+from lensmith.data.splitting.names import SPLITS
 
 
 def assign_splits(

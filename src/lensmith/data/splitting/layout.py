@@ -14,7 +14,7 @@ from pathlib import Path
 from lensmith.config.options import SplitName
 from lensmith.data.paths import natural_key
 from lensmith.data.source import count
-from lensmith.data.splits import how_to_say, meaning_of, split_like, split_name
+from lensmith.data.splitting.names import how_to_say, meaning_of, split_like, split_name
 from lensmith.errors import UserError
 
 DEPTH = 6
