@@ -159,3 +159,30 @@ def test_json_is_valid_whatever_the_encoding(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_table_is_aligned_as_plain_text() -> None:
     table = Table(["", "n"], [["a class", "1,000"], ["b", "2"]])
     assert table.lines() == ["             n", "a class  1,000", "b            2"]
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    show(
+        Output({"scores": [float("nan"), (float("-inf"), 1.5)], "inner": {"p": float("inf"), "n": 3}}, []), as_json=True
+    )
+    assert json.loads(capsys.readouterr().out) == {"scores": [None, [None, 1.5]], "inner": {"p": None, "n": 3}}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_output_that_cannot_be_written_is_an_error(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(shapes(circle=9, square=9)), f"model.base={tiny_folder}", "--run", "r"]
+    command = [sys.executable, "-m", "lensmith", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "can't be written to standard output: No space left on device. It is in the run folder r." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 2), ("2>&- >&-", 2), ("<&-", 2)])
+def test_closed_streams_do_no_harm(tmp_path: Path, closed: str, code: int) -> None:
+    command = f"'{sys.executable}' -m lensmith evaluate nowhere {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Traceback" not in done.stderr

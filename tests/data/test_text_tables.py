@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lensmith.data.text_tables import rows_of
+from lensmith.data.text_tables import guarded, rows_of, unguarded
 from lensmith.errors import UserError
 
 ROWS = [
@@ -92,3 +92,9 @@ def test_no_text_is_changed(tmp_path: Path, drawn: list[tuple[str, str]], separa
     path = tmp_path / "t.csv"
     path.write_text(written(separator, rows=rows), encoding="utf-8", newline="")
     assert [row for _, row in rows_of(path)] == rows
+
+
+@given(st.text(max_size=6))
+def test_a_guarded_cell_is_no_formula_and_is_read_back(text: str) -> None:
+    assert not guarded(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert unguarded(guarded(text)) == text

@@ -14,10 +14,12 @@ from lensmith import verbs
 from lensmith.cli.parser import parse
 from lensmith.cli.screen import Screen, show
 from lensmith.errors import Stopped, UserError
+from lensmith.verbs.terminal import Output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for an error that the user can fix, or 130 after Ctrl-C."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not what a test has put there
             stream.reconfigure(errors="backslashreplace")  # a terminal or pipe that doesn't know a character
@@ -45,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 output = verbs.module(args.verb).run(args, screen)
         screen.end_line()
-        show(output, args.json)
-        sys.stdout.flush()
+        _print(output, args.json)
     except UserError as error:
         screen.end_line()
         return failed(error)
@@ -58,9 +59,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lensmith: {sentence}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes what is left at its end
+        _discard_output()
         return 141
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that the caller has closed, so that no other file takes their place.
+
+    A closed standard output fails as soon as something is written to it; a closed standard error is silent.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            path = "/dev/full" if name == "stdout" and os.path.exists("/dev/full") else os.devnull
+            handle = os.open(path, os.O_RDWR if number else os.O_RDONLY)
+            if handle != number:
+                os.dup2(handle, number)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 (as long as Python)
+
+
+def _print(output: Output, as_json: bool) -> None:
+    """Print a verb's output. Raises `UserError` if it can't be written."""
+    try:
+        show(output, as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        run = output.record.get("run") if isinstance(output.record, dict) else None
+        raise UserError(
+            f"The result can't be written to standard output: {error.strerror}.",
+            f"It is in the run folder {run}." if run else "Free some space, or write it elsewhere.",
+        ) from None
+
+
+def _discard_output() -> None:
+    """Let Python write what is left in standard output's buffer, as it does at its end, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def failed(error: UserError) -> int:

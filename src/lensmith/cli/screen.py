@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lensmith.progress import Advance, Note, duration, size
+from lensmith.records import strict
 from lensmith.verbs.terminal import Output, Part, Table, Verbatim
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def show(output: Output, as_json: bool) -> None:
         return
     if as_json:
         unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-        print(json.dumps(output.record, ensure_ascii=not unicode))
+        print(json.dumps(strict(output.record), ensure_ascii=not unicode, allow_nan=False))
         return
     if is_terminal(sys.stderr) and isinstance(output.parts[0], Table):
         print(file=sys.stderr)  # what was said before ends here

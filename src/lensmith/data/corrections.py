@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lensmith.data.dataset import ImageDataset, Split, content_of
-from lensmith.data.text_tables import rows_of
+from lensmith.data.text_tables import rows_of, unguarded
 from lensmith.errors import UserError, nearest
 
 COLUMNS = ("id", "was", "label")
@@ -65,7 +65,7 @@ def _changes(path: Path, labels: tuple[str, ...]) -> list[_Change]:
                     f"The corrections {path} have no column {missing[0]!r}.",
                     f"The table needs the columns {', '.join(COLUMNS)}.",
                 )
-            image_id, was, label = (row[column].strip() for column in COLUMNS)
+            image_id, was, label = (unguarded(row[column].strip()) for column in COLUMNS)
             if label and label not in labels:
                 hint = nearest(label, labels) or f"The labels are: {', '.join(labels[:10])}."
                 raise UserError(f"Line {k} of {path} has the label {label!r}, which no image has.", hint)

@@ -20,6 +20,7 @@ _BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _SEPARATORS = ",;\t|"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CHUNK = 1 << 20
 
 
@@ -104,3 +105,13 @@ def _separator(header: str, path: Path) -> str:
         return "\t"
     outside = "".join(header.split('"')[::2])  # not within quotes
     return max(_SEPARATORS, key=lambda mark: (outside.count(mark), mark == ","))
+
+
+def guarded(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: such a cell gets an apostrophe before it."""
+    return f"'{cell}" if cell.startswith((*_FORMULA, "'")) else cell
+
+
+def unguarded(cell: str) -> str:
+    """The text of which `guarded` made the cell."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_FORMULA, "'")) else cell

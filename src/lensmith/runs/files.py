@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.errors import UserError
+from lensmith.records import strict
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -21,7 +22,8 @@ def write(path: Path, content: str | bytes) -> None:
     Raises:
         UserError: the disk is full or the folder can't be written; the previous content is kept.
     """
-    data = content.encode() if isinstance(content, str) else content
+    # Names that aren't UTF-8 are escaped, as JSON and Python write them.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
@@ -43,7 +45,7 @@ def disk_error(path: Path, error: OSError) -> UserError:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as indented JSON; see `write`."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write(path, json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -57,7 +59,7 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Replace a JSONL file; see `write`."""
-    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write(path, "".join(_line(row) for row in rows))
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
@@ -67,10 +69,14 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         UserError: the disk is full or the file can't be written.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_line(row))
     except OSError as error:
         raise disk_error(path, error) from None
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(strict(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ An image belongs to the class folder that it is in, however deeply it is nested:
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -129,6 +130,7 @@ class _Survey:
 
 def _survey(root: Path) -> _Survey:
     found = _Survey()
+    _require_text(str(root))
 
     def odd(folder: Path, reason: str) -> None:
         if folder != root and not is_hidden(folder, root):
@@ -139,11 +141,7 @@ def _survey(root: Path) -> _Survey:
             found.hidden += len(files)
             continue
         for name in files:
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                path = os.path.join(folder, name)
-                raise UserError(f"A file name isn't valid UTF-8: {path!r}", "Rename the file or its folder.") from None
+            _require_text(name, folder)
             if is_hidden_name(name):
                 found.hidden += 1
             elif is_image(name):
@@ -153,6 +151,16 @@ def _survey(root: Path) -> _Survey:
             else:
                 found.others[suffix_of(name) or "no extension"] += 1
     return found
+
+
+def _require_text(name: str, folder: str = "") -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        hint = "Rename the file or its folder."
+        if sys.getfilesystemencoding().lower().replace("-", "") != "utf8":
+            hint = "Python takes file names for ASCII here: set PYTHONUTF8=1, or LC_ALL=C.UTF-8."
+        raise UserError(f"A file name isn't valid UTF-8: {os.path.join(folder, name)!r}.", hint) from None
 
 
 def _how_to_read(suffixes: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lensmith.config import Recipe
 from lensmith.data import open_data
 from lensmith.data.corrections import COLUMNS
+from lensmith.data.text_tables import guarded
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import write, write_json
@@ -128,8 +129,8 @@ def table(suspected: Sequence[Suspect], dataset: ImageDataset) -> str:
     for s in suspected:
         split = dataset.split(s.split)
         probabilities = f"{s.label_probability:.3f}", f"{s.suggested_probability:.3f}"
-        labels = s.label, s.label, s.suggested
-        rows.writerow([split.ids[s.index], *labels, *probabilities, s.split, split.source(s.index)])
+        labels = map(guarded, (s.label, s.label, s.suggested))
+        rows.writerow([split.ids[s.index], *labels, *probabilities, s.split, guarded(split.source(s.index))])
     return out.getvalue()
 
 
