@@ -75,6 +75,19 @@ def test_copies_do_not_confirm_each_others_labels(shapes: Shapes, tiny_folder: P
     assert [row["suggested"] for row in rows(Path(record["table"]))] == ["circle"]
 
 
+def test_the_same_file_under_two_labels_is_the_surest_suspect(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    folder = shapes(circle=20, square=20)
+    for i in range(3):
+        shutil.copy(folder / "circle" / f"circle {i}.jpg", folder / "square" / f"copy {i}.jpg")
+    code, out, err = run("suspects", *options(folder, tiny_folder), "data.test=0", "--run", "doubts", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    first = rows(Path(record["table"]))[:3]
+    assert {Path(row["file"]).name for row in first} == {"copy 0.jpg", "copy 1.jpg", "copy 2.jpg"}
+    assert {(row["was"], row["suggested"]) for row in first} == {("square", "circle")}
+    assert "3 labels contradict that of an exact copy of the image. They come first." in record["notes"]
+
+
 def test_a_class_with_too_few_images_is_left_out_and_named(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     folder = shapes(circle=30, square=30, star=3)
     code, out, err = run("suspects", *options(folder, tiny_folder), "data.test=0", "--run", "doubts", "--json")

@@ -31,7 +31,8 @@ from lensmith.errors import UserError
 from lensmith.learn.feature_store import FeatureStore
 from lensmith.models.attention import ATTENTION
 from lensmith.models.base import Model
-from lensmith.models.tuning import attach, coverage, keep_tuned, trainable
+from lensmith.models.tuned_files import keep_tuned
+from lensmith.models.tuning import attach, coverage, trainable
 from lensmith.models.views import shape_of, stack, unstack
 from lensmith.runs.folder import Run
 from tests.models import checkpoints

@@ -19,16 +19,8 @@ from lensmith.engine.question import make_question
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 from lensmith.models.loading import quantisation
-from lensmith.models.tuning import (
-    Tuned,
-    attach,
-    coverage,
-    coverage_table,
-    load_tuned,
-    save_tuned,
-    trainable,
-    weight_groups,
-)
+from lensmith.models.tuned_files import load_tuned, save_tuned
+from lensmith.models.tuning import Tuned, attach, coverage, coverage_table, trainable, weight_groups
 from lensmith.runs.files import read_lines
 from lensmith.runs.folder import recipe_for
 from tests.conftest import Shapes

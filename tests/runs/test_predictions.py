@@ -79,5 +79,5 @@ def test_chunks_become_the_same_file_with_and_without_a_stop(tmp_path: Path) -> 
 
 def test_chunks_of_another_evaluation_are_refused(tmp_path: Path) -> None:
     Unfinished(tmp_path / "p.parquet", LABELS, {"images": "x", "seed": 1}).add(PREDICTIONS, 1.0)
-    with pytest.raises(UserError, match=r"under different conditions \(images\)"):
+    with pytest.raises(UserError, match=r"were started with other images"):
         Unfinished(tmp_path / "p.parquet", LABELS, {"images": "y", "seed": 1})

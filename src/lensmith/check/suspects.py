@@ -8,7 +8,7 @@ model tuned on them would have learned the wrong ones too.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,6 +69,8 @@ class _Pool:
     table: FeatureTable
     """Its `rows` are indices into `sources`; its `labels` are indices into all labels of the dataset."""
     sources: list[_Source]
+    copies: dict[int, list[tuple[_Source, int]]]
+    """For a row whose image also occurs under other labels: all its copies, with their labels."""
 
 
 def find_suspects(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> Examination:
@@ -113,34 +115,58 @@ def find_suspects(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> Examinat
         for k in map(int, order)
         if predicted[k] != label[k]
     ]
+    conflicts = _conflicts(pool, table, probabilities, labels, large)
+    if conflicts:
+        listed = {(s.split, s.index) for s in conflicts}
+        suspects = conflicts + [s for s in suspects if (s.split, s.index) not in listed]
     agreement = float((probabilities.argmax(1) == table.labels).float().mean())
     notes = [
         f"Each image was evaluated by a probe ({feature}) fitted on the other {folds - 1} of {folds} folds. "
         f"The probes agree with {agreement * 100:.1f} % of the labels."
     ]
+    if conflicts:
+        notes.append(f"{len(conflicts):,} labels contradict that of an exact copy of the image. They come first.")
     if small:
         notes.append(f"Classes left out because they have fewer than {folds} images: {', '.join(small)}.")
     return Examination(suspects, len(table), notes)
 
 
+def _conflicts(
+    pool: _Pool, table: FeatureTable, probabilities: torch.Tensor, labels: Sequence[str], large: Sequence[int]
+) -> list[Suspect]:
+    """The copies of images under several labels, all but those with the label that is the most probable of these."""
+    column = {c: k for k, c in enumerate(large)}
+    found = []
+    for place, row in enumerate(table.rows):
+        copies = pool.copies.get(row, [])
+        p = {c: float(probabilities[place, column[c]]) if c in column else 0.0 for _, c in copies}
+        best = max(p, key=p.__getitem__, default=-1)
+        found += [Suspect(s.split, s.index, labels[c], labels[best], p[c], p[best]) for s, c in copies if c != best]
+    return found
+
+
 def _pooled(frozen: FrozenModel, dataset: ImageDataset) -> _Pool:
     """All images of `SPLITS`; of exact copies only one, since a copy in another fold would confirm a wrong label."""
     sources: list[_Source] = []
-    values, labels, seen = [], [], set[str]()
+    values, labels = [], []
+    seen: dict[str, int] = {}
+    members: dict[int, list[tuple[_Source, int]]] = defaultdict(list)
     for name in SPLITS:
         table = frozen.table(name)
         rows = []
         for k, content in enumerate(table.names):
             if content not in seen:
-                seen.add(content)
+                seen[content] = len(seen)
                 rows.append(k)
+            members[seen[content]].append((_Source(name, table.rows[k]), int(table.labels[k])))
         if rows:
             values.append(table.values[rows])
             labels.append(table.labels[rows])
             sources += [_Source(name, table.rows[k]) for k in rows]
     columns, indices = frozen.table("train").columns, list(range(len(sources)))
     pooled = FeatureTable(torch.cat(values), columns, torch.cat(labels), indices, {}, list(map(str, indices)))
-    return _Pool(pooled, sources)
+    copies = {row: found for row, found in members.items() if len({c for _, c in found}) > 1}
+    return _Pool(pooled, sources, copies)
 
 
 def _only(table: FeatureTable, classes: Sequence[int], labels: int) -> FeatureTable:

@@ -7,6 +7,7 @@ copied back are the same as those of a local run, and a run that was started loc
 
 from __future__ import annotations
 
+import filecmp
 import math
 import os
 import shutil
@@ -112,6 +113,8 @@ def link_files(stored: Path, folder: Path) -> None:
             try:
                 link.symlink_to(target)
             except FileExistsError:
+                if link.is_file() and filecmp.cmp(link, target, shallow=False):
+                    continue
                 raise UserError(f"The remote machine already has another file {link}.", "Rename the folder.") from None
 
 

@@ -33,7 +33,8 @@ from lensmith.learn.learner import Learner
 from lensmith.learn.processes import Processes
 from lensmith.learn.run_log import RunLog
 from lensmith.measure import metrics
-from lensmith.models.tuning import Tuned, restore, trainable, weight_groups
+from lensmith.models.tuned_files import restore
+from lensmith.models.tuning import Tuned, trainable, weight_groups
 from lensmith.progress import Advance, Note, Tell, counter, silent
 from lensmith.records import Rate, Training
 from lensmith.runs.files import recover, write_json

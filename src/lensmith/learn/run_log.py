@@ -11,7 +11,8 @@ import torch
 from lensmith.learn import checkpoint
 from lensmith.learn.processes import Processes
 from lensmith.learn.trackers import open_tracker
-from lensmith.models.tuning import Tuned, keep_tuned, trainable
+from lensmith.models.tuned_files import keep_tuned
+from lensmith.models.tuning import Tuned, trainable
 from lensmith.progress import Note
 from lensmith.records import Rate, Training, percent
 from lensmith.runs.files import append_line, read_lines, write_lines

@@ -24,6 +24,7 @@ from lensmith.errors import Stopped, UserError
 from lensmith.measure import metrics
 from lensmith.measure.calibration import ENOUGH, LEAST, fit
 from lensmith.measure.reliability import reliability, risk_coverage
+from lensmith.models.tuned_files import weights_digest
 from lensmith.models.tuning import Tuned
 from lensmith.progress import counter
 from lensmith.records import Calibration, Evaluation, Prediction
@@ -98,6 +99,7 @@ def predict_split(run: Run, classifier: Classifier, split: Split, path: Path, ta
         return 0.0
     options, progress = run.recipe.data, counter(task, len(split), run.tell)
     about = {"images": split.order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
+    about["weights"] = weights_digest(classifier.model.folder, run.recipe.model.adapter)
     unfinished = Unfinished(path, classifier.labels, about)
     items = islice(split.items(options.max_pixels, classifier.model.sufficient_size), unfinished.done, None)
     clock = time.perf_counter()

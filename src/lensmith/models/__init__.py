@@ -37,7 +37,8 @@ def load(options: ModelOptions) -> Tuned:
     Raises:
         UserError: the folder or name doesn't exist, isn't a model, is damaged, or is of an unknown family.
     """
-    from lensmith.models.tuning import Tuned, load_tuned
+    from lensmith.models.tuned_files import load_tuned
+    from lensmith.models.tuning import Tuned
 
     model = load_base(options)
     return Tuned(model, load_tuned(model, Path(options.adapter)) if options.adapter else None)
@@ -88,7 +89,8 @@ def find(base: str) -> Path:
         folder = Path(base).expanduser()
         if not folder.is_dir():
             raise UserError(
-                f"There is no model folder {base}.", "Give `nano`, a folder, or a model's name on the hub (owner/name)."
+                f"There is no model folder {base}.",
+                "Give `nano`, a folder, or a model's name on the hub (owner/name): model.base=...",
             )
         return folder
     from huggingface_hub import snapshot_download

@@ -77,7 +77,7 @@ class Run:
         that can resume the run, if any."""
         from lensmith.runs.provenance import provenance
 
-        write(self.folder / "recipe.yaml", written(self.recipe.to_dict()))
+        write(self.folder / "recipe.yaml", written(settled(self.recipe).to_dict()))
         data: dict[str, Any] = {
             "uri": self.dataset.uri,
             "labels": list(self.dataset.labels),
@@ -194,7 +194,7 @@ def same_threads(folder: Path) -> None:
 
 def same_recipe(folder: Path, then: Recipe, now: Recipe, free: Collection[str] = ANYWHERE) -> None:
     """Raises UserError naming the options that have changed since the run was started; those in `free` may change."""
-    old, new = flat(then), flat(now)
+    old, new = flat(settled(then)), flat(settled(now))
     changed = [
         f"{key} was {old[key]!r} and is now {new[key]!r}" for key in old if old[key] != new[key] and key not in free
     ]
@@ -203,6 +203,26 @@ def same_recipe(folder: Path, then: Recipe, now: Recipe, free: Collection[str] =
             f"The run {folder} was started with another recipe: {'; '.join(changed)}.",
             "Change it back, or start a new run.",
         )
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that its run can be used from another folder."""
+
+    def place(path: str | None) -> str | None:
+        if path is None:
+            return None
+        scheme, colon, inner = path.partition(":")
+        if not os.path.exists(os.path.expanduser(path)) and colon and len(scheme) > 1:
+            return f"{scheme}:{place(inner)}" if inner and os.path.exists(os.path.expanduser(inner)) else path
+        return os.path.abspath(os.path.expanduser(path)) if os.path.exists(os.path.expanduser(path)) else path
+
+    data, model = recipe.data, recipe.model
+    base = place(model.base) if os.path.isdir(os.path.expanduser(model.base)) and model.base != "nano" else model.base
+    return replace(
+        recipe,
+        data=replace(data, uri=str(place(data.uri)), corrections=place(data.corrections)),
+        model=replace(model, base=str(base), adapter=place(model.adapter)),
+    )
 
 
 def same_training(recipe: Recipe) -> set[str]:

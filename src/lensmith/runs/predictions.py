@@ -98,11 +98,13 @@ class Unfinished:
         if not self._state.exists():
             return
         state = json.loads(self._state.read_text(encoding="utf-8"))
-        changed = [key for key, value in about.items() if state["about"].get(key) != json.loads(json.dumps(value))]
+        # Before version 0.2, `weights` was not recorded.
+        then = {"weights": about.get("weights")} | state["about"]
+        changed = [key for key, value in about.items() if then.get(key) != json.loads(json.dumps(value))]
         if changed:
             raise UserError(
-                f"The predictions in {self.folder} were started under different conditions ({', '.join(changed)}).",
-                "Remove it, or use another run folder.",
+                f"The predictions in {self.folder} were started with other {' and '.join(changed)}.",
+                "Remove this folder to score all images again, or use another run folder.",
             )
         self.about, self.seconds = state["about"], state["seconds"]
         for chunk in self._chunks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,13 @@ def rate_table(rates: dict[str, dict[str, Any]]) -> Table:
 
 def next_line(*words: str | Path) -> str:
     """The last line of a verb's text: a command to continue with, quoted for a shell."""
-    return Verbatim(f"Next: {shlex.join(['lensmith', *map(str, words)])}")
+    return Verbatim(f"Next: {shlex.join(['lensmith', *map(_from_here, map(str, words))])}")
+
+
+def _from_here(word: str) -> str:
+    """A path below the current folder as it is typed there; another word as it is."""
+    here = os.getcwd() + os.sep
+    return word.removeprefix(here) if word.startswith(here) else word
 
 
 def path_line(name: str, path: str) -> str:

@@ -15,7 +15,7 @@ from lensmith.learn.feature_table import FeatureTable
 from lensmith.learn.frozen import FrozenModel, SharedFrozenModel
 from lensmith.learn.methods import MakeResult, Method
 from lensmith.learn.probes import Fitted
-from lensmith.models.tuning import keep_tuned
+from lensmith.models.tuned_files import keep_tuned
 from lensmith.runs.folder import Run
 
 

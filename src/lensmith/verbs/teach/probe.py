@@ -107,7 +107,7 @@ def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored
     """
     from lensmith.learn.methods.fitted import FittedMethod
     from lensmith.measure.evaluation import Scored, score_split
-    from lensmith.models.tuning import keep_tuned
+    from lensmith.models.tuned_files import keep_tuned
 
     assert isinstance(method, FittedMethod)
     if (run.folder / "evaluation.json").exists():

@@ -1,0 +1,180 @@
+"""Tuned weights on disk: save them with all that is needed to use them, and load only what fits the model in full."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lensmith.errors import UserError
+from lensmith.models.base import Model
+from lensmith.models.heads import Head, load_head
+from lensmith.models.tuning import Tuned, component_of, trainable
+from lensmith.records import TASK
+from lensmith.runs.files import replacing
+from lensmith.runs.folder import Run, adapter_folder, settled
+
+WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
+"""Files beside PEFT's in a folder of tuned weights: fully trained weights of the model, and a class head."""
+_END = 1 << 20  # bytes
+
+
+def save_tuned(model: Model, folder: Path, head: Head | None = None) -> None:
+    """Save the tuned weights, the tokenizer and the image settings: what `load_tuned` and a processor need."""
+    if model.peft is not None:
+        # LoRA never contains embeddings. Without this argument PEFT would query the hub at every save.
+        model.peft.save_pretrained(folder, save_embedding_layers=False)
+    if weights := _full_weights(model):
+        save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+    if head is not None:
+        head.save(folder / HEAD)
+    model.tokenizer.save_pretrained(folder)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (model.folder / name).exists():
+            shutil.copyfile(model.folder / name, folder / name)
+
+
+def keep_tuned(run: Run, tuned: Tuned, name: str = "tuned") -> None:
+    """Save the tuned model into a run's folder, with processor, question and labels: everything `predict` needs.
+
+    Args:
+        name: the model's name in reports: `tuned`, `probe`.
+    """
+    recipe = settled(run.recipe)
+    with replacing(run.folder / "adapter") as new:
+        save_tuned(tuned.model, new, tuned.head)
+        task: dict[str, Any] = {"name": name, "labels": list(run.dataset.labels), "question": asdict(recipe.question)}
+        task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
+        (new / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_tuned(model: Model, folder: Path) -> Head | None:
+    """Load what `save_tuned` saved into the model.
+
+    Args:
+        folder: a run folder, the folder inside it, or a PEFT folder from elsewhere.
+
+    Returns:
+        The head that answers instead of the decoder, if there is one.
+
+    Raises:
+        UserError: the folder holds no adapter, or it doesn't fit the model.
+    """
+    from peft import PeftModel
+
+    inner = adapter_folder(folder)
+    if not any((inner / name).exists() for name in ("adapter_config.json", WEIGHTS, HEAD)):
+        raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
+    has_lora = (inner / "adapter_config.json").exists()
+    if has_lora and not (inner / "adapter_model.safetensors").is_file():
+        # PEFT would read a pickle instead, or ask the hub for a repository with the folder's name.
+        raise UserError(f"{inner} has no adapter_model.safetensors.", "Save the adapter with safetensors.")
+    head: Head | None = None
+    try:
+        if has_lora:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+                model.peft = PeftModel.from_pretrained(model.network, str(inner))
+            _require_all(model.peft, inner)
+        _load_full_weights(model, inner)
+        if (inner / HEAD).exists():
+            head = load_head(inner / HEAD).to(model.device)
+        # Images are shown as in training, unless the recipe sets another budget.
+        task = json.loads((inner / TASK).read_text(encoding="utf-8")) if (inner / TASK).exists() else {}
+        if task.get("image_tokens") and not model.options.image_tokens:
+            model.options = replace(model.options, image_tokens=task["image_tokens"])
+            model.limit_image_tokens(task["image_tokens"])
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
+    model.network.requires_grad_(False).eval()
+    return head
+
+
+def _require_all(peft: Any, folder: Path) -> None:
+    """Raises UserError unless each of an adapter's weights is in its file, and each in the file is one of them.
+
+    PEFT only warns of weights that it misses, and says nothing of those that it does not know: an adapter of another
+    model would be scored as if it had been applied.
+    """
+    from peft import get_peft_model_state_dict
+
+    expected = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    found = load_file(folder / "adapter_model.safetensors")
+    for name, weight in found.items():
+        if not weight.isfinite().all():
+            raise UserError(f"The adapter in {folder} contains NaN or infinity, in {name}.", "Train it again.")
+    lost, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if lost or unknown:
+        parts = [
+            f"{len(names):,} of {len(of):,} {what}, such as {names[0]}"
+            for names, of, what in ((lost, expected, "are missing"), (unknown, found, "have no place in the model"))
+            if names
+        ]
+        raise UserError(
+            f"The adapter in {folder} doesn't fit the model: of its weights, {' and '.join(parts)}.",
+            "Use the base model that it was trained on (model.base), and its own adapter_config.json.",
+        )
+
+
+def weights_digest(base: Path, adapter: str | None) -> str:
+    """16 hex digits that identify a model's weights: an adapter's bytes, and the sizes and ends of the base's files.
+
+    The base may have many gigabytes, and isn't trained in place.
+
+    Args:
+        base: the folder of the base model.
+        adapter: a run folder or adapter folder; None for the base alone.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(base.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_END))
+            file.seek(max(0, path.stat().st_size - _END))
+            digest.update(file.read(_END))
+    for path in sorted(adapter_folder(Path(adapter)).glob("*.safetensors")) if adapter else ():
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def restore(model: Model, folder: Path, head: Head | None = None) -> None:
+    """Reset a model that is being tuned to the weights that `save_tuned` wrote to a folder."""
+    from peft import set_peft_model_state_dict
+
+    if model.peft is not None:
+        set_peft_model_state_dict(model.peft, load_file(folder / "adapter_model.safetensors"))
+    _load_full_weights(model, folder)
+    if head is not None:
+        head.load_state_dict(load_head(folder / HEAD).state_dict())
+
+
+def _full_weights(model: Model) -> dict[str, nn.Parameter]:
+    """The trainable weights of the base model itself: neither LoRA's nor the head's."""
+    return {n: w for n, w in trainable(model).items() if ".lora_" not in n and component_of(model, n)}
+
+
+@torch.no_grad()
+def _load_full_weights(model: Model, folder: Path) -> None:
+    if not (folder / WEIGHTS).exists():
+        return
+    weights, modules = dict(model.network.named_parameters()), dict(model.network.named_modules())
+    for name, value in load_file(folder / WEIGHTS).items():
+        if name not in weights or weights[name].shape != value.shape or not value.isfinite().all():
+            problem = "contains NaN or infinity"
+            if value.isfinite().all():
+                problem = f"has no counterpart of the same {'shape' if name in weights else 'name'} in the model"
+            raise UserError(f"In {folder / WEIGHTS}, {name} {tuple(value.shape)} {problem}.", "Train it again.")
+        if isinstance(modules[name.rpartition(".")[0]], nn.Linear):
+            weights[name].copy_(value)  # keeps the dtype of products; see `loading.cast_linear_layers`
+        else:  # takes the dtype that it was trained in
+            weights[name].data = value.to(weights[name].device)
