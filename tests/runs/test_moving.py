@@ -82,3 +82,21 @@ def test_an_evaluation_without_its_report_is_resumed(run: Run, shapes: Shapes, t
     assert Path("e/report.html").exists()
     assert Path("e/predictions.parquet").read_bytes() == before
     assert "nothing to resume" in run("resume", "e")[2]
+
+
+def test_a_training_is_resumed_where_its_images_are_now(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
+    def stop(event: Note | Advance) -> None:
+        if isinstance(event, Advance) and event.task == "training" and event.done == 2:
+            raise KeyboardInterrupt
+
+    shapes(circle=12, square=12)
+    recipe = lensmith.load_recipe(None, ["data.uri=my shapes", f"model.base={tiny_folder}", *FAST, "train.epochs=2"])
+    with pytest.raises(Stopped):
+        lensmith.train(recipe, Path("t"), stop)
+    shutil.move("my shapes", "moved")
+    Path("elsewhere").mkdir()
+    os.chdir("elsewhere")
+    assert "No such file or folder" in run("resume", "../t")[2]
+    code, out, err = run("resume", "../t", "data.uri=../moved", "--json")
+    assert code == 0, err
+    assert json.loads(out)["training"]["finished"]

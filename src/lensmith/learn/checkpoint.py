@@ -23,7 +23,7 @@ from lensmith.config import Recipe, recipe_from
 from lensmith.errors import UserError
 from lensmith.records import Rate, Training
 from lensmith.runs.files import recover, replacing
-from lensmith.runs.folder import same_recipe, same_training
+from lensmith.runs.folder import same_recipe, same_training, settled
 
 KEPT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -44,7 +44,7 @@ def save(
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
     with replacing(folder / f"{state.steps:08d}") as new:
         save_file(tensors, new / TENSORS)
-        about = {"state": asdict(state), "recipe": recipe.to_dict(), "digest": _digest(new / TENSORS)}
+        about = {"state": asdict(state), "recipe": settled(recipe).to_dict(), "digest": _digest(new / TENSORS)}
         (new / STATE).write_text(json.dumps(about), encoding="utf-8")
     for obsolete in [*_checkpoints(folder)[KEPT:], *folder.glob(".*.part")]:
         shutil.rmtree(obsolete, ignore_errors=True)

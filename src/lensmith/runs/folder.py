@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from lensmith.data import ImageDataset
 
 PREDICTIONS, CALIBRATION, REPORT = "predictions.parquet", "calibration.json", "report.html"
-ANYWHERE = {"name", "model.device", "place.gpu", "place.hours", "place.retries", "place.secrets"}
-"""Options that may change when a run is resumed: they affect where it runs, but not what it computes."""
+ANYWHERE = {"name", "data.uri", "model.device", "place.gpu", "place.hours", "place.retries", "place.secrets"}
+"""Options that may change when a run is resumed: they affect where it runs and finds its images, but not what it
+computes. The images must be the same (`same_data`)."""
 SAME_TRAINING = ANYWHERE | {
     *("train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
     *("evaluate.batch_size", "evaluate.top", "evaluate.calibration", "evaluate.labels"),

@@ -20,7 +20,7 @@ from lensmith.errors import Diverged, UserError
 from lensmith.progress import Note, Tell
 from lensmith.records import Rate
 from lensmith.runs.files import disk_error, write
-from lensmith.runs.folder import Run
+from lensmith.runs.folder import Run, settled
 from lensmith.search.board import Board
 from lensmith.search.database import Gone, Lost
 from lensmith.search.outcome import best_first, conclude
@@ -274,7 +274,7 @@ def _number(work: Work, trial: Entry) -> int:
 
 def _prepare(folder: Path, recipe: Recipe, begun: bool) -> None:
     """Prepare a trial's folder. Its content is kept if it belongs to the same training, and removed otherwise."""
-    same = False
+    recipe, same = settled(recipe), False
     with suppress(UserError):
         same = begun and load_recipe(folder / "recipe.yaml", quiet=True) == recipe
     try:

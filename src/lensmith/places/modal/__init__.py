@@ -30,7 +30,7 @@ from lensmith.places.modal.prices import LISTED, PRICES, gpu, price_after, price
 from lensmith.places.modal.volumes import copy_back, send, send_run
 from lensmith.progress import Note
 from lensmith.runs.files import disk_error, read_json, write, write_json
-from lensmith.runs.folder import ANYWHERE, default_folder, new_run_folder, read_run, same_recipe, same_training
+from lensmith.runs.folder import ANYWHERE, default_folder, new_run_folder, read_run, same_recipe, same_training, settled
 from lensmith.runs.lock import LOCK
 from lensmith.runs.provenance import provenance
 
@@ -68,7 +68,7 @@ class Place:
                 call, app = _start(job, folder, name, needed)
             try:
                 if not job.resume and job.recipe:
-                    write(folder / "recipe.yaml", written(job.recipe.to_dict()))
+                    write(folder / "recipe.yaml", written(settled(job.recipe).to_dict()))
                 write_json(folder / NOTE, _note(job, name, call.object_id, app, needed))
             except BaseException:  # without its note, the job couldn't be found again
                 call.cancel(terminate_containers=True)
