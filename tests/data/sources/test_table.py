@@ -223,3 +223,10 @@ def test_a_table_in_a_western_code_page_is_read(tmp_path: Path) -> None:
     dataset = unsplit(tmp_path / "t.csv")
     assert set(dataset.labels) == {"groß", "b"}
     assert dataset.train.image(0).size == (4, 4)
+
+
+def test_damaged_text_in_a_parquet_file_is_reported(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", image=[png(1), png(2)], label=["cat-cat-cat", "dog"])
+    path.write_bytes(path.read_bytes().replace(b"cat-cat-cat", b"cat-\xff\xfe\xff-cat"))
+    with pytest.raises(UserError, match="isn't a Parquet file, or is damaged"):
+        unsplit(path)

@@ -73,8 +73,8 @@ def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | No
         notes.append(column.note)
     more = [column.name] if column and column.name != PATH else []
     number = 0
-    for batch in _batches(path, [*names, *more], size=64):  # small, because a row may contain a large image
-        for image, label, *rest in zip(*(batch.column(name).to_pylist() for name in [*names, *more]), strict=True):
+    for cells in _batches(path, [*names, *more], size=64):  # small, because a row may contain a large image
+        for image, label, *rest in zip(*cells, strict=True):
             number += 1
             where = f"{path.name} row {number}"
             if numbered and label == UNLABELLED:
@@ -97,27 +97,29 @@ def parquet_split(path: Path, columns: Columns) -> SplitColumn | None:
     t = pa.types
     kinds = (t.is_string, t.is_large_string, t.is_integer, t.is_boolean, t.is_dictionary)
     few = [f.name for f in schema if f.name not in (image, label) and any(is_kind(f.type) for is_kind in kinds)]
-    for batch in _batches(path, few, size=10_000) if few else ():
-        for name in few:
-            for cell in batch.column(name).unique().to_pylist():
+    for columns_of_few in _batches(path, few, size=10_000, unique=True) if few else ():
+        for name, found in zip(few, columns_of_few, strict=True):
+            for cell in found:
                 cells.add(name, cell)
     if t.is_string(schema.field(image).type) or t.is_large_string(schema.field(image).type):
-        for batch in _batches(path, [image], size=10_000):
-            for cell in batch.column(0).to_pylist():
+        for (paths,) in _batches(path, [image], size=10_000):
+            for cell in paths:
                 cells.add_path(cell)
     return split_column(cells, columns, path.name)
 
 
-def _batches(path: Path, names: list[str], size: int) -> Iterator[Any]:
+def _batches(path: Path, names: list[str], size: int, unique: bool = False) -> Iterator[list[list[Any]]]:
+    """The cells of these columns, some rows at a time; with `unique`, each cell of a column once."""
     import pyarrow as pa
 
     batches = _parquet(path).iter_batches(batch_size=size, columns=names)
     while True:
-        with damaged(path, "a Parquet file", pa.ArrowException, OSError):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
+        with damaged(path, "a Parquet file", pa.ArrowException, OSError, ValueError):  # the last for text that is none
+            if (batch := next(batches, None)) is None:
+                return
+            found = [batch.column(name) for name in names]
+            cells = [(column.unique() if unique else column).to_pylist() for column in found]
+        yield cells
 
 
 def parquet_names(path: Path, columns: Columns) -> tuple[str, ...] | None:
@@ -135,7 +137,7 @@ def _parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
-    with damaged(path, "a Parquet file", pa.ArrowException, OSError):
+    with damaged(path, "a Parquet file", pa.ArrowException, OSError, ValueError):
         return pq.ParquetFile(path)
 
 
