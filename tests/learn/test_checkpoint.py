@@ -34,7 +34,7 @@ from tests.conftest import Shapes
 
 pytestmark = pytest.mark.long
 
-KILLS = 20
+KILLS = 12
 SOURCE = str(Path(lensmith.__file__).parent)
 MOMENTS = {"call": 6000, "file": 60}
 """The approximate number of calls in Lensmith's code, and of file operations, in a step with its checkpoint."""

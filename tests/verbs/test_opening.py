@@ -54,14 +54,14 @@ def last_command(out: str) -> list[str]:
 
 def test_the_commands_at_the_end_lead_from_images_to_predictions(run: Run, shapes: Shapes, tiny_folder: Path) -> None:
     """A folder with a space in its name, so that quoting matters."""
-    data = shapes("my images", circle=16, square=16)
+    shapes(data := "my images", circle=16, square=16)
     shapes("new-images", unknown=2)
     code, out, err = run("evaluate", data, f"model.base={tiny_folder}", *FAST)
     assert code == 0, err
     train = last_command(out)
     assert train == [
         "train",
-        str(data),
+        data,
         f"model.base={tiny_folder}",
         *FAST[:1],
         "train.epochs=1.0",
