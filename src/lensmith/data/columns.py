@@ -51,7 +51,7 @@ def _pick(available: Sequence[str], named: str | None, common: Sequence[str], ro
     for name in common:
         if name in by_name:
             return by_name[name]
-    raise UserError(f"Can't tell which column of {where} is the {role}.", f"Name it with {role}_column. {listed}")
+    raise UserError(f"Can't tell which column of {where} is the {role}.", f"Name it with data.{role}_column=. {listed}")
 
 
 def to_row(image: Any, label: Any, where: str, folder: Path | None, split: str = "") -> Row:

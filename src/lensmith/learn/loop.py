@@ -144,7 +144,9 @@ def train(
             seconds_per_step = (time.perf_counter() - start) / (state.steps - first_step)
             seconds_left = seconds_per_step * (steps - state.steps)
             speed = batch_size / seconds_per_step
-            epoch = f"epoch {state.steps * batch_size / len(images):.1f} of {options.epochs:g}"
+            # The last batch may begin one more epoch.
+            seen = min(state.steps * batch_size / len(images), options.epochs)
+            epoch = f"epoch {seen:.1f} of {options.epochs:g}"
             run.tell(Advance("training", state.steps, steps, speed, seconds_left, f"{epoch}, loss {loss:.3f}"))
     except KeyboardInterrupt:
         with uninterrupted():
