@@ -14,6 +14,7 @@ from lensmith.engine.labels import Scores
 from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model
+from lensmith.models.heads import ClassHead
 from lensmith.records import Calibration
 
 LABELS = ["circle", "square", "red square"]
@@ -179,3 +180,10 @@ def test_windows_of_large_images_are_short(tiny: Model, monkeypatch: pytest.Monk
     assert [len(window) for window in windows(classifier, items)] == [9]
     monkeypatch.setattr("lensmith.engine.classifier.WINDOW", 3 * tiny.photo_bytes())
     assert [len(window) for window in windows(classifier, items)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("head", [ClassHead(7, LABELS), ClassHead(32, LABELS, "decoder 77 end")], ids=["size", "depth"])
+def test_a_head_of_another_model_is_refused(tiny: Model, head: ClassHead) -> None:
+    classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), head)
+    with pytest.raises(UserError, match="was trained on another model .* it needs the feature 'decoder"):
+        list(predict(classifier, [("a", None, reader(40, 40, 9))]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lensmith.models.heads import ANSWER, ClassHead, Head, Neighbours, load_head
@@ -52,3 +53,21 @@ def test_heads_saved_without_a_feature_name_can_be_loaded(tmp_path: Path) -> Non
     assert isinstance(head, ClassHead)
     assert head.feature == ANSWER
     assert torch.equal(head.weight, state["weight"])
+
+
+def test_a_head_whose_numbers_do_not_fit_its_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    linear, near = ClassHead(2, ["a", "b", "c"]), neighbours(3)
+    for head, changed, says in (
+        (linear, {"weight": torch.zeros(2, 2)}, "other classes than its 3 labels"),
+        (linear, {"bias": torch.zeros(4)}, "other classes than its 3 labels"),
+        (linear, {"bias": torch.tensor([0.0, math.nan, 0.0])}, "NaN or infinity"),
+        (near, {"owners": torch.tensor([0, 1, 2, 0])}, "other classes than its 2 labels"),
+        (near, {"keys": near.keys[:3].contiguous()}, "other classes than its 2 labels"),
+    ):
+        head.save(path)
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        save_file({name: value.contiguous() for name, value in head.state_dict().items()} | changed, path, about)
+        with pytest.raises(ValueError, match=says):
+            load_head(path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import lensmith
@@ -23,7 +26,7 @@ from lensmith.models.tuned_files import load_tuned, save_tuned
 from lensmith.models.tuning import Tuned, attach, coverage, coverage_table, trainable, weight_groups
 from lensmith.runs.files import read_lines
 from lensmith.runs.folder import recipe_for
-from tests.conftest import Shapes
+from tests.conftest import Run, Shapes
 
 pytestmark = pytest.mark.long
 
@@ -233,7 +236,7 @@ def corrupted(weights: dict[str, torch.Tensor], how: str) -> dict[str, torch.Ten
         ("half", r"(\d+) of \d+ are missing"),
         ("more", r"1 of \d+ have no place in the model, such as .*layers\.77"),
         ("nan", "contains NaN or infinity, in "),
-        ("rank", "doesn't fit"),
+        ("rank", r"(\d+) of \1 have another shape than in the model, such as base_model"),
     ],
 )
 def test_an_adapter_that_fits_only_in_part_is_refused(tiny_folder: Path, tmp_path: Path, how: str, says: str) -> None:
@@ -244,6 +247,109 @@ def test_an_adapter_that_fits_only_in_part_is_refused(tiny_folder: Path, tmp_pat
     save_file(corrupted(load_file(file), how), file, {"format": "pt"})
     with pytest.raises(UserError, match=says):
         load_tuned(models.load_base(model.options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"r": 4}, r"(\d+) of \1 have another shape"),
+        ({"rank_pattern": {"q_proj": 4}}, "have another shape"),
+        ({"target_modules": ["q_proj"]}, "have no place in the model"),
+        ({"use_dora": True}, "are missing, such as .*magnitude"),
+        ({"peft_type": "PROMPT_TUNING"}, "is of the type PROMPT_TUNING, which can't be used"),
+        ({"alora_invocation_tokens": [5]}, "is of the type activated LoRA, which can't be used"),
+        ({"of_a_later_version": True}, "has the setting of_a_later_version"),
+    ],
+    ids=str,
+)
+def test_an_adapter_whose_settings_do_not_fit_its_weights_is_refused(
+    tiny_folder: Path, tmp_path: Path, settings: dict[str, object], says: str
+) -> None:
+    """Virtual tokens, and a LoRA that waits for certain ones, would be loaded and never used."""
+    model, _ = attached(tiny_folder, "tune.rank=2")
+    save_tuned(model, tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(UserError, match=says):
+        load_tuned(models.load_base(model.options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "out_proj"], "use_rslora": True},
+        {"target_modules": ["q_proj"], "modules_to_save": ["multi_modal_projector"], "bias": "all"},
+        {
+            "target_modules": ["q_proj"],
+            "rank_pattern": {"layers.1.self_attn.q_proj": 5},
+            "trainable_token_indices": [5],
+        },
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_a_lora_made_elsewhere_is_applied_in_full(tiny: Model, tmp_path: Path, settings: dict[str, Any]) -> None:
+    pixels = (torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),)
+
+    def scores(model: Model) -> torch.Tensor:
+        return Classifier(model, make_question(model, load_recipe(None, []).question, LABELS)).score(pixels).bound
+
+    torch.manual_seed(0)
+    bare = scores(tiny)
+    tiny.peft = get_peft_model(tiny.network, LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    for weight in tiny.peft.parameters():
+        if weight.requires_grad:
+            weight.data += 0.2 * torch.randn_like(weight)
+    expected = scores(tiny)
+    # PEFT also saves the embeddings if something of theirs was trained.
+    tiny.peft.save_pretrained(tmp_path, save_embedding_layers="embed_tokens" in settings["target_modules"])
+    other = models.load_base(tiny.options)
+    assert load_tuned(other, tmp_path) is None
+    torch.testing.assert_close(scores(other), expected, rtol=1e-4, atol=1e-4)
+    assert (bare - expected).abs().max() > 0.01
+
+
+def test_an_adapter_trained_with_another_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    model, _ = attached(tiny_folder, "tune.rank=2")
+    save_tuned(model, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][-1] | {"id": 99_999, "content": "[PAD]"})
+    path.write_text(json.dumps(tokenizer))
+    load_tuned(models.load_base(model.options), tmp_path)  # one token more changes none of the others
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"another tokenizer than that of .*: 2 tokens have other numbers, such as "):
+        load_tuned(models.load_base(model.options), tmp_path)
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json is damaged"):
+        load_tuned(models.load_base(model.options), tmp_path)
+
+
+def test_an_adapter_goes_with_the_base_it_was_trained_on_and_with_all_its_files(
+    run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A base of the same shape with other weights, as after an update, takes any adapter without complaint."""
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    options = [f"model.base={base}", "model.dtype=float32", "tune.head=true", "train.epochs=0.1", "tune.rank=2"]
+    assert run("train", shapes(circle=12, square=12), *options, "--run", "mine")[0] == 0
+    predict = ["predict", "mine", "my shapes/circle/circle 0.jpg"]
+    assert run(*predict)[0] == 0
+    head = tmp_path / "mine" / "adapter" / "head.safetensors"
+    head.rename(tmp_path / "head")
+    code, _, err = run(*predict)  # without it, the decoder would answer
+    assert code == 2
+    assert "is incomplete: it has no head.safetensors" in err
+    (tmp_path / "head").rename(head)
+    weights = load_file(base / "model.safetensors")
+    weights["model.language_model.embedding_norm.weight"] += 1
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    code, _, err = run(*predict)
+    assert code == 2
+    assert f"was trained on a model with other weights than {base}" in err
 
 
 def test_full_weights_that_do_not_fit_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -259,3 +365,6 @@ def test_full_weights_that_do_not_fit_are_refused(tiny_folder: Path, tmp_path: P
         save_file(weights | changed, tmp_path / "weights.safetensors")
         with pytest.raises(UserError, match=says):
             load_tuned(models.load_base(model.options), tmp_path)
+    save_file({name: weight}, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=rf"{len(weights) - 1} weights of the projector are missing, such as "):
+        load_tuned(models.load_base(model.options), tmp_path)

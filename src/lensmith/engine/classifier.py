@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lensmith.engine.branches import fork_all, grow
-from lensmith.engine.features import extract
+from lensmith.engine.features import PIXELS, extract, feature_names
 from lensmith.engine.labels import Scores, search
 from lensmith.engine.question import Question
 from lensmith.errors import ImageError, UserError
@@ -109,8 +109,15 @@ class Classifier:
         model = self.model
         with model.autocast():
             if self.head is not None:
-                features = extract(model, self._before, self._after, views, [self.head.feature])
-                return Scores.of_all(self.head(features[self.head.feature]).log_softmax(1))
+                name, known = self.head.feature, (*feature_names(model), PIXELS)
+                feature = extract(model, self._before, self._after, views, [name])[name] if name in known else None
+                if feature is None or feature.shape[1] != self.head.size:
+                    raise UserError(
+                        f"The head was trained on another model than {model.options.base}: it needs the feature "
+                        f"{name!r} with {self.head.size} values.",
+                        "Set model.base to that model.",
+                    )
+                return Scores.of_all(self.head(feature).log_softmax(1))
             image = model.embed_images(views)
             segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))

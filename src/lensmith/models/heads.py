@@ -27,6 +27,11 @@ class Head(nn.Module):
         super().__init__()
         self.labels, self.feature = tuple(labels), feature
 
+    @property
+    def size(self) -> int:
+        """The size of the feature that the head takes."""
+        return int(next(iter(self.state_dict().values())).shape[-1])
+
     def save(self, path: Path) -> None:
         """Write the head as one safetensors file. Its metadata names the class ("kind"), labels and feature."""
         about = {"labels": json.dumps(self.labels), "feature": self.feature, "kind": type(self).__name__}
@@ -99,15 +104,26 @@ class Neighbours(Head):
 
 
 def load_head(path: Path) -> Head:
-    """Read what `Head.save` wrote. Raises ValueError, KeyError or RuntimeError if the file is something else."""
+    """Read what `Head.save` wrote.
+
+    Raises:
+        ValueError: its numbers don't fit its labels, or one is NaN or infinite.
+        KeyError, RuntimeError: the file is something else.
+    """
     with safe_open(path, "pt") as file:
         about = file.metadata()
     labels, feature, state = json.loads(about["labels"]), about.get("feature", ANSWER), load_file(path)
     head: Head
     if about.get("kind") == Neighbours.__name__:
         centre, spread, keys, owners, k = (state[name] for name in ("centre", "spread", "keys", "owners", "k"))
+        fits = len(owners) == len(keys) and bool(((owners >= 0) & (owners < len(labels))).all())
         head = Neighbours(centre, spread, keys, owners, int(k), labels, feature)
     else:
+        fits = state["weight"].shape[0] == len(state["bias"]) == len(labels)
         head = ClassHead(state["weight"].shape[1], labels, feature)
-        head.load_state_dict(state)
+    if not fits:
+        raise ValueError(f"{path.name} has numbers for other classes than its {len(labels)} labels")
+    if not all(value.isfinite().all() for value in state.values()):
+        raise ValueError(f"{path.name} contains NaN or infinity")
+    head.load_state_dict(state)
     return head.requires_grad_(False)

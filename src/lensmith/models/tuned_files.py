@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from lensmith.models.base import Model
 from lensmith.models.heads import Head, load_head
 from lensmith.models.tuning import Tuned, component_of, trainable
 from lensmith.records import TASK
-from lensmith.runs.files import replacing
+from lensmith.runs.files import read_json, replacing
 from lensmith.runs.folder import Run, adapter_folder, settled
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """Files beside PEFT's in a folder of tuned weights: fully trained weights of the model, and a class head."""
+_LORA_SETTINGS = "adapter_config.json"
 _END = 1 << 20  # bytes
 
 
@@ -54,6 +55,7 @@ def keep_tuned(run: Run, tuned: Tuned, name: str = "tuned") -> None:
         save_tuned(tuned.model, new, tuned.head)
         task: dict[str, Any] = {"name": name, "labels": list(run.dataset.labels), "question": asdict(recipe.question)}
         task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
+        task |= {"base_weights": weights_digest(tuned.model.folder), "files": [p.name for p in _weight_files(new)]}
         (new / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -69,27 +71,27 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     Raises:
         UserError: the folder holds no adapter, or it doesn't fit the model.
     """
-    from peft import PeftModel
-
     inner = adapter_folder(folder)
-    if not any((inner / name).exists() for name in ("adapter_config.json", WEIGHTS, HEAD)):
+    if not any((inner / name).exists() for name in (_LORA_SETTINGS, WEIGHTS, HEAD)):
         raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
-    has_lora = (inner / "adapter_config.json").exists()
-    if has_lora and not (inner / "adapter_model.safetensors").is_file():
-        # PEFT would read a pickle instead, or ask the hub for a repository with the folder's name.
-        raise UserError(f"{inner} has no adapter_model.safetensors.", "Save the adapter with safetensors.")
+    # An adapter from elsewhere has no such file.
+    task = read_json(inner / TASK) if (inner / TASK).exists() else {}
+    if lost := [name for name in task.get("files", ()) if not (inner / name).is_file()]:
+        raise UserError(f"{inner} is incomplete: it has no {lost[0]}.", "Copy the whole run folder, or repeat the run.")
+    if task.get("base_weights", (ours := weights_digest(model.folder))) != ours:
+        raise UserError(
+            f"The adapter in {inner} was trained on a model with other weights than {model.options.base}.",
+            f"Set model.base to that model; it was {task.get('base')}.",
+        )
     head: Head | None = None
     try:
-        if has_lora:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
-                model.peft = PeftModel.from_pretrained(model.network, str(inner))
-            _require_all(model.peft, inner)
+        _require_same_tokens(model, inner)
+        if (inner / _LORA_SETTINGS).exists():
+            _load_lora(model, inner)
         _load_full_weights(model, inner)
         if (inner / HEAD).exists():
             head = load_head(inner / HEAD).to(model.device)
         # Images are shown as in training, unless the recipe sets another budget.
-        task = json.loads((inner / TASK).read_text(encoding="utf-8")) if (inner / TASK).exists() else {}
         if task.get("image_tokens") and not model.options.image_tokens:
             model.options = replace(model.options, image_tokens=task["image_tokens"])
             model.limit_image_tokens(task["image_tokens"])
@@ -100,33 +102,84 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     return head
 
 
-def _require_all(peft: Any, folder: Path) -> None:
-    """Raises UserError unless each of an adapter's weights is in its file, and each in the file is one of them.
+def _require_same_tokens(model: Model, folder: Path) -> None:
+    """Raises UserError if the tokenizer beside an adapter gives a token another number than the model's does."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return
+    from tokenizers import Tokenizer
 
-    PEFT only warns of weights that it misses, and says nothing of those that it does not know: an adapter of another
-    model would be scored as if it had been applied.
+    try:
+        theirs = Tokenizer.from_file(str(path)).get_vocab()
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"{path} is damaged: {error}.", "Copy the adapter again.") from error
+    ours = model.tokenizer.get_vocab()
+    if other := sorted(token for token, i in theirs.items() if ours.get(token, i) != i):
+        raise UserError(
+            f"The adapter in {folder} was trained with another tokenizer than that of {model.options.base}: "
+            f"{len(other):,} tokens have other numbers, such as {other[0]!r}.",
+            "Set model.base to the model that it was trained on.",
+        )
+
+
+def _load_lora(model: Model, folder: Path) -> None:
+    """Put an adapter's layers into the model, and its weights into the layers.
+
+    PEFT only warns of weights that the file lacks, and says nothing of those that have no place in the model: an
+    adapter of another model would be scored as if it had been applied.
+
+    Raises:
+        UserError: it isn't a LoRA, or it doesn't fit the model weight by weight.
     """
-    from peft import get_peft_model_state_dict
+    from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
-    expected = get_peft_model_state_dict(peft, save_embedding_layers=False)
-    found = load_file(folder / "adapter_model.safetensors")
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():  # PEFT would read a pickle instead, or ask the hub for a repository with the folder's name
+        raise UserError(f"{folder} has no {path.name}.", "Save the adapter with safetensors.")
+    settings = read_json(folder / _LORA_SETTINGS)
+    kind = settings.get("peft_type")
+    if settings.get("alora_invocation_tokens"):
+        kind = "activated LoRA"
+    if kind != "LORA":  # the engine runs the model's layers one by one, so virtual tokens would have no effect
+        raise UserError(f"The adapter in {folder} is of the type {kind}, which can't be used.", "Use a LoRA adapter.")
+    known = {field.name for field in fields(LoraConfig)}
+    if newer := [name for name, value in settings.items() if value and name not in known]:  # PEFT would ignore it
+        raise UserError(
+            f"The adapter in {folder} has the setting {newer[0]}, which this version of PEFT doesn't know.",
+            "pip install --upgrade peft",
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing|Some weights of")  # below, they are errors
+        model.peft = PeftModel.from_pretrained(model.network, str(folder), ignore_mismatched_sizes=True)
+    expected, found = get_peft_model_state_dict(model.peft, save_embedding_layers=False), load_file(path)
+    # Beside the adapter's own weights, the file may have some of the model's, which replace them.
+    places = {name: weight.shape for name, weight in (model.peft.state_dict() | expected).items()}
     for name, weight in found.items():
         if not weight.isfinite().all():
             raise UserError(f"The adapter in {folder} contains NaN or infinity, in {name}.", "Train it again.")
-    lost, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if lost or unknown:
-        parts = [
-            f"{len(names):,} of {len(of):,} {what}, such as {names[0]}"
-            for names, of, what in ((lost, expected, "are missing"), (unknown, found, "have no place in the model"))
-            if names
-        ]
+    lost, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - places.keys())
+    misshapen = sorted(name for name in found.keys() & places.keys() if found[name].shape != places[name])
+    parts = [
+        f"{len(names):,} of {len(of):,} {what}, such as {names[0]}"
+        for names, of, what in (
+            (lost, expected, "are missing"),
+            (unknown, found, "have no place in the model"),
+            (misshapen, found, "have another shape than in the model"),
+        )
+        if names
+    ]
+    if parts:
         raise UserError(
             f"The adapter in {folder} doesn't fit the model: of its weights, {' and '.join(parts)}.",
             "Use the base model that it was trained on (model.base), and its own adapter_config.json.",
         )
 
 
-def weights_digest(base: Path, adapter: str | None) -> str:
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def weights_digest(base: Path, adapter: str | None = None) -> str:
     """16 hex digits that identify a model's weights: an adapter's bytes, and the sizes and ends of the base's files.
 
     The base may have many gigabytes, and isn't trained in place.
@@ -136,14 +189,16 @@ def weights_digest(base: Path, adapter: str | None) -> str:
         adapter: a run folder or adapter folder; None for the base alone.
     """
     digest = hashlib.sha256()
-    for path in sorted(base.glob("*.safetensors")):
+    for path in _weight_files(base):
         with path.open("rb") as file:
             digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_END))
             file.seek(max(0, path.stat().st_size - _END))
             digest.update(file.read(_END))
-    for path in sorted(adapter_folder(Path(adapter)).glob("*.safetensors")) if adapter else ():
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    inner = adapter_folder(Path(adapter)) if adapter else None
+    for path in [*_weight_files(inner), inner / _LORA_SETTINGS] if inner else ():  # the settings scale the weights
+        if path.exists():
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
@@ -168,12 +223,18 @@ def _load_full_weights(model: Model, folder: Path) -> None:
     if not (folder / WEIGHTS).exists():
         return
     weights, modules = dict(model.network.named_parameters()), dict(model.network.named_modules())
-    for name, value in load_file(folder / WEIGHTS).items():
+    found = load_file(folder / WEIGHTS)
+    for name, value in found.items():
         if name not in weights or weights[name].shape != value.shape or not value.isfinite().all():
             problem = "contains NaN or infinity"
             if value.isfinite().all():
                 problem = f"has no counterpart of the same {'shape' if name in weights else 'name'} in the model"
             raise UserError(f"In {folder / WEIGHTS}, {name} {tuple(value.shape)} {problem}.", "Train it again.")
+    trained = {component_of(model, name) for name in found}
+    if lost := [name for name in weights if component_of(model, name) in trained and name not in found]:
+        whole = f"{len(lost):,} weights of the {component_of(model, lost[0])} are missing"
+        raise UserError(f"In {folder / WEIGHTS}, {whole}, such as {lost[0]}.", "Copy the adapter again.")
+    for name, value in found.items():
         if isinstance(modules[name.rpartition(".")[0]], nn.Linear):
             weights[name].copy_(value)  # keeps the dtype of products; see `loading.cast_linear_layers`
         else:  # takes the dtype that it was trained in
