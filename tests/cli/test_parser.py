@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_the_code_for_a_shell_is_printed(capsys: pytest.CaptureFixture[str], she
 
 
 def test_bash_accepts_the_code_for_completion() -> None:
-    code = f'eval "$({LENSMITH} --completion bash)" && complete -p lensmith'
+    code = f'eval "$({shlex.quote(str(LENSMITH))} --completion bash)" && complete -p lensmith'
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert "-F" in done.stdout
 
