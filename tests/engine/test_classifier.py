@@ -185,5 +185,5 @@ def test_windows_of_large_images_are_short(tiny: Model, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("head", [ClassHead(7, LABELS), ClassHead(32, LABELS, "decoder 77 end")], ids=["size", "depth"])
 def test_a_head_of_another_model_is_refused(tiny: Model, head: ClassHead) -> None:
     classifier = Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS), head)
-    with pytest.raises(UserError, match="was trained on another model .* it needs the feature 'decoder"):
+    with pytest.raises(UserError, match=r"was trained on another model .* it needs the feature 'decoder"):
         list(predict(classifier, [("a", None, reader(40, 40, 9))]))
