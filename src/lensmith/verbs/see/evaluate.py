@@ -93,8 +93,8 @@ def evaluate(
         recipe, dataset = _asked_as_taught(recipe, dataset)
     if len(dataset.labels) == 1:
         raise UserError(
-            f"All images of {dataset.uri} are of the class {dataset.labels[0]!r}: with nothing else to choose from, every "
-            "answer would be right.",
+            f"All images of {dataset.uri} are of the class {dataset.labels[0]!r}: with nothing else to choose from, "
+            "every answer would be right.",
             "Add images of other classes, or evaluate a taught model.",
         )
     images = dataset.split(split)
