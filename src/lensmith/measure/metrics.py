@@ -49,7 +49,7 @@ def with_left_out(accuracy: float, n: int, left_out: int) -> str:
     which = f"{left_out:,} more images are" if left_out > 1 else "1 more image is"
     everything = f"with {'them' if left_out > 1 else 'it'}, {accuracy * n / (n + left_out):.1%}".replace("%", " %")
     return (
-        f"{which} of a class that the model never learned, so that no answer could be right: {everything} is correct."
+        f"{which} of a class that the model never learned, so that no answer could be right: {everything} are correct."
     )
 
 
