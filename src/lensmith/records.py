@@ -129,7 +129,8 @@ class Evaluation:
     """Counts by [true label][predicted label], with a last column for unreadable images."""
     labels: list[str]
     data: dict[str, Any]
-    """Address, split, number of images, and hash of the sample ids and labels."""
+    """Address, split, number of images, and hash of the sample ids and labels; `left_out`, the number of further images
+    whose class the model never learned."""
     calibration_error: float | None = None
     """Expected calibration error in 0..1; None if no image has a probability."""
     reliability: list[ReliabilityBin] = field(default_factory=list)

@@ -88,6 +88,18 @@ def test_the_same_file_under_two_labels_is_the_surest_suspect(shapes: Shapes, ti
     assert "3 labels contradict that of an exact copy of the image. They come first." in record["notes"]
 
 
+def test_copies_under_two_labels_are_listed_though_their_classes_are_small(
+    shapes: Shapes, tiny_folder: Path, run: Run
+) -> None:
+    folder = shapes(circle=20, square=20, moon=2, star=2)
+    shutil.copy(folder / "moon" / "moon 0.jpg", folder / "star" / "copy.jpg")
+    shutil.copy(folder / "circle" / "circle 0.jpg", folder / "star" / "also.jpg")
+    code, out, err = run("suspects", *options(folder, tiny_folder), "data.test=0", "--run", "doubts", "--json")
+    assert code == 0, err
+    found = {frozenset((row["was"], row["suggested"])) for row in rows(Path(json.loads(out)["table"]))[:2]}
+    assert found == {frozenset(("moon", "star")), frozenset(("circle", "star"))}
+
+
 def test_a_class_with_too_few_images_is_left_out_and_named(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     folder = shapes(circle=30, square=30, star=3)
     code, out, err = run("suspects", *options(folder, tiny_folder), "data.test=0", "--run", "doubts", "--json")

@@ -135,12 +135,13 @@ def _conflicts(
     pool: _Pool, table: FeatureTable, probabilities: torch.Tensor, labels: Sequence[str], large: Sequence[int]
 ) -> list[Suspect]:
     """The copies of images under several labels, all but those with the label that is the most probable of these."""
-    column = {c: k for k, c in enumerate(large)}
+    column, places = {c: k for k, c in enumerate(large)}, {row: k for k, row in enumerate(table.rows)}
     found = []
-    for place, row in enumerate(table.rows):
-        copies = pool.copies.get(row, [])
-        p = {c: float(probabilities[place, column[c]]) if c in column else 0.0 for _, c in copies}
-        best = max(p, key=p.__getitem__, default=-1)
+    for row, copies in pool.copies.items():
+        # The model says nothing of classes that were left out because they are small.
+        known = probabilities[places[row]] if row in places else torch.zeros(len(large))
+        p = {c: float(known[column[c]]) if c in column else 0.0 for _, c in copies}
+        best = max(p, key=p.__getitem__)
         found += [Suspect(s.split, s.index, labels[c], labels[best], p[c], p[best]) for s, c in copies if c != best]
     return found
 

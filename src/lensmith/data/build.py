@@ -111,7 +111,7 @@ def build_dataset(
     )
     how_split = _split_note(source_splits, trainable, validation, test)
     notes = [*source.notes, *notes, how_split]
-    notes += _singles_note(table.labels) + _file_notes(table, splits, rows["source"])
+    notes += _singles_note(table.labels, splits) + _file_notes(table, splits, rows["source"])
     return ImageDataset(uri, labels, train_split, validation_split, test_split, tuple(notes), how_split)
 
 
@@ -263,8 +263,10 @@ def _split_note(source_splits: set[str], trainable: bool, validation: float, tes
     return f"Split: {'; '.join(clauses) or 'nothing is held out'}."
 
 
-def _singles_note(labels: Sequence[str]) -> list[str]:
-    single = sorted((label for label, number in Counter(labels).items() if number == 1), key=natural_key)
+def _singles_note(labels: Sequence[str], splits: Sequence[str]) -> list[str]:
+    number = Counter(labels)
+    alone = (label for label, split in zip(labels, splits, strict=True) if number[label] == 1 and split == "train")
+    single = sorted(alone, key=natural_key)
     if not single:
         return []
     shown = ", ".join(single[:5]) + ", ..." * (len(single) > 5)

@@ -13,8 +13,8 @@ import sys
 import tempfile
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,6 +175,8 @@ class ImageDataset:
     notes: tuple[str, ...]
     how_split: str = ""
     """The note on how the images were split."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """By split, the number of images whose class the model never learned; see `among`."""
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -211,13 +213,15 @@ class ImageDataset:
             shown = ", ".join(other[:5]) + ", ..." * (len(other) > 5)
             notes += (f"Left out: {numbers} images of classes that the model never learned ({shown}).",)
         train, validation, test = splits
-        return replace(self, labels=tuple(labels), train=train, validation=validation, test=test, notes=notes)
+        known_only = replace(self, train=train, validation=validation, test=test, left_out=left_out)
+        return replace(known_only, labels=tuple(labels), notes=notes)
 
     def require(self, *names: str, hint: str = "") -> None:
         """Raises UserError, with the hint, if one of the named splits has no images."""
         for name in names:
             if not len(self.split(name)):
-                raise UserError(f"{self.uri} has no {name} images.", hint)
+                which = " of a class that the model was taught" if self.left_out.get(name) else ""
+                raise UserError(f"{self.uri} has no {name} images{which}.", hint)
 
     def describe(self) -> str:
         """One sentence about the classes and splits, followed by the notes on what is odd, one per line."""

@@ -223,7 +223,10 @@ def evaluate(
         notes.append(f"These figures are for the {split.name} images, not for the test images.")
     if note := calibration.pop("note", None):
         notes.append(note)
-    data = {"uri": dataset.uri, "split": split.name, "n": len(split), "hash": split.hash}
+    data: dict[str, Any] = {"uri": dataset.uri, "split": split.name, "n": len(split), "hash": split.hash}
+    if left_out := dataset.left_out.get(split.name):
+        data["left_out"] = left_out
+        notes.append(metrics.with_left_out(rate.accuracy, rate.n, left_out))
     return Evaluation(
         name=name,
         accuracy=rate,

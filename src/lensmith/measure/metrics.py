@@ -44,6 +44,15 @@ def accuracy(predictions: Sequence[Prediction]) -> Rate:
     return wilson(sum(map(is_correct, predictions)), len(predictions))
 
 
+def with_left_out(accuracy: float, n: int, left_out: int) -> str:
+    """A sentence on the images that an accuracy of n images leaves out, because the model never learned their class."""
+    which = f"{left_out:,} more images are" if left_out > 1 else "1 more image is"
+    everything = f"with {'them' if left_out > 1 else 'it'}, {accuracy * n / (n + left_out):.1%}".replace("%", " %")
+    return (
+        f"{which} of a class that the model never learned, so that no answer could be right: {everything} are correct."
+    )
+
+
 def top5(predictions: Sequence[Prediction], n_labels: int) -> Rate | None:
     """Fraction of images whose true label has rank 5 or better; unreadable images count as incorrect.
 

@@ -13,7 +13,7 @@ from lensmith.config import Recipe, flat
 from lensmith.data import open_data
 from lensmith.errors import ImageError, UserError
 from lensmith.measure.paired import compare_all
-from lensmith.records import Comparison, Prediction
+from lensmith.records import Comparison, Evaluation, Prediction
 from lensmith.runs.files import read_json, write_json
 from lensmith.runs.folder import PREDICTIONS, claimed, read_evaluation, read_run
 from lensmith.runs.provenance import facts
@@ -60,6 +60,7 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
         recipes.append(read_run(run))
         evaluations.append(replace(read_evaluation(run), name=name, notes=[]))
     predictions = [read_predictions(run / PREDICTIONS) for run in runs]
+    _require_same_classes(names, evaluations, predictions)
     comparisons = compare_all(names, predictions)
     folder, _lock = claimed(folder, Recipe(name=names[-1]), "compare")
     record = {
@@ -89,6 +90,21 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
     )
     write_comparison(folder / "report.html", data)
     return record
+
+
+def _require_same_classes(
+    names: Sequence[str], evaluations: Sequence[Evaluation], predictions: Sequence[Sequence[Prediction]]
+) -> None:
+    """Raises UserError if a run left out images, of classes that it never learned, which another one scored."""
+    scored = [{p.id for p in those} for those in predictions]
+    for name, evaluation, ids in zip(names, evaluations, scored, strict=True):
+        left_out = evaluation.data.get("left_out", 0)
+        for other, theirs in zip(names, scored, strict=True):
+            if left_out and theirs - ids:
+                raise UserError(
+                    f"{name} left out {left_out:,} images of classes that it never learned, and {other} scored them.",
+                    "Evaluate it among the classes of the images, with evaluate.labels=data, or both on other images.",
+                )
 
 
 def changes(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe
+from lensmith.config import recipe_from as recipe_of
 from lensmith.data import open_data
+from lensmith.errors import UserError
 from lensmith.jobs.job import Job
 from lensmith.places import place
 from lensmith.progress import Tell, silent, working
+from lensmith.records import TASK
 from lensmith.runs.files import read_json
-from lensmith.runs.folder import begin_run, name_of, read_run, taught_labels
+from lensmith.runs.folder import adapter_folder, begin_run, name_of, read_run, taught_labels
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from, words_for
+
+if TYPE_CHECKING:
+    from lensmith.data import ImageDataset
 
 RECORD = "evaluation.json"
 EXAMPLES = ("lensmith evaluate my-images", "lensmith evaluate runs/mine more-labelled-images")
@@ -38,8 +45,12 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     if "accuracy" not in record:
         return terminal.elsewhere(record)
+    from lensmith.measure.metrics import with_left_out
+
     table = terminal.rate_table({record["name"]: record["accuracy"]})
-    lines = terminal.unreadable_lines(record["unreadable"], "counted as wrong") + terminal.run_lines(record)
+    rate, left_out = record["accuracy"], record["data"].get("left_out")
+    lines = [with_left_out(rate["accuracy"], rate["n"], left_out)] if left_out else []
+    lines += terminal.unreadable_lines(record["unreadable"], "counted as wrong") + terminal.run_lines(record)
     recipe = read_run(Path(record["run"]))
     if recipe.model.adapter:
         then = terminal.next_line("predict", recipe.model.adapter, "new-images")
@@ -78,6 +89,14 @@ def evaluate(
     dataset = open_data(recipe.data, tell)
     if recipe.evaluate.labels == "taught" and (taught := taught_labels(recipe.model.adapter)):
         dataset = dataset.among(taught)
+    if recipe.model.adapter:
+        recipe, dataset = _asked_as_taught(recipe, dataset)
+    if len(dataset.labels) == 1:
+        raise UserError(
+            f"All images of {dataset.uri} are of the class {dataset.labels[0]!r}: with nothing else to choose from, "
+            "every answer would be right.",
+            "Add images of other classes, or evaluate a taught model.",
+        )
     images = dataset.split(split)
     dataset.require(split, hint="Give more images, or score others: --split train, --split validation.")
     tuned = models.load(recipe.model)
@@ -92,6 +111,21 @@ def evaluate(
     with working("writing the report", tell):
         report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
     return scored.evaluation.to_dict() | {"run": str(run.folder), "report": str(report)}
+
+
+def _asked_as_taught(recipe: Recipe, dataset: ImageDataset) -> tuple[Recipe, ImageDataset]:
+    """The recipe without names of classes that aren't asked for; a note if the model was taught another question."""
+    path = adapter_folder(Path(str(recipe.model.adapter))) / TASK
+    if not path.exists():
+        return recipe, dataset
+    taught, asked = recipe_of({"question": read_json(path).get("question", {})}).question, recipe.question
+    if differing := [f"question.{key}" for key, value in asdict(taught).items() if value != getattr(asked, key)]:
+        note = f"The model was taught with another question than it is asked here: {', '.join(differing)} differs."
+        dataset = replace(dataset, notes=(*dataset.notes, note))
+    names = {
+        label: names for label, names in asked.names.items() if label in dataset.labels or label not in taught.names
+    }
+    return replace(recipe, question=replace(asked, names=names)), dataset
 
 
 def resume_evaluation(folder: Path, tell: Tell = silent) -> dict[str, Any]:
