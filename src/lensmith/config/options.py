@@ -30,7 +30,8 @@ class DataOptions(Options):
     """The images, and how they are split into training, validation and test."""
 
     uri: str = "demo:fashion"
-    """Where the images are: a folder, a table, or SCHEME:ADDRESS with scheme folder, table, idx, cifar, hub or demo."""
+    """Where the images are: a folder, a table, a file of annotations or an archive; or SCHEME:ADDRESS with scheme
+    folder, table, annotations, archive, idx, cifar, hub or demo."""
     image_column: str | None = None
     """Table column with the image's path or bytes. If not given, a column with a common name is used."""
     label_column: str | None = None
@@ -40,6 +41,10 @@ class DataOptions(Options):
     splits: dict[SplitName, list[str] | str] | None = None
     """What the source calls each split, as in {train: seg_train, test: [seg_test, extra]}: folders, cells of the split
     column, or splits of a hub dataset. If not given, their names decide. With {}, all folders are classes."""
+    images: str | None = None
+    """The folder of the images that a table or a file of annotations names. If not given, the folder that it is in."""
+    several: Literal["stop", "skip"] = "stop"
+    """What to do with images that have several labels: `stop` ends with an error; `skip` leaves them out."""
     class_names: list[str] | None = None
     """Names of integer labels, in the order of the integers."""
     validation: Fraction = 0.1

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from lensmith.config import DataOptions
 from lensmith.config.options import SplitName
@@ -34,6 +35,8 @@ def open_dataset(
     label_column: str | None = None,
     split_column: str | None = None,
     splits: Mapping[SplitName, list[str] | str] | None = None,
+    images: str | None = None,
+    several: Literal["stop", "skip"] = "stop",
     class_names: Sequence[str] | None = None,
     validation: float = 0.1,
     test: float = 0.2,
@@ -41,10 +44,11 @@ def open_dataset(
 ) -> ImageDataset:
     """Open the labelled images at `uri` and split them into train, validation and test.
 
-    `uri` is `folder:PATH`, `table:PATH`, `idx:PATH`, `cifar:PATH`, `hub:NAME`, `demo:fashion`, `demo:digits`, or a
-    bare path, in which case the scheme is guessed. `image_column`, `label_column` and `split_column` name the columns
-    of a table or hub dataset, and `splits` says what the source calls each split. `class_names` gives names to numbered
-    classes, starting with class 0.
+    `uri` is `folder:PATH`, `table:PATH`, `annotations:PATH`, `archive:PATH`, `idx:PATH`, `cifar:PATH`, `hub:NAME`,
+    `demo:fashion`, `demo:digits`, or a bare path, in which case the scheme is guessed. `image_column`, `label_column`
+    and `split_column` name the columns of a table or hub dataset, and `splits` says what the source calls each split.
+    The paths in a table are relative to the folder `images`, or else to the table's. `several` says whether images with
+    several labels are an error or left out. `class_names` gives names to numbered classes, starting with class 0.
 
     `validation` and `test` are the fractions of the images (0 up to but excluding 1) to hold out if the source doesn't
     define that split; `splitting.holdout` describes how the images are chosen. Every image's content is read once, to
@@ -60,7 +64,7 @@ def open_dataset(
         )
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class a different name.")
-    source = open_source(uri, Columns(image_column, label_column, split_column, splits))
+    source = open_source(uri, Columns(image_column, label_column, split_column, splits, images, several))
     return build_dataset(uri, source, class_names=class_names, validation=validation, test=test, tell=tell)
 
 
@@ -76,6 +80,8 @@ def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
         label_column=options.label_column,
         split_column=options.split_column,
         splits=options.splits,
+        images=options.images,
+        several=options.several,
         class_names=options.class_names,
         validation=options.validation,
         test=options.test,

@@ -6,13 +6,10 @@ Shared by `table` and `hub`, so that the same table gives the same rows from eit
 from __future__ import annotations
 
 import base64
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+from lensmith.data.locate import Images
 from lensmith.data.source import Columns, Row
 from lensmith.errors import UserError, nearest
 
@@ -20,10 +17,11 @@ from lensmith.errors import UserError, nearest
 _IMAGE = (
     *("image", "img", "bytes", "image_bytes"),
     *("path", "image_path", "filepath", "file_path", "file", "file_name", "filename"),
+    *("image_name", "image_id", "id", "id_code"),
 )
 _SHORTEST = 60
 """Characters of the shortest image in base64."""
-_LABEL = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
+_LABEL = ("label", "labels", "class", "class_name", "category", "target", "fine_label", "choice")
 
 
 class PickedColumns(NamedTuple):
@@ -54,16 +52,29 @@ def _pick(available: Sequence[str], named: str | None, common: Sequence[str], ro
     raise UserError(f"Can't tell which column of {where} is the {role}.", f"Name it with data.{role}_column=. {listed}")
 
 
-def to_row(image: Any, label: Any, where: str, folder: Path | None, split: str = "") -> Row:
+def image_name(names: Iterable[str]) -> str:
+    """The column that has the most common name of an image; empty if none has one."""
+    by_name = {name.strip().casefold(): name for name in names}
+    return next((by_name[name] for name in _IMAGE if name in by_name), "")
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a column with this name is usually the label."""
+    return name.strip().casefold() in _LABEL
+
+
+def to_row(image: Any, label: Any, where: str, images: Images, split: str = "") -> Row:
     """One row from its cells.
 
     Args:
-        image: a path relative to `folder`, a `file:` or `data:` URL, an encoded image (as bytes, a list of numbers or
+        image: a reference to a file (`locate`), a `data:` URL, an encoded image (as bytes, a list of numbers or
             base64), or a struct of bytes and path.
         where: the row, for messages.
+        images: finds the files.
 
     Raises:
-        UserError: `image` is anything else, such as another URL or an empty cell; or the label is empty.
+        UserError: `image` is anything else, such as an empty cell or the URL of an image that isn't here; or the label
+            is empty.
     """
     label = _label(label, where)
     if isinstance(image, dict) and image.keys() & {"bytes", "path"}:
@@ -72,26 +83,15 @@ def to_row(image: Any, label: Any, where: str, folder: Path | None, split: str =
         image = bytes(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return Row(label, where, bytes(image), split)
+    if isinstance(image, int) and not isinstance(image, bool):  # an id
+        image = str(image)
     if not isinstance(image, str) or not image.strip():
         problem = "no image" if image is None or isinstance(image, str) else f"an image of type {type(image).__name__}"
         raise UserError(f"{where} has {problem}.", "An image is a path, or the bytes of an image file.")
     if (data := _within_text(image, where)) is not None:
         return Row(label, where, data, split)
-    if image.startswith("file:"):
-        image = url2pathname(urlsplit(image).path)
-    if "://" in image:
-        raise UserError(f"{where} has a URL, which Lensmith doesn't download: {image}", "Download the images first.")
     _check_text(image, where)
-    path = Path(image)
-    if folder is None and not path.is_absolute():
-        raise UserError(
-            f"{where} has a relative path, but there is no folder it could be relative to: {image}", "Store the bytes."
-        )
-    path = path if folder is None else folder / path
-    if "\\" in image and folder is not None and not os.path.exists(path):  # written on Windows
-        other = folder / image.replace("\\", "/")
-        path = other if os.path.exists(other) else path
-    return Row(label, str(path), split=split)
+    return Row(label, images.find(image, where), split=split)
 
 
 _BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lensmith.config import DataOptions
 from lensmith.config.options import SplitName
+from lensmith.data.paths import existing
 from lensmith.errors import UserError
 
 
@@ -61,7 +63,10 @@ class Files:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the user named: columns of a table, and splits by the source's own names for them. `None` means guess."""
+    """What the user said of a source: its columns, its own names for the splits, where its images are, and so on.
+
+    `None` means guess.
+    """
 
     image: str | None = None
     label: str | None = None
@@ -69,6 +74,88 @@ class Columns:
     """Empty if no column is one."""
     splits: Mapping[SplitName, list[str] | str] | None = None
     """The names of each split in the source: folders, cells of the split column, or splits of a hub dataset."""
+    images: str | None = None
+    """The folder that a table's paths are relative to, instead of the table's own."""
+    several: Literal["stop", "skip"] = "stop"
+    """What to do with images that have several labels."""
+
+    @classmethod
+    def of(cls, options: DataOptions) -> Columns:
+        """What the user said in a recipe."""
+        return cls(
+            options.image_column,
+            options.label_column,
+            options.split_column,
+            options.splits,
+            options.images,
+            options.several,
+        )
+
+    def folder(self, path: Path) -> Path:
+        """The folder that the paths in the table `path` are relative to. Raises `UserError` if it doesn't exist."""
+        if self.images is None:
+            return path.parent
+        folder = existing(self.images)
+        if not folder.is_dir():
+            raise UserError(f"data.images is {self.images}, which isn't a folder.", "Give the folder of the images.")
+        return folder
+
+
+UNUSED = object()
+"""Stands for the label of an image that isn't used."""
+
+
+class Several:
+    """Picks the label of each image, and counts the images with none and with several, which have no one class."""
+
+    def __init__(self, allowed: Literal["stop", "skip"]) -> None:
+        self._allowed = allowed
+        self._numbers = [0, 0, 0]  # images with no label, one, several
+        self._single: set[object] = set()
+        self._others: dict[object, None] = {}
+        self._example = ""
+
+    def pick(self, labels: Iterable[Any], where: str) -> Any:
+        """The only one of an image's labels; None if it has none or several."""
+        labels = list(dict.fromkeys(labels))
+        self._numbers[min(len(labels), 2)] += 1
+        if len(labels) == 1:
+            self._single.add(labels[0])
+            return labels[0]
+        if labels:
+            self._others |= dict.fromkeys(labels)
+            self._example = self._example or f"{where} ({', '.join(map(str, labels))})"
+        return None
+
+    def of(self, cell: Any, where: str) -> Any:
+        """The label in a cell of a table; `UNUSED` if it is a list with none or several."""
+        labels = cell if isinstance(cell, list) else [cell]
+        if not all(isinstance(label, str | int | float) for label in labels):
+            return cell  # which isn't a label
+        found = self.pick(labels, where)
+        return UNUSED if found is None else found
+
+    def notes(self) -> list[str]:
+        """Sentences on the images that aren't used, when all have been seen.
+
+        Raises:
+            UserError: there are images with several labels, and they aren't to be skipped; or without them a class
+                has no image.
+        """
+        none, one, many = self._numbers
+        if many and self._allowed == "stop":
+            raise UserError(
+                f"{count(many, 'image')} have several labels, for example {self._example}; {one:,} have one and "
+                f"{none:,} none.",
+                "Leave them out with data.several=skip, or teach one run for each question with its own labels.",
+            )
+        if lost := [str(label) for label in self._others if label not in self._single]:
+            raise UserError(
+                f"All images of the class {lost[0]!r} have several labels, so none would be left.",
+                "Add images that have this label alone, or remove the label.",
+            )
+        notes = [f"Without a label, ignored: {count(none, 'image')}."] if none else []
+        return notes + ([f"With several labels, ignored: {count(many, 'image')}."] if many else [])
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

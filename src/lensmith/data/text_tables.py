@@ -65,39 +65,53 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         OSError: the file can't be read.
         UserError: it isn't a text table, two columns have the same name, or a row has more cells than the header.
     """
+    rows = cells_of(path, blank=True)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    while header and not header[-1]:  # empty columns at the end, which spreadsheets leave behind
+        header.pop()
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UserError(f"{path} has two columns called {twice[0]!r}.", "Rename or remove one.")
+    for number, cells in rows:
+        if not any(map(str.strip, cells)):
+            continue
+        if any(map(str.strip, cells[len(header) :])):
+            raise UserError(
+                f"{path.name} line {number} has more cells than the header.",
+                "Quote cells that contain commas.",
+            )
+        yield number, dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
+
+
+def cells_of(path: Path, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row of a text table, with the number of its last line; the first may be a header.
+
+    Args:
+        blank: whether rows without any text are included.
+
+    Raises:
+        OSError: the file can't be read.
+        UserError: it isn't a text table.
+    """
     # A cell may contain an image. The limit of the `csv` module, 128 KiB, holds for the whole process.
     csv.field_size_limit(2**31 - 1)
     try:
         with open_text(path) as file:
-            rows, header = _header(file, path)
+            rows = _reader(file, path)
             for cells in rows:
-                if not any(map(str.strip, cells)):
-                    continue
-                if any(map(str.strip, cells[len(header) :])):
-                    raise UserError(
-                        f"{path.name} line {rows.line_num} has more cells than the header.",
-                        "Quote cells that contain commas.",
-                    )
-                yield rows.line_num, dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
+                if blank or any(map(str.strip, cells)):
+                    yield rows.line_num, cells
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} isn't a table of text, or is damaged: {error}.", "Export it again as CSV.") from None
 
 
-def _header(file: TextIO, path: Path) -> tuple[Any, list[str]]:
-    """The rows after the header, and the names of the columns."""
+def _reader(file: TextIO, path: Path) -> Any:
     first = file.readline()
     if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own line
         separator = first.strip()[-1]
     else:
         separator = _separator(first, path)
         file.seek(0)
-    rows = csv.reader(file, delimiter=separator, skipinitialspace=True)
-    header = [name.strip() for name in next(rows, [])]
-    while header and not header[-1]:  # empty columns at the end, which spreadsheets leave behind
-        header.pop()
-    if twice := [name for name in header if header.count(name) > 1]:
-        raise UserError(f"{path} has two columns called {twice[0]!r}.", "Rename or remove one.")
-    return rows, header
+    return csv.reader(file, delimiter=separator, skipinitialspace=True)
 
 
 def _separator(header: str, path: Path) -> str:

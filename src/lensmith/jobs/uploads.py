@@ -86,9 +86,7 @@ def _data(job: Job) -> Files | None:
 
     assert job.recipe
     options = job.recipe.data
-    files = needed_files(
-        options.uri, Columns(options.image_column, options.label_column, options.split_column, options.splits)
-    )
+    files = needed_files(options.uri, Columns.of(options))
     if files and not files.paths:
         raise UserError(
             f"There is nothing to upload in {os.path.expanduser(files.folder)}.", "Check that this is the right folder."

@@ -221,7 +221,7 @@ def settled(recipe: Recipe) -> Recipe:
     base = place(model.base) if os.path.isdir(os.path.expanduser(model.base)) and model.base != "nano" else model.base
     return replace(
         recipe,
-        data=replace(data, uri=str(place(data.uri)), corrections=place(data.corrections)),
+        data=replace(data, uri=str(place(data.uri)), corrections=place(data.corrections), images=place(data.images)),
         model=replace(model, base=str(base), adapter=place(model.adapter)),
     )
 

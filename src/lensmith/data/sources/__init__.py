@@ -102,13 +102,14 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 
 def _guess(path: Path) -> str:
-    # `folder` recognises any folder, so it comes last.
-    for scheme in sorted(schemes(), key=lambda name: name == "folder"):
+    # `folder` recognises any folder and `archive` any archive, so they come last.
+    for scheme in sorted(schemes(), key=lambda name: name in ("archive", "folder")):
         if module(scheme).recognises(path):
             return scheme
     raise UserError(
         f"Can't tell what kind of dataset {path} is.",
-        "Give a folder, a .csv, .tsv, .jsonl or .parquet table, or name the kind, as in cifar:PATH.",
+        "Give a folder, a .csv, .tsv, .json, .jsonl or .parquet table, a .zip or .tar archive, or name the kind, as in "
+        "cifar:PATH.",
     )
 
 

@@ -22,6 +22,9 @@ from lensmith.data.splitting.layout import Layout, Place, Tree, layout_of
 from lensmith.errors import UserError
 
 
+_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".manifest", ".parquet"}
+
+
 def recognises(path: Path) -> bool:
     """Any folder."""
     return path.is_dir()
@@ -43,13 +46,16 @@ def read(location: str, columns: Columns) -> Source:
             f"No images in the folder {root}{f' that can be read ({kinds})' if kinds else ''}.",
             f"{hint} Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
         )
-    layout = layout_of(root, Tree(found.images), columns.splits)
+    try:
+        layout = layout_of(root, Tree(found.images), columns.splits)
+    except UserError as error:
+        raise UserError(error.what, f"{error.hint}{found.tables(root)}") from None
     outside = sum(number for place, number in found.images.items() if not layout.of(place))
     if outside == found.images.total():
         more = ", or write data.splits={} if these folders are classes" if any(layout.tops.values()) else ""
         raise UserError(
             f"The images in {root} aren't in class folders.",
-            f"Put the images of each class in a folder that has the name of the class{more}.",
+            f"Put the images of each class in a folder that has the name of the class{more}.{found.tables(root)}",
         )
     notes = [*found.notes(root, layout), *layout.notes]
     if outside and not layout.notes:
@@ -92,6 +98,14 @@ class _Survey:
     hidden: int = 0
     folders: dict[Path, str] = field(default_factory=dict)
     """Folders without files, and why."""
+
+    def tables(self, root: Path) -> str:
+        """A sentence on the tables in the folder, one of which may hold the labels; empty if there is none."""
+        names = [name for name in sorted(os.listdir(root)) if suffix_of(name) in _TABLES and not is_hidden_name(name)]
+        if not names:
+            return ""
+        usual = next((name for name in names if name.startswith("train")), names[0])
+        return f" If the labels are in a table ({', '.join(names[:5])}), give that: {root / usual}."
 
     def notes(self, root: Path, layout: Layout) -> list[str]:
         """Sentences on what isn't used. Raises `UserError` if a class would lose all its images."""

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lensmith.data.columns import pick, to_row
+from lensmith.data.locate import Images
 from lensmith.data.paths import visible_files
-from lensmith.data.source import Columns, Files, Row, Source, count
+from lensmith.data.source import UNUSED, Columns, Files, Row, Several, Source, count
 from lensmith.data.sources.table import UNLABELLED, parquet_names, parquet_rows
 from lensmith.data.splitting.column import Cells, SplitColumn, split_column
 from lensmith.data.splitting.names import meaning_of, split_like, split_name
@@ -113,7 +114,8 @@ def _loaded(dataset: Any, columns: Columns, name: str) -> Source:
         )
     used = {key: table for key, table in tables.items() if not meaning or key in meaning}
     first = next(iter(used.values()))
-    class_names = getattr(first.features[pick(first.column_names, columns, name).label], "names", None)
+    feature = first.features[pick(first.column_names, columns, name).label]
+    class_names = getattr(getattr(feature, "feature", feature), "names", None)  # within, if it is a list of labels
     rows = chain.from_iterable(_rows(table, columns, name, meaning.get(key), notes) for key, table in used.items())
     return Source(rows, names=tuple(class_names) if class_names else None, notes=notes)
 
@@ -129,7 +131,7 @@ def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: l
     if isinstance(dataset.features[image], Image):
         dataset = dataset.cast_column(image, Image(decode=False))
     numbered = isinstance(dataset.features[label], ClassLabel)
-    unlabelled = 0
+    several, unlabelled = Several(columns.several), 0
     # `with_format(None)`, because a saved copy may be set to return tensors.
     more = [column.name] if column else []
     for i, record in enumerate(dataset.select_columns([image, label, *more]).with_format(None), 1):
@@ -137,8 +139,10 @@ def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: l
             unlabelled += 1
             continue
         of_row = column.of(record[column.name]) if column else split or ""
-        if of_row is not None:
-            yield to_row(record[image], record[label], f"{name} row {i}", None, of_row)
+        found = several.of(record[label], f"{name} row {i}")
+        if of_row is not None and found is not UNUSED:
+            yield to_row(record[image], found, f"{name} row {i}", Images(None), of_row)
+    notes += several.notes()
     if unlabelled:
         notes.append(f"Without a label in {name}, ignored: {count(unlabelled, 'image')}.")
 

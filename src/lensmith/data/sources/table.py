@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensmith.data.columns import pick, to_row
+from lensmith.data.json_records import records
+from lensmith.data.locate import Images
 from lensmith.data.paths import existing
-from lensmith.data.source import Columns, Files, Row, Source, count, damaged
+from lensmith.data.source import UNUSED, Columns, Files, Row, Several, Source, count, damaged
 from lensmith.data.splitting.column import PATH, Cells, SplitColumn, split_column, split_folder
-from lensmith.data.text_tables import open_text, rows_of
+from lensmith.data.text_tables import rows_of
 from lensmith.errors import UserError
 
-_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
+_JSON = {".jsonl", ".ndjson", ".json"}
+_SUFFIXES = {".csv", ".tsv", ".parquet", *_JSON}
 
 UNLABELLED = -1
 """The number with which hub datasets mark the images of a test set whose labels aren't published."""
@@ -38,25 +41,30 @@ def read(location: str, columns: Columns) -> Source:
     notes: list[str] = []
     if path.suffix.lower() == ".parquet":
         return Source(parquet_rows(path, columns, notes), names=parquet_names(path, columns), notes=notes)
-    return Source(_text_rows(path, columns, notes), notes=notes)
+    return Source(text_rows(path, columns, notes), notes=notes)
 
 
 def files(location: str, columns: Columns) -> Files | None:
     """The table and the existing images that its rows name, which must all be in the table's folder or below."""
     path = existing(location)
-    paths = {path.name: path}
-    for row in read(location, columns).rows:
+    return Files.beside(location, files_of(path.parent, [path], read(location, columns).rows))
+
+
+def files_of(folder: Path, tables: Sequence[Path], rows: Iterable[Row]) -> dict[str, Path]:
+    """Tables and the images that their rows name, by their names in a folder. Raises `UserError` for one outside."""
+    paths = {table.relative_to(folder).as_posix(): table for table in tables}
+    for row in rows:
         if row.data is not None:
             continue
-        name = os.path.relpath(row.source, path.parent)  # computed from the text, because links may lead anywhere
+        name = os.path.relpath(row.source, folder)  # computed from the text, because links may lead anywhere
         if name.split(os.sep, 1)[0] == os.pardir:
             raise UserError(
-                f"{path} names an image outside its folder: {row.source}.",
+                f"{next(iter(tables))} names an image outside its folder: {row.source}.",
                 "To be uploaded, images must be in the table's folder or below.",
             )
         if os.path.isfile(row.source):  # a missing image is noted when the table is read, there as here
             paths[name] = Path(row.source)
-    return Files.beside(location, paths)
+    return paths
 
 
 def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | None = None) -> Iterator[Row]:
@@ -72,7 +80,7 @@ def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | No
     if column and column.note:
         notes.append(column.note)
     more = [column.name] if column and column.name != PATH else []
-    number = 0
+    images, several, number = Images(columns.folder(path), path.stem), Several(columns.several), 0
     for cells in _batches(path, [*names, *more], size=64):  # small, because a row may contain a large image
         for image, label, *rest in zip(*cells, strict=True):
             number += 1
@@ -81,8 +89,10 @@ def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | No
                 unlabelled += 1
                 continue
             of_row = column.of(rest[0] if rest else split_folder(image)) if column else split or ""
-            if of_row is not None:
-                yield to_row(image, label, where, path.parent, of_row)
+            found = several.of(label, where)
+            if of_row is not None and found is not UNUSED:
+                yield to_row(image, found, where, images, of_row)
+    notes += several.notes()
     if unlabelled:
         notes.append(f"Without a label in {path.name}, ignored: {count(unlabelled, 'image')}.")
 
@@ -141,43 +151,36 @@ def _parquet(path: Path) -> Any:
         return pq.ParquetFile(path)
 
 
-def _text_rows(path: Path, columns: Columns, notes: list[str]) -> Iterator[Row]:
-    first = next(_records(path), None)
+def text_rows(path: Path, columns: Columns, notes: list[str], split: str | None = None) -> Iterator[Row]:
+    """The rows of a text table; `notes` and `split` as for `parquet_rows`."""
+    _, first = next(_records(path), ("", None))
     if first is None:
         return
     image, label = pick(list(first), columns, path.name)
     cells = Cells()
-    for record in _records(path):  # a first walk, since only later rows may say that there are splits
+    for _, record in _records(path) if split is None else ():
+        # a first walk, since only later rows may say that there are splits
         for name, cell in record.items():
             if name not in (image, label):
                 cells.add(name, cell)
         cells.add_path(record.get(image))
-    column = split_column(cells, columns, path.name)
+    column = split_column(cells, columns, path.name) if split is None else None
     if column and column.note:
         notes.append(column.note)
-    for number, record in enumerate(_records(path), 1):
-        split: str | None = ""
+    images, several = Images(columns.folder(path), path.stem), Several(columns.several)
+    for where, record in _records(path):
+        of_row: str | None = split or ""
         if column:
-            split = column.of(split_folder(record.get(image)) if column.name == PATH else record.get(column.name))
-        if split is not None:
-            yield to_row(record.get(image), record.get(label), f"{path.name} row {number}", path.parent, split)
+            of_row = column.of(split_folder(record.get(image)) if column.name == PATH else record.get(column.name))
+        found = several.of(record.get(label), where)
+        if of_row is not None and found is not UNUSED:
+            yield to_row(record.get(image), found, where, images, of_row)
+    notes += several.notes()
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    return _json_records(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else (row for _, row in rows_of(path))
-
-
-def _json_records(path: Path) -> Iterator[dict[str, Any]]:
-    with damaged(path, "a table of text", UnicodeDecodeError), open_text(path) as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path.name} line {number} isn't JSON: {error}", "Write one object per line."
-                ) from None
-            if not isinstance(record, dict):
-                raise UserError(f"{path.name} line {number} isn't a JSON object.", "Write one object per line.")
-            yield record
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix.lower() in _JSON:
+        rows: Iterator[tuple[Any, dict[str, Any]]] = records(path)
+    else:
+        rows = rows_of(path)
+    return ((f"{path.name} row {number}", record) for number, (_, record) in enumerate(rows, 1))

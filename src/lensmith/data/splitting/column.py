@@ -68,6 +68,11 @@ class SplitColumn:
         return self.splits.get(text) if text else ""
 
 
+def is_split_name(name: str) -> bool:
+    """Whether a column with this name is usually the split."""
+    return _plain(name) in _NAMES
+
+
 def split_folder(path: Any) -> str:
     """The only folder in a path that names a split, else an empty string."""
     if not isinstance(path, str) or len(path) > 4096:
