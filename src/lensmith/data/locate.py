@@ -137,13 +137,14 @@ class _Reference(NamedTuple):
 def _parts(reference: str) -> _Reference:
     url = urlsplit(reference) if "://" in reference else None
     path = (unquote(url.path) if url else reference).replace("\\", "/")
-    if re.search(r"(?:^|/)data/local-files/?(?:$|\?)", path):  # Label Studio's, with the path in the query
+    local = re.search(r"(?:^|/)data/local-files/?(?:$|\?)", path)
+    if local:  # Label Studio's, with the path below a folder of its own in the query
         query = url.query if url else reference.partition("?")[2]
         path = parse_qs(query).get("d", [""])[0]
     elif uploaded := re.search(r"(?:^|/)data/upload/(?:\d+/)?(.+)", path):
         parts = tuple(uploaded[1].split("/"))
         return _Reference(parts, False, (parts[-1], _UPLOADED.sub("", parts[-1], count=1)))
-    moved = url is not None or path.startswith("/") or re.match(r"[A-Za-z]:/", path) is not None
+    moved = bool(url or local) or path.startswith("/") or re.match(r"[A-Za-z]:/", path) is not None
     parts = tuple(name for name in path.split("/") if name not in ("", "."))
     return _Reference(parts, moved, parts[-1:]) if ".." not in parts else _Reference((), False, ())
 

@@ -145,7 +145,7 @@ class Several:
         none, one, many = self._numbers
         if many and self._allowed == "stop":
             raise UserError(
-                f"{count(many, 'image')} have several labels, for example {self._example}; {one:,} have one and "
+                f"Images with several labels: {many:,}, for example {self._example}. {one:,} have one label and "
                 f"{none:,} none.",
                 "Leave them out with data.several=skip, or teach one run for each question with its own labels.",
             )

@@ -21,7 +21,6 @@ from lensmith.data.source import Columns, Files, Row, Source, count
 from lensmith.data.splitting.layout import Layout, Place, Tree, layout_of
 from lensmith.errors import UserError
 
-
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".manifest", ".parquet"}
 
 
@@ -58,6 +57,9 @@ def read(location: str, columns: Columns) -> Source:
             f"Put the images of each class in a folder that has the name of the class{more}.{found.tables(root)}",
         )
     notes = [*found.notes(root, layout), *layout.notes]
+    classes = {placed[0] for place in found.images if (placed := layout.of(place))}
+    if len(classes) == 1 and (tables := found.tables(root)):
+        raise UserError(f"All images in {root} are in one folder, {classes.pop()!r}.", tables.strip())
     if outside and not layout.notes:
         notes.append(f"Outside any class folder, ignored: {count(outside, 'image')}.")
     return Source(_rows(root, layout), notes=notes)
