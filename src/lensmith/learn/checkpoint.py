@@ -12,18 +12,18 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from lensmith.config import Recipe, recipe_from
 from lensmith.errors import UserError
-from lensmith.records import Rate, Training
-from lensmith.runs.files import recover, replacing
+from lensmith.records import Training
+from lensmith.runs.files import read_json, recover, replacing
 from lensmith.runs.folder import same_recipe, same_training, settled
+from lensmith.runs.shapes import made
 
 KEPT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -67,12 +67,12 @@ def load(
             about = json.loads((path / STATE).read_text(encoding="utf-8"))
             if about["digest"] != _digest(path / TENSORS):
                 raise ValueError("the digest doesn't match")
-            tensors = load_file(path / TENSORS)
-            _set(state, about["state"])
+            tensors, then = load_file(path / TENSORS), about["recipe"]
+            _set(state, made(path / STATE, about["state"], Training))
         except Exception:  # a truncated file can raise anything
             damaged.append(path)
             continue
-        same_recipe(folder.parent, recipe_from(about["recipe"]), recipe, same_training(recipe))
+        same_recipe(folder.parent, recipe_from(then), recipe, same_training(recipe))
         _restore(path, weights, optimizer, tensors)
         for obsolete in damaged:
             shutil.rmtree(obsolete, ignore_errors=True)
@@ -116,16 +116,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def _set(state: Training, values: dict[str, Any]) -> Training:
-    values["validation"] = Rate(**values["validation"]) if values["validation"] else None
-    for key, value in values.items():
-        setattr(state, key, value)
+def _set(state: Training, then: Training) -> Training:
+    for field in fields(Training):
+        setattr(state, field.name, getattr(then, field.name))
     return state
 
 
 def read_state(path: Path, state: Training) -> Training:
-    """`state`, updated with the values in a file."""
-    return _set(state, json.loads(path.read_text(encoding="utf-8")))
+    """`state`, updated with the values in a file. Raises `UserError` if it is damaged."""
+    return _set(state, made(path, read_json(path), Training))
 
 
 def remove(folder: Path) -> None:

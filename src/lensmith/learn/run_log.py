@@ -15,8 +15,9 @@ from lensmith.models.tuned_files import keep_tuned
 from lensmith.models.tuning import Tuned, trainable
 from lensmith.progress import Note
 from lensmith.records import Rate, Training, percent
-from lensmith.runs.files import append_line, read_lines, write_lines
+from lensmith.runs.files import append_line, write_lines
 from lensmith.runs.folder import Run
+from lensmith.runs.shapes import LogRow, rows_as
 
 
 class RunLog:
@@ -29,7 +30,7 @@ class RunLog:
         self.writes, self.log = processes.main, run.folder / "metrics.jsonl"
         if self.writes and self.log.exists():
             # Drop the rows after the checkpoint that is being resumed from: these steps are about to be repeated.
-            rows = read_lines(self.log)
+            rows = rows_as(self.log, LogRow)
             kept = (row for row in rows if row["step"] <= (state.steps if "loss" in row else state.checked_step))
             write_lines(self.log, kept)
         tracker = run.recipe.train.tracker if self.writes else "local"

@@ -6,7 +6,6 @@ run is identical to that of an uninterrupted one.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from lensmith.runs.files import write_json
 from lensmith.runs.folder import CALIBRATION, PREDICTIONS, Run
 from lensmith.runs.interrupts import uninterrupted
 from lensmith.runs.predictions import Unfinished, read_predictions
+from lensmith.runs.shapes import CalibrationFile, calibration_of, read_as
 
 Progress = Callable[[int], Any]
 
@@ -140,10 +140,9 @@ def calibrate(run: Run, classifier: Classifier, split: Split, task: str = "calib
     """
     path = run.folder / CALIBRATION
     if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        calibration, record = Calibration(**saved["calibration"]), saved["record"]
-        classifier.calibration = Calibration(calibration.prior, tuple(calibration.offsets), calibration.temperature)
-        return dict(record)
+        saved = read_as(path, CalibrationFile, "Remove it to calibrate again.")
+        classifier.calibration = calibration_of(path, saved["calibration"], classifier.labels)
+        return saved["record"]
     progress = counter(task, min(len(run.dataset.validation), ENOUGH), run.tell)
     try:
         classifier.calibration, record = fit_calibration(run, classifier, split, progress)

@@ -22,6 +22,7 @@ from lensmith.models.tuning import Tuned, component_of, trainable
 from lensmith.records import TASK
 from lensmith.runs.files import read_json, replacing
 from lensmith.runs.folder import Run, adapter_folder, settled
+from lensmith.runs.shapes import Task, read_as
 
 WEIGHTS, HEAD = "weights.safetensors", "head.safetensors"
 """Files beside PEFT's in a folder of tuned weights: fully trained weights of the model, and a class head."""
@@ -75,7 +76,7 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     if not any((inner / name).exists() for name in (_LORA_SETTINGS, WEIGHTS, HEAD)):
         raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
     # An adapter from elsewhere has no such file.
-    task = read_json(inner / TASK) if (inner / TASK).exists() else {}
+    task: dict[str, Any] = {**read_as(inner / TASK, Task)} if (inner / TASK).exists() else {}
     if lost := [name for name in task.get("files", ()) if not (inner / name).is_file()]:
         raise UserError(f"{inner} is incomplete: it has no {lost[0]}.", "Copy the whole run folder, or repeat the run.")
     if task.get("base_weights", (ours := weights_digest(model.folder))) != ours:
@@ -95,7 +96,7 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
         if task.get("image_tokens") and not model.options.image_tokens:
             model.options = replace(model.options, image_tokens=task["image_tokens"])
             model.limit_image_tokens(task["image_tokens"])
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
     model.network.requires_grad_(False).eval()

@@ -8,9 +8,9 @@ from pathlib import Path
 from lensmith.data import Split
 from lensmith.pages.evaluation import EvaluationData, Mistake, write_evaluation
 from lensmith.records import Evaluation, Prediction, percent
-from lensmith.runs.files import read_json, read_lines
 from lensmith.runs.folder import REPORT, read_run
 from lensmith.runs.provenance import facts
+from lensmith.runs.shapes import LogRow, QuestionFile, read_as, rows_as
 
 MISTAKES = 40
 """Pictures on the page."""
@@ -40,9 +40,9 @@ def write_run(
     last, log, recipe = evaluations[-1], folder / "metrics.jsonl", read_run(folder)
     data = EvaluationData(
         title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
-        question=read_json(folder / "question.json")["text"],
+        question=read_as(folder / "question.json", QuestionFile)["text"],
         evaluations=list(evaluations),
-        steps=list(read_lines(log)) if log.exists() else [],
+        steps=rows_as(log, LogRow) if log.exists() else [],
         mistakes=mistakes(split, predictions),
         facts=facts(folder),
         verdict=verdict or f"{percent(last.accuracy)} of {last.accuracy.n:,} images correct.",

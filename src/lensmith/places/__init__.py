@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lensmith.errors import UserError, nearest
 from lensmith.jobs.job import NOTE, Job
-from lensmith.runs.files import read_json
+from lensmith.runs.shapes import JobNote, read_as
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell
@@ -71,4 +71,4 @@ def place_of(folder: Path) -> Place:
         raise UserError(
             f"The run {folder} has no remote job.", f"Only a run that was sent to a remote machine has a {NOTE}."
         )
-    return place(str(read_json(folder / NOTE)["place"]))
+    return place(read_as(folder / NOTE, JobNote)["place"])

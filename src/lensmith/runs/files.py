@@ -49,11 +49,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a JSONL file, without a last line that was truncated by a crash."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The rows of a JSONL file, without a last line that was truncated by a crash. None if there is no file."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
 
 
@@ -89,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no {path.name} in {path.parent}.", "Use the folder of a finished run.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}.", "Repeat the run.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it is not a JSON object.", "Repeat the run.")

@@ -22,6 +22,7 @@ from lensmith.progress import Note, Tell, silent
 from lensmith.records import TASK, Evaluation
 from lensmith.runs.files import read_json, write, write_json
 from lensmith.runs.lock import LOCK, claim, locked
+from lensmith.runs.shapes import CalibrationFile, Record, Task, made, of_split, read_as
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
@@ -173,12 +174,13 @@ def default_folder(recipe: Recipe, verb: str) -> Path:
 
 def same_data(folder: Path, dataset: ImageDataset) -> None:
     """Raises UserError if the images, their labels or their order have changed since the run was started."""
-    then = read_json(folder / "record.json")["data"]
+    then = read_as(folder / "record.json", Record)["data"]
     for split in dataset.splits:
-        if any(then[split.name].get(key) != now for key, now in (("hash", split.hash), ("order", split.order))):
+        old = of_split(then, split.name)
+        if any(old.get(key) != now for key, now in (("hash", split.hash), ("order", split.order))):
             raise UserError(
                 f"The {split.name} images of {dataset.uri} have changed since the run {folder} was started: "
-                f"{then[split.name]['n']:,} then, {len(split):,} now.",
+                f"{old['n']:,} then, {len(split):,} now.",
                 "Restore them, or start a new run.",
             )
 
@@ -188,7 +190,7 @@ def same_threads(folder: Path) -> None:
 
     On a machine with a GPU they don't.
     """
-    threads, torch = read_json(folder / "record.json").get("machine", {}).get("threads"), sys.modules.get("torch")
+    threads, torch = read_as(folder / "record.json", Record)["machine"].get("threads"), sys.modules.get("torch")
     if threads and torch and not torch.cuda.is_available():
         torch.set_num_threads(threads)
 
@@ -281,7 +283,7 @@ def name_of(adapter: str | None) -> str:
     if not adapter:
         return "zero-shot"
     folder = adapter_folder(Path(adapter))
-    return str(read_json(folder / TASK).get("name", "tuned")) if (folder / TASK).exists() else "tuned"
+    return read_as(folder / TASK, Task).get("name", "tuned") if (folder / TASK).exists() else "tuned"
 
 
 def taught_labels(adapter: str | None) -> list[str]:
@@ -289,10 +291,7 @@ def taught_labels(adapter: str | None) -> list[str]:
     folder = adapter_folder(Path(adapter)) if adapter else Path()
     if not adapter or not (folder / TASK).exists():
         return []
-    labels = read_json(folder / TASK).get("labels")
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"{folder / TASK} is damaged: it has no list of labels.", "Repeat the run.")
-    return labels
+    return read_as(folder / TASK, Task)["labels"]
 
 
 def adapter_folder(folder: Path) -> Path:
@@ -304,7 +303,7 @@ def adapter_folder(folder: Path) -> Path:
 def keep_calibration(folder: Path) -> None:
     """Store a run's calibration beside its adapter, so that `lensmith predict` applies it."""
     task = folder / "adapter" / TASK
-    calibration = read_json(folder / CALIBRATION)["calibration"]
+    calibration = read_as(folder / CALIBRATION, CalibrationFile)["calibration"]
     write_json(task, read_json(task) | {"calibration": calibration})
 
 
@@ -330,20 +329,10 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         UserError: the run isn't finished, or its evaluation.json is damaged.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     if (folder / "predictions.unfinished").exists():
         raise UserError(f"The run {folder} isn't finished.", f"Resume it with: lensmith resume {folder}")
     values = read_json(folder / "evaluation.json")
-    for row in [*values.get("reliability", []), *values.get("coverage", [])]:
-        if "share" in row:  # its name before version 0.2
+    for row in [*(values.get("reliability") or []), *(values.get("coverage") or [])]:
+        if isinstance(row, dict) and "share" in row:  # its name before version 0.2
             row["confidence"] = row.pop("share")
-    try:
-        return TypeAdapter(Evaluation).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{folder / 'evaluation.json'} is damaged, or from another version: {where}: {first['msg']}.",
-            "Repeat the run.",
-        ) from None
+    return made(folder / "evaluation.json", values, Evaluation)

@@ -15,6 +15,7 @@ from typing import Any
 from lensmith.errors import UserError
 from lensmith.records import Prediction
 from lensmith.runs.files import disk_error, write, write_json
+from lensmith.runs.shapes import State, read_as
 
 PLAIN = [f.name for f in fields(Prediction) if f.name != "scores"]
 """The columns that precede the scores."""
@@ -97,7 +98,7 @@ class Unfinished:
         self._state = self.folder / "about.json"
         if not self._state.exists():
             return
-        state = json.loads(self._state.read_text(encoding="utf-8"))
+        state = read_as(self._state, State, "Remove its folder to score all images again.")
         # Before version 0.2, `weights` was not recorded.
         then = {"weights": about.get("weights")} | state["about"]
         changed = [key for key, value in about.items() if then.get(key) != json.loads(json.dumps(value))]

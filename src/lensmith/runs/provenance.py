@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lensmith.runs.files import read_json
 from lensmith.runs.folder import read_run
+from lensmith.runs.shapes import Record, of_split, read_as
 
 
 def provenance() -> dict[str, Any]:
@@ -48,9 +48,9 @@ def threads() -> int | None:
 
 def facts(folder: Path) -> list[tuple[str, str]]:
     """The provenance of a run, as rows for a report."""
-    record, recipe = read_json(folder / "record.json"), read_run(folder)
+    record, recipe = read_as(folder / "record.json", Record), read_run(folder)
     data, machine = record["data"], record["machine"]
-    split = data[record["split"]]
+    split = of_split(data, record["split"])
     return [
         ("Data", f"{data['uri']}, {split['n']:,} {record['split']} images, hash {split['hash']}"),
         ("Training images", f"{data['train']['n']:,}"),

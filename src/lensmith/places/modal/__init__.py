@@ -29,10 +29,11 @@ from lensmith.places.modal.app import FUNCTION, QUEUE, build, volume
 from lensmith.places.modal.prices import LISTED, PRICES, gpu, price_after, price_before
 from lensmith.places.modal.volumes import copy_back, send, send_run
 from lensmith.progress import Note
-from lensmith.runs.files import disk_error, read_json, write, write_json
+from lensmith.runs.files import disk_error, write, write_json
 from lensmith.runs.folder import ANYWHERE, default_folder, new_run_folder, read_run, same_recipe, same_training, settled
 from lensmith.runs.lock import LOCK
 from lensmith.runs.provenance import provenance
+from lensmith.runs.shapes import JobNote, read_as
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell
@@ -79,7 +80,7 @@ class Place:
         return self.attach(folder, tell)
 
     def attach(self, folder: Path, tell: Tell) -> dict[str, Any]:
-        modal, note = _modal(), read_json(folder / NOTE)
+        modal, note = _modal(), _read_note(folder)
         if not away(folder):
             if record := record_of(folder, note["verb"]):
                 return record | {"run": str(folder), "report": str(folder / "report.html")}
@@ -105,7 +106,7 @@ class Place:
         )
 
     def cancel(self, folder: Path, tell: Tell) -> dict[str, Any]:
-        modal, note = _modal(), read_json(folder / NOTE)
+        modal, note = _modal(), _read_note(folder)
         if not away(folder):
             raise UserError(f"The job of {folder} has ended: there is nothing to cancel.")
         with service():
@@ -219,7 +220,7 @@ def _prepare(job: Job) -> tuple[Job, Path, dict[str, Any] | None]:
     original = read_run(folder)
     if job.recipe:
         same_recipe(folder, original, job.recipe, same_training(job.recipe) if job.verb == "train" else ANYWHERE)
-    note = read_json(folder / NOTE) if (folder / NOTE).exists() else None
+    note = _read_note(folder) if (folder / NOTE).exists() else None
     if note and note["verb"] != job.verb:
         raise UserError(f"The run {folder} was started by `lensmith {note['verb']}`.", _how_to_resume(folder))
     if (
@@ -275,6 +276,10 @@ def _name(folder: Path) -> str:
 
 def _plain(sent: list[Upload]) -> list[dict[str, str]]:
     return [{"folder": upload.folder, "stored": upload.stored} for upload in sent]
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    return {**read_as(folder / NOTE, JobNote)}
 
 
 def _note(job: Job, name: str, call: str, app: str, sent: list[Upload]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from lensmith.data import open_data
 from lensmith.errors import ImageError, UserError
 from lensmith.measure.paired import compare_all
 from lensmith.records import Comparison, Evaluation, Prediction
-from lensmith.runs.files import read_json, write_json
+from lensmith.runs.files import write_json
 from lensmith.runs.folder import PREDICTIONS, claimed, read_evaluation, read_run
 from lensmith.runs.provenance import facts
+from lensmith.runs.shapes import Record, read_as
 from lensmith.verbs import terminal
 
 EXAMPLES = ("lensmith compare runs/before runs/mine",)
@@ -114,7 +115,7 @@ def changes(
     from lensmith.pages.comparison import Change
 
     try:
-        split = open_data(read_run(run).data).split(read_json(run / "record.json")["split"])
+        split = open_data(read_run(run).data).split(read_as(run / "record.json", Record)["split"])
     except UserError as error:
         return {}, f"Pictures are not shown, because the images can't be opened any more: {error}"
     index = {name: i for i, name in enumerate(split.ids)}

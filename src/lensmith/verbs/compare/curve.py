@@ -15,9 +15,10 @@ from lensmith.config import Recipe
 from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.progress import Note, Tell, silent
-from lensmith.runs.files import append_line, read_lines, write_json
+from lensmith.runs.files import append_line, write_json
 from lensmith.runs.folder import REPORT, Run, begin_run, require_one_process
 from lensmith.runs.provenance import facts
+from lensmith.runs.shapes import PointRow, rows_as
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
@@ -165,7 +166,11 @@ def measure(drawn: Sequence[Method], run: Run, shared: SharedFrozenModel, sizes:
     """A row for each model, from the folder or measured now: method, size, seed, the number of correct test images
     (`right`) out of `n`, and the seconds it took."""
     path = run.folder / POINTS
-    rows = [row | {"method": row.get("method", row.get("rung"))} for row in read_lines(path)] if path.exists() else []
+    rows = (
+        [row | {"method": row.get("method", row.get("rung"))} for row in rows_as(path, PointRow)]
+        if path.exists()
+        else []
+    )
     done = {(row["method"], row["size"], row["seed"]) for row in rows}
     for method, size, seed in plan(drawn, sizes, run.recipe.curve.seeds, len(run.dataset.train)):
         name = method.name

@@ -15,7 +15,7 @@ from lensmith.measure.choice import choose, confirm
 from lensmith.measure.metrics import accuracy
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Prediction
-from lensmith.runs.files import read_json, write_json
+from lensmith.runs.files import write_json
 from lensmith.runs.folder import (
     PREDICTIONS,
     REPORT,
@@ -27,6 +27,7 @@ from lensmith.runs.folder import (
 )
 from lensmith.runs.predictions import read_predictions
 from lensmith.runs.provenance import facts
+from lensmith.runs.shapes import Cost, read_as
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
@@ -166,7 +167,7 @@ def make(compared: Sequence[Method], run: Run, shared: SharedFrozenModel) -> Non
 
 def cost_of(folder: Path) -> dict[str, Any]:
     """The cost of making a method's classifier, from its folder."""
-    cost = read_json(folder / MADE)
+    cost = read_as(folder / MADE, Cost)
     return {"features_cached": cost.get("looked_before", False)} | cost  # its name before version 0.2
 
 

@@ -15,8 +15,8 @@ from lensmith.jobs.job import Job
 from lensmith.places import place
 from lensmith.progress import Tell, silent, working
 from lensmith.records import TASK
-from lensmith.runs.files import read_json
 from lensmith.runs.folder import adapter_folder, begin_run, name_of, read_run, taught_labels
+from lensmith.runs.shapes import Record, Task, read_as
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from, words_for
@@ -85,7 +85,7 @@ def evaluate(
     from lensmith.pages.run import write_run
 
     if resume and folder and (folder / "record.json").exists():
-        split = str(read_json(folder / "record.json")["split"])
+        split = read_as(folder / "record.json", Record)["split"]
     dataset = open_data(recipe.data, tell)
     if recipe.evaluate.labels == "taught" and (taught := taught_labels(recipe.model.adapter)):
         dataset = dataset.among(taught)
@@ -118,7 +118,7 @@ def _asked_as_taught(recipe: Recipe, dataset: ImageDataset) -> tuple[Recipe, Ima
     path = adapter_folder(Path(str(recipe.model.adapter))) / TASK
     if not path.exists():
         return recipe, dataset
-    taught, asked = recipe_of({"question": read_json(path).get("question", {})}).question, recipe.question
+    taught, asked = recipe_of({"question": read_as(path, Task)["question"]}).question, recipe.question
     if differing := [f"question.{key}" for key, value in asdict(taught).items() if value != getattr(asked, key)]:
         note = f"The model was taught with another question than it is asked here: {', '.join(differing)} differs."
         dataset = replace(dataset, notes=(*dataset.notes, note))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lensmith.places import place_of
-from lensmith.runs.files import read_json
+from lensmith.runs.shapes import JobNote, read_as
 from lensmith.verbs import module, terminal
 
 EXAMPLES = ("lensmith attach runs/mine", "lensmith attach runs/mine --cancel")
@@ -21,6 +21,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     remote = place_of(args.run)
-    verb = str(read_json(args.run / "place.json")["verb"])
+    verb = read_as(args.run / "place.json", JobNote)["verb"]
     record = remote.cancel(args.run, screen) if args.cancel else remote.attach(args.run, screen)
     return terminal.Output(record, module(verb).text(record))

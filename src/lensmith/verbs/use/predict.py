@@ -16,8 +16,9 @@ from lensmith.data.text_tables import guarded
 from lensmith.errors import UserError
 from lensmith.progress import Note, Tell, counter, silent
 from lensmith.records import TASK, Calibration, Prediction
-from lensmith.runs.files import read_json, write
+from lensmith.runs.files import write
 from lensmith.runs.folder import is_run, read_run
+from lensmith.runs.shapes import Task, calibration_of, read_as
 from lensmith.verbs import terminal
 
 EXAMPLES = (
@@ -129,11 +130,12 @@ def predict(
                 f"The run {run} has no trained adapter.",
                 "Use the run folder of a `lensmith train` or `lensmith probe`.",
             )
-        task = read_json(run / "adapter" / TASK)
+        path = run / "adapter" / TASK
+        task = read_as(path, Task)
         question = recipe_from({"question": task["question"]}).question
         if not labels or list(labels) == task["labels"]:
             labels = task["labels"]
-            calibration = Calibration(**task.get("calibration", {}))
+            calibration = calibration_of(path, task.get("calibration", {}), labels)
         question.names = {label: names for label, names in question.names.items() if label in labels}
         options = replace(recipe.model, base=task["base"], adapter=str(run))
     elif labels:
