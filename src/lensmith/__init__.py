@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lensmith.verbs.compare.sweep import sweep
     from lensmith.verbs.see.demo import demo
     from lensmith.verbs.see.evaluate import evaluate, resume_evaluation
+    from lensmith.verbs.see.report import report
     from lensmith.verbs.see.suspects import suspects
     from lensmith.verbs.teach.probe import probe
     from lensmith.verbs.teach.resume import resume
@@ -45,6 +46,7 @@ __all__ = [
     "load_recipe",
     "predict",
     "probe",
+    "report",
     "resume",
     "resume_evaluation",
     "suspects",

@@ -6,6 +6,8 @@ and is shown with its traceback.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -40,6 +42,27 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
         self.folder = folder
+
+
+_LIMITS = {
+    errno.ENOSPC: "Free some space, or set TMPDIR to another folder if it was a temporary file.",
+    errno.EDQUOT: "Free some space.",
+    errno.EROFS: "Choose another place.",
+    errno.EACCES: "Check the permissions.",
+    errno.EPERM: "Check the permissions.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+    errno.EIO: "Check the disk.",
+    errno.ESTALE: "Check the network drive.",
+}
+
+
+def limit_of_system(error: OSError) -> UserError | None:
+    """The sentence for an error that is the machine's and not Lensmith's, such as a full disk; None for others."""
+    if error.errno not in _LIMITS:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return UserError(f"{os.strerror(error.errno)}{where}.", _LIMITS[error.errno])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

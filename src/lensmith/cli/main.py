@@ -13,7 +13,7 @@ from typing import Any
 from lensmith import verbs
 from lensmith.cli.parser import parse
 from lensmith.cli.screen import Screen, show
-from lensmith.errors import Stopped, UserError
+from lensmith.errors import Stopped, UserError, limit_of_system
 from lensmith.verbs.terminal import Output
 
 
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     screen = Screen(args.verbose)
     try:
+        if sys.flags.optimize > 1:
+            raise UserError("Python runs with -OO, without the docstrings that transformers needs.", "Leave out -OO.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # addressed to programmers, not to users
             warnings.simplefilter("always", OldName)
@@ -61,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
         _discard_output()
         return 141
+    except OSError as error:
+        if limit := limit_of_system(error):
+            screen.end_line()
+            return failed(limit)
+        raise
     return 0
 
 

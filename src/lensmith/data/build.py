@@ -8,6 +8,7 @@ Images in files are stored by path. Images from tables and archives are copied i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -88,7 +89,15 @@ def build_dataset(
 
     scratch = Scratch()
     file = scratch.path / "rows.arrow"
-    table = _write(source, file, _namer(source.names, class_names), counter("reading images", 0, tell))
+    try:
+        table = _write(source, file, _namer(source.names, class_names), counter("reading images", 0, tell))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        raise UserError(
+            f"The images can't be copied to the temporary folder {scratch.path}: {os.strerror(error.errno)}.",
+            "Set TMPDIR to a folder with more space.",
+        ) from None
     if not table.labels:
         raise UserError(f"No images in {uri}.", "Check the path and the kind of dataset.")
     _check_files(table, uri)

@@ -49,7 +49,13 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="lensmith-data-"))
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="lensmith-data-"))
+        except OSError as error:
+            raise UserError(
+                f"No temporary folder can be made: {error.strerror or error}.",
+                "Set TMPDIR to a folder with free space.",
+            ) from None
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

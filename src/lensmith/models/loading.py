@@ -199,7 +199,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device(gpu if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # the device `meta` has no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"model.device {name!r} can't be used here: {reason}.", "Use auto or cpu.") from None

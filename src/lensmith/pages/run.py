@@ -42,7 +42,7 @@ def write_run(
         title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
         question=read_as(folder / "question.json", QuestionFile)["text"],
         evaluations=list(evaluations),
-        steps=rows_as(log, LogRow) if log.exists() else [],
+        steps=rows_as(log, LogRow),
         mistakes=mistakes(split, predictions),
         facts=facts(folder),
         verdict=verdict or f"{percent(last.accuracy)} of {last.accuracy.n:,} images correct.",

@@ -15,6 +15,7 @@ GROUPS = {
     "see": {
         "demo": "run the whole workflow in two minutes: baselines, training, comparison, report",
         "evaluate": "score a model, zero-shot or tuned, on labelled images",
+        "report": "make the page of a finished run anew",
         "suspects": "find images whose labels are likely wrong",
         "recipe": "list every option of a recipe, with its default and meaning",
     },

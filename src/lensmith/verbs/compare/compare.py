@@ -70,7 +70,6 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
         "run": str(folder),
         "report": str(folder / "report.html"),
     }
-    write_json(folder / "comparison.json", record)
     pictures, note = changes(runs[0], comparisons[0], predictions[0], predictions[1])
     second = {c.label: c for c in evaluations[1].classes}
     data = ComparisonData(
@@ -90,6 +89,7 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
         picture_note=note,
     )
     write_comparison(folder / "report.html", data)
+    write_json(folder / "comparison.json", record)
     return record
 
 

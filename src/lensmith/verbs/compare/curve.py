@@ -166,11 +166,7 @@ def measure(drawn: Sequence[Method], run: Run, shared: SharedFrozenModel, sizes:
     """A row for each model, from the folder or measured now: method, size, seed, the number of correct test images
     (`right`) out of `n`, and the seconds it took."""
     path = run.folder / POINTS
-    rows = (
-        [row | {"method": row.get("method", row.get("rung"))} for row in rows_as(path, PointRow)]
-        if path.exists()
-        else []
-    )
+    rows = [row | {"method": row.get("method", row.get("rung"))} for row in rows_as(path, PointRow)]
     done = {(row["method"], row["size"], row["seed"]) for row in rows}
     for method, size, seed in plan(drawn, sizes, run.recipe.curve.seeds, len(run.dataset.train)):
         name = method.name

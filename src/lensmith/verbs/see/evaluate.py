@@ -86,11 +86,7 @@ def evaluate(
 
     if resume and folder and (folder / "record.json").exists():
         split = read_as(folder / "record.json", Record)["split"]
-    dataset = open_data(recipe.data, tell)
-    if recipe.evaluate.labels == "taught" and (taught := taught_labels(recipe.model.adapter)):
-        dataset = dataset.among(taught)
-    if recipe.model.adapter:
-        recipe, dataset = _asked_as_taught(recipe, dataset)
+    recipe, dataset = asked_images(recipe, tell)
     if len(dataset.labels) == 1:
         raise UserError(
             f"All images of {dataset.uri} are of the class {dataset.labels[0]!r}: with nothing else to choose from, "
@@ -111,6 +107,14 @@ def evaluate(
     with working("writing the report", tell):
         report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
     return scored.evaluation.to_dict() | {"run": str(run.folder), "report": str(report)}
+
+
+def asked_images(recipe: Recipe, tell: Tell) -> tuple[Recipe, ImageDataset]:
+    """The images that a recipe scores, among the classes that the model was taught; and the recipe as it is then."""
+    dataset = open_data(recipe.data, tell)
+    if recipe.evaluate.labels == "taught" and (taught := taught_labels(recipe.model.adapter)):
+        dataset = dataset.among(taught)
+    return _asked_as_taught(recipe, dataset) if recipe.model.adapter else (recipe, dataset)
 
 
 def _asked_as_taught(recipe: Recipe, dataset: ImageDataset) -> tuple[Recipe, ImageDataset]:
