@@ -368,3 +368,17 @@ def test_full_weights_that_do_not_fit_are_refused(tiny_folder: Path, tmp_path: P
     save_file({name: weight}, tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match=rf"{len(weights) - 1} weights of the projector are missing, such as "):
         load_tuned(models.load_base(model.options), tmp_path)
+
+
+def test_a_rank_beyond_all_layers_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"tune\.rank is 49, but no layer .* more than 32 inputs or outputs"):
+        tuned_by(tiny_folder, "tune.rank=49")
+
+
+@pytest.mark.parametrize("option", ["tune.rank=16", "tune.method=full"])
+def test_weights_that_exceed_the_memory_are_refused(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(Model, "free_memory", lambda self: 1000)
+    with pytest.raises(UserError, match=rf"{option} needs .* GB for its weights alone"):
+        tuned_by(tiny_folder, option)

@@ -129,7 +129,7 @@ class TuneOptions(Options):
     """Learning rates of individual components that differ from train.learning_rate: {vision_tower: 1e-4}."""
     rank: Positive = 16
     """Rank of the LoRA matrices."""
-    alpha: Annotated[float, Gt(0)] = 32.0
+    alpha: Annotated[float, Gt(0), Le(1_000_000)] = 32.0
     """Scale of the LoRA update, which is multiplied by alpha / rank."""
     dropout: Fraction = 0.0
     """Dropout probability on the inputs of LoRA layers in training."""
@@ -145,18 +145,18 @@ class TuneOptions(Options):
 class TrainOptions(Options):
     """How the weights are trained."""
 
-    epochs: Annotated[float, Gt(0)] = 4.0
+    epochs: Annotated[float, Gt(0), Le(100_000)] = 4.0
     """Number of passes over the training images."""
     batch_size: Positive = 32
     """Images per optimiser step, over all processes."""
     micro_batch: Positive | None = None
     """Images per forward and backward pass. If not given, the whole batch, halved whenever memory runs out. The size
     does not change the optimiser step, except through tune.dropout."""
-    learning_rate: Annotated[float, Gt(0)] = 2e-4
+    learning_rate: Annotated[float, Gt(0), Le(1000)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup: Fraction = 0.05
     """Fraction of the steps in which the learning rate rises linearly; it then decays to zero along a cosine."""
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.0
     """AdamW's weight decay."""
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
     """Gradients are clipped to this norm."""
@@ -170,7 +170,7 @@ class TrainOptions(Options):
     """Fraction of the target that is spread uniformly over the labels (or the vocabulary, with `tokens`)."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` gives each class the same total weight, regardless of its number of images."""
-    validate_every: Annotated[float, Gt(0)] = 1.0
+    validate_every: Annotated[float, Ge(0.001), Le(100_000)] = 1.0
     """Epochs between validations. The weights with the best validation result are kept."""
     patience: Positive | None = None
     """Stop early after this number of validations without an improvement."""
@@ -261,9 +261,9 @@ class CurveOptions(Options):
     """Methods to measure: neighbours, probe, lora, lora+head."""
     sizes: Annotated[list[Positive], MinLen(4)] | None = None
     """Four or more numbers of training images. If not given, six in geometric progression, up to all images."""
-    seeds: Positive = 3
+    seeds: Annotated[int, Gt(0), Le(1000)] = 3
     """Number of random subsets of each size. With the same seed, smaller subsets are contained in larger ones."""
-    ahead: Annotated[float, Gt(1)] = 2.0
+    ahead: Annotated[float, Gt(1), Le(1000)] = 2.0
     """The forecast is for this multiple of the largest size."""
 
 
@@ -310,7 +310,7 @@ class SweepOptions(Options):
 class SuspectsOptions(Options):
     """How `lensmith suspects` looks for wrong labels."""
 
-    folds: Annotated[int, Ge(2)] = 5
+    folds: Annotated[int, Ge(2), Le(100)] = 5
     """Number of cross-validation folds: a probe fitted on the other folds predicts each image. A class needs at least
     this number of images."""
     most: Positive = 200

@@ -67,6 +67,8 @@ def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0
     if tune.method != "lora" and components:
         if model.options.quantize != "none" and "language_model" in components:
             raise UserError("Four-bit weights can't be trained.", "Use tune.method=lora, or model.quantize=none.")
+        numbers = (p.numel() for name, p in model.network.named_parameters() if component_of(model, name) in components)
+        _require_memory(model, sum(numbers), f"tune.method={tune.method}", "tune.method=lora")
         for name, weight in model.network.named_parameters():
             if component_of(model, name) in components:
                 weight.data = weight.data.float()  # updates are smaller than bfloat16 can represent
@@ -79,13 +81,19 @@ def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0
     return Tuned(model, ClassHead(size, labels).to(model.device))
 
 
+BYTES_PER_WEIGHT = 16
+"""Memory that a trained weight takes: itself, its gradient, and the two averages of AdamW, each in float32."""
+
+
 def _add_lora(model: Model, tune: TuneOptions, components: list[str], seed: int) -> None:
     from peft import LoraConfig, get_peft_model
 
+    layers = [name for name, component in linear_layers(model).items() if component in components]
     if tune.targets is None:
         targets: Any = "|".join(_pattern(model, component) for component in components)
     else:
-        targets = _targets(model, tune.targets, components)
+        targets = layers = _targets(model, tune.targets, components)
+    _require_sense(model, tune.rank, layers)
     config = LoraConfig(
         r=tune.rank,
         lora_alpha=tune.alpha,
@@ -100,6 +108,30 @@ def _add_lora(model: Model, tune: TuneOptions, components: list[str], seed: int)
         model.peft = get_peft_model(model.network, config)
     # PEFT fills in this machine's path to the model; the recipe's name is valid elsewhere too.
     model.peft.peft_config["default"].base_model_name_or_path = model.options.base
+
+
+def _require_sense(model: Model, rank: int, layers: Sequence[str]) -> None:
+    """Raises UserError if the rank is above that of any layer's own matrix, or its matrices don't fit into memory."""
+    modules = dict(model.network.named_modules())
+    # Of a four-bit layer, only these attributes tell the shape.
+    shapes = [(int(m.in_features), int(m.out_features)) for m in map(modules.__getitem__, layers)]
+    if shapes and rank > (most := max(map(min, shapes))):
+        raise UserError(
+            f"tune.rank is {rank:,}, but no layer that is tuned has more than {most:,} inputs or outputs: a higher rank "
+            "can't add anything.",
+            f"Use {most:,} at most; 8 to 64 are usual.",
+        )
+    _require_memory(model, rank * sum(map(sum, shapes)), f"tune.rank={rank:,}", "a lower rank")
+
+
+def _require_memory(model: Model, weights: int, option: str, instead: str) -> None:
+    needed, free = BYTES_PER_WEIGHT * weights, model.free_memory()
+    if needed > free:
+        raise UserError(
+            f"Training with {option} needs {needed / 1e9:,.1f} GB for its weights alone, and {free / 1e9:,.1f} GB are "
+            "free.",
+            f"Use {instead}, or tune fewer layers.",
+        )
 
 
 def linear_layers(model: Model) -> dict[str, str]:
