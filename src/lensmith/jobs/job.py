@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe
 from lensmith.runs.files import read_json, write_json
-from lensmith.runs.folder import unfinished
+from lensmith.runs.folder import is_finished, unfinished
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell
@@ -62,7 +62,7 @@ def _module(verb: str) -> Any:
 def record_of(folder: Path, verb: str) -> dict[str, Any] | None:
     """The record of a verb's finished run; None if it isn't finished."""
     path = folder / _module(verb).RECORD
-    return read_json(path) if path.exists() and (folder / "report.html").exists() else None
+    return read_json(path) if is_finished(folder, path.name) else None
 
 
 class Detached(KeyboardInterrupt):

@@ -117,8 +117,8 @@ def _require_sense(model: Model, rank: int, layers: Sequence[str]) -> None:
     shapes = [(int(m.in_features), int(m.out_features)) for m in map(modules.__getitem__, layers)]
     if shapes and rank > (most := max(map(min, shapes))):
         raise UserError(
-            f"tune.rank is {rank:,}, but no layer that is tuned has more than {most:,} inputs or outputs: a higher rank "
-            "can't add anything.",
+            f"tune.rank is {rank:,}, but no layer that is tuned has more than {most:,} inputs or outputs: a higher "
+            "rank can't add anything.",
             f"Use {most:,} at most; 8 to 64 are usual.",
         )
     _require_memory(model, rank * sum(map(sum, shapes)), f"tune.rank={rank:,}", "a lower rank")

@@ -255,9 +255,15 @@ def unfinished(folder: Path, record: str) -> Recipe:
         UserError: it is not a run folder, or it is finished.
     """
     recipe = read_run(folder)
-    if (folder / record).exists() and (folder / REPORT).exists():
+    if is_finished(folder, record):
         raise UserError(f"The run {folder} is finished: there is nothing to resume.")
     return recipe
+
+
+def is_finished(folder: Path, record: str) -> bool:
+    """Whether a run is finished: its record is there, and its page, unless the record says that it has none."""
+    path = folder / record
+    return path.exists() and ((folder / REPORT).exists() or ("report", None) in read_json(path).items())
 
 
 def require_one_process(verb: str) -> None:

@@ -9,6 +9,8 @@ from lensmith.measure.paired import power_hint
 from lensmith.progress import Note, duration
 from lensmith.runs.folder import Run
 
+UNTESTED = "There are no test images, so this can't show how good the model is. Score it on other images then."
+
 
 def opening(run: Run, seconds: float | None = None, test: Split | None = None, details: Sequence[str] = ()) -> None:
     """Say which images there are, about how long the work will take, and what its result can show.
@@ -22,6 +24,6 @@ def opening(run: Run, seconds: float | None = None, test: Split | None = None, d
     if seconds is not None:
         run.tell(Note(f"It will take about {duration(max(1.0, seconds))} on this machine."))
     if test is not None:
-        run.tell(Note(power_hint(len(test))))
+        run.tell(Note(power_hint(len(test)) if len(test) else UNTESTED))
     for text in details:
         run.detail(text)

@@ -126,6 +126,12 @@ def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
     return [f"{subject} {consequence}:", *(f"  {s}" for s in sentences[:5]), *more]
 
 
+def untested_lines(record: dict[str, Any]) -> list[Part]:
+    """What a verb says at its end if there were no test images."""
+    then = next_line("evaluate", record["run"], "other-labelled-images")
+    return ["The model is taught, but not tested: there are no test images.", path_line("Run", record["run"]), then]
+
+
 def run_lines(record: dict[str, Any]) -> list[str]:
     """Lines with the paths of a run and its report."""
     return [path_line("Run", record["run"]), path_line("Report", record["report"])]

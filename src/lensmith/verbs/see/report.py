@@ -10,7 +10,7 @@ from lensmith.errors import UserError
 from lensmith.progress import Note, Tell, silent, working
 from lensmith.records import Training
 from lensmith.runs.files import read_json, write
-from lensmith.runs.folder import PREDICTIONS, REPORT, read_evaluation, read_run, same_data, verb_of
+from lensmith.runs.folder import PREDICTIONS, REPORT, is_finished, read_evaluation, read_run, same_data, verb_of
 from lensmith.runs.lock import locked
 from lensmith.runs.shapes import Record, made, read_as
 from lensmith.verbs import module, terminal
@@ -74,6 +74,11 @@ def _of_comparison(folder: Path, tell: Tell) -> None:
     """The page of a ladder, curve or sweep, which its verb makes when it finds that all work is done."""
     verb = module(name := verb_of(folder))
     record = folder / verb.RECORD
+    if name in ("train", "probe") and is_finished(folder, verb.RECORD):
+        raise UserError(
+            f"The run {folder} has no page, since there were no test images.",
+            f"Score it on others: lensmith evaluate {folder} other-labelled-images",
+        )
     if name not in ("ladder", "curve", "sweep") or not record.exists():
         raise UserError(f"The run {folder} isn't finished.", f"Resume it with: lensmith resume {folder}")
     content = record.read_bytes()

@@ -21,6 +21,7 @@ from lensmith.verbs.opening import opening
 if TYPE_CHECKING:
     from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.learn.methods import Method
+    from lensmith.learn.probes import Fitted
     from lensmith.measure.evaluation import Scored
 
 RECORD = "result.json"
@@ -31,6 +32,8 @@ FIT = "fit.json"
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
+    if record["accuracy"] is None:
+        return terminal.untested_lines(record)
     both = {"neighbours": record["neighbours"]["accuracy"], "probe": record["accuracy"]}
     lines = terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
     lines += [*terminal.run_lines(record), terminal.next_line("predict", record["run"], "new-images")]
@@ -49,7 +52,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     Returns:
         The run's record: `run`, `accuracy` on the test images, `probe` and `neighbours` (the chosen setting and all
-        that were tried), `report`.
+        that were tried), `report`. Without test images, `accuracy`, `evaluation` and `report` are None.
 
     Raises:
         UserError: see `open_data`, `FrozenModel` and `probes.fit`.
@@ -64,7 +67,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     require_one_process("probe")
     started = time.perf_counter()
     dataset = open_data(recipe.data, tell)
-    dataset.require("train", "test", hint="A probe needs both training and test images.")
+    dataset.require("train", hint="A probe needs training images.")
     methods()["probe"].require(recipe, dataset)
     shared = SharedFrozenModel(recipe, dataset, tell)
     frozen = shared.load()
@@ -77,25 +80,47 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     opening(run, seconds, dataset.test, [dataset.how_split, cost])
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is ignored: a probe uses the base model."))
+    both = ((methods()["neighbours"], neighbours_run), (methods()["probe"], run))
+    scores, report = [], None
     try:
-        neighbours = fit_and_score(methods()["neighbours"], neighbours_run, shared)
-        scored = fit_and_score(methods()["probe"], run, shared)
+        if len(dataset.test):
+            scores = [fit_and_score(method, inner, shared) for method, inner in both]
+        else:
+            for method, inner in both:
+                fit(method, inner, shared)
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
-    evaluations = [neighbours.evaluation, scored.evaluation]
-    with working("writing the report", tell):
-        report = write_run(run.folder, dataset.test, evaluations, scored.predictions)
+    if scores:
+        evaluations = [scored.evaluation for scored in scores]
+        with working("writing the report", tell):
+            report = write_run(run.folder, dataset.test, evaluations, scores[-1].predictions)
+    neighbours, accuracy = (asdict(s.evaluation.accuracy) for s in scores) if scores else (None, None)
     record = {
         "run": str(run.folder),
-        "accuracy": asdict(scored.evaluation.accuracy),
+        "accuracy": accuracy,
         "probe": read_json(run.folder / FIT),
-        "neighbours": read_json(neighbours_run.folder / FIT) | {"accuracy": asdict(neighbours.evaluation.accuracy)},
-        "evaluation": scored.evaluation.to_dict(),
-        "report": str(report),
+        "neighbours": read_json(neighbours_run.folder / FIT) | {"accuracy": neighbours},
+        "evaluation": scores[-1].evaluation.to_dict() if scores else None,
+        "report": str(report) if report else None,
         "seconds": time.perf_counter() - started,
     }
     write_json(run.folder / RECORD, record)
     return record
+
+
+def fit(method: Method, run: Run, shared: SharedFrozenModel) -> Fitted:
+    """Fit one classifier into its run folder."""
+    from lensmith.learn.methods.fitted import FittedMethod
+    from lensmith.models.tuned_files import keep_tuned
+
+    assert isinstance(method, FittedMethod)
+    frozen, name, clock = shared.load(), method.name.capitalize(), time.perf_counter()
+    fitted = method.fit(frozen)
+    keep_tuned(run, frozen.tuned(fitted.head), method.name)
+    write_json(run.folder / FIT, fitted.record() | {"seconds": time.perf_counter() - clock})
+    sentence = fitted.sentence()
+    run.tell(Note(f"{name}: {sentence[0].lower()}{sentence[1:]}", detail=True))
+    return fitted
 
 
 def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored:
@@ -105,23 +130,15 @@ def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored
         method: a method that is fitted on frozen features.
         run: a run that has been started; results from before a stop are kept.
     """
-    from lensmith.learn.methods.fitted import FittedMethod
     from lensmith.measure.evaluation import Scored, score_split
-    from lensmith.models.tuned_files import keep_tuned
 
-    assert isinstance(method, FittedMethod)
     if (run.folder / "evaluation.json").exists():
         return Scored(read_evaluation(run.folder), read_predictions(run.folder / PREDICTIONS))
-    frozen, name, clock = shared.load(), method.name.capitalize(), time.perf_counter()
-    fitted = method.fit(frozen)
-    keep_tuned(run, frozen.tuned(fitted.head), method.name)
-    write_json(run.folder / FIT, fitted.record() | {"seconds": time.perf_counter() - clock})
-    sentence = fitted.sentence()
-    run.tell(Note(f"{name}: {sentence[0].lower()}{sentence[1:]}", detail=True))
-    test = run.dataset.test
-    scored = score_split(run, frozen.classifier(fitted.head), test, method.name, [sentence])
+    fitted = fit(method, run, shared)
+    classifier = shared.load().classifier(fitted.head)
+    scored = score_split(run, classifier, run.dataset.test, method.name, [fitted.sentence()])
     keep_calibration(run.folder)
-    run.tell(Note(f"{name}: {percent(scored.evaluation.accuracy)} of the test images correct."))
+    run.tell(Note(f"{method.name.capitalize()}: {percent(scored.evaluation.accuracy)} of the test images correct."))
     return scored
 
 

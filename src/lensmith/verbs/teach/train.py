@@ -39,6 +39,8 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     if "accuracy" not in record:
         return terminal.elsewhere(record)
+    if record["accuracy"] is None:
+        return terminal.untested_lines(record)
     unreadable = record["training"]["unreadable"]
     lines = terminal.unreadable_lines(unreadable, "left out of training, or counted as wrong in validation")
     lines += terminal.unreadable_lines(record["evaluation"]["unreadable"], "counted as wrong")
@@ -55,8 +57,9 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         resume: resume the run in `folder`; see `lensmith.resume`.
 
     Returns:
-        The run's record: `run`, `accuracy` on the test images, `validation`, `training`, `coverage`, `report`. Under
-        torchrun, all processes but the main one return an empty dict.
+        The run's record: `run`, `accuracy` on the test images, `validation`, `training`, `coverage`, `report`; without
+        test images, `accuracy`, `evaluation` and `report` are None. Under torchrun, all processes but the main one
+        return an empty dict.
 
     Raises:
         UserError: see `open_data`, `learn.learner.prepare` and `learn.loop.train`.
@@ -74,7 +77,7 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     started, processes = time.perf_counter(), Processes()
     tell = tell if processes.main else silent
     dataset = open_data(recipe.data, tell)
-    dataset.require("train", "test", hint="Training needs both training and test images.")
+    dataset.require("train", hint="Training needs training images.")
     learner = prepare(recipe, dataset)
     free = same_training(recipe)
     run = begin_run(folder, recipe, dataset, "train", tell, resume, free=free) if processes.main else None
@@ -94,18 +97,20 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     processes.close()
     if not processes.main:
         return {}
-    scored = score_split(run, learner.classifier(recipe.evaluate), dataset.test, "tuned")
-    keep_calibration(folder)
-    with working("writing the report", tell):
-        report = write_run(folder, dataset.test, [scored.evaluation], scored.predictions, training.unreadable)
+    scored, report = None, None
+    if len(dataset.test):
+        scored = score_split(run, learner.classifier(recipe.evaluate), dataset.test, "tuned")
+        keep_calibration(folder)
+        with working("writing the report", tell):
+            report = write_run(folder, dataset.test, [scored.evaluation], scored.predictions, training.unreadable)
     record = {
         "run": str(folder),
-        "accuracy": asdict(scored.evaluation.accuracy),
+        "accuracy": asdict(scored.evaluation.accuracy) if scored else None,
         "validation": asdict(training.validation) if training.validation else None,
         "training": asdict(training),
         "coverage": [asdict(row) for row in learner.coverage],
-        "evaluation": scored.evaluation.to_dict(),
-        "report": str(report),
+        "evaluation": scored.evaluation.to_dict() if scored else None,
+        "report": str(report) if report else None,
         "seconds": time.perf_counter() - started,
     }
     write_json(folder / RECORD, record)
