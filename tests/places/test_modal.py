@@ -360,7 +360,7 @@ def test_a_local_run_is_resumed_remotely(
         patch.setattr(Screen, "advance", stop)
         assert run("train", *words, "--run", "r")[0] == 130
         if sent_before:  # the remote copy is older than the local run
-            note = {"place": "modal", "state": "cancelled", "verb": "train", "name": "an older copy"}
+            note: dict[str, Any] = {"place": "modal", "state": "cancelled", "verb": "train", "name": "an older copy"}
             note |= {"call": "fc-1", "app": "ap-1", "gpu": "L40S", "dollars_per_hour": None}
             Path("r/place.json").write_text(json.dumps(note))
             last = 3
