@@ -71,3 +71,9 @@ def test_a_head_whose_numbers_do_not_fit_its_labels_is_refused(tmp_path: Path) -
         save_file({name: value.contiguous() for name, value in head.state_dict().items()} | changed, path, about)
         with pytest.raises(ValueError, match=says):
             load_head(path)
+
+
+def test_equal_heads_are_equal_files(tmp_path: Path) -> None:
+    for k in range(8):  # safetensors writes the keys of metadata in any order
+        ClassHead(4, ["a", "b"]).save(tmp_path / f"{k}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

@@ -20,6 +20,10 @@ ANSWER = "decoder end"
 """The feature of a trained class head: the decoder's last hidden state before the answer."""
 
 
+_ABOUT = "head"
+"""The key of the metadata."""
+
+
 class Head(nn.Module):
     """Scores classes from one feature of an image: (..., size) -> (..., labels) logits, in float32."""
 
@@ -34,8 +38,10 @@ class Head(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the head as one safetensors file. Its metadata names the class ("kind"), labels and feature."""
-        about = {"labels": json.dumps(self.labels), "feature": self.feature, "kind": type(self).__name__}
-        save_file({name: t.detach().contiguous() for name, t in self.state_dict().items()}, path, about)
+        about = {"labels": self.labels, "feature": self.feature, "kind": type(self).__name__}
+        # One key, because safetensors writes several in any order: equal heads must be equal files.
+        metadata = {_ABOUT: json.dumps(about)}
+        save_file({name: t.detach().contiguous() for name, t in self.state_dict().items()}, path, metadata)
 
 
 class ClassHead(Head):
@@ -111,8 +117,12 @@ def load_head(path: Path) -> Head:
         KeyError, RuntimeError: the file is something else.
     """
     with safe_open(path, "pt") as file:
-        about = file.metadata()
-    labels, feature, state = json.loads(about["labels"]), about.get("feature", ANSWER), load_file(path)
+        metadata = file.metadata()
+    # Before version 0.2, each field had a key.
+    about = (
+        json.loads(metadata[_ABOUT]) if _ABOUT in metadata else metadata | {"labels": json.loads(metadata["labels"])}
+    )
+    labels, feature, state = about["labels"], about.get("feature", ANSWER), load_file(path)
     head: Head
     if about.get("kind") == Neighbours.__name__:
         centre, spread, keys, owners, k = (state[name] for name in ("centre", "spread", "keys", "owners", "k"))
