@@ -173,7 +173,8 @@ def _check_files(table: _Table, uri: str) -> None:
             raise UserError(
                 f"None of the {count(len(table.labels) if everything else lost[label], 'image file')} of {what} can be "
                 f"read, for example {file}.",
-                "Check that the files exist, and their permissions. Paths in a table are relative to its folder.",
+                "Check that the files exist, and their permissions. Paths in a table are relative to its folder, or to "
+                "data.images.",
             )
 
 

@@ -32,11 +32,12 @@ class PickedColumns(NamedTuple):
 
 
 def pick(available: Sequence[str], columns: Columns, where: str) -> PickedColumns:
-    """The image and label columns: those the user named, or else guessed from common names. Raises `UserError`."""
-    return PickedColumns(
-        _pick(available, columns.image, _IMAGE, "image", where),
-        _pick(available, columns.label, _LABEL, "label", where),
-    )
+    """The image and label columns: those the user named, or else guessed from common names; beside an image, the only
+    other column is the label. Raises `UserError`."""
+    image = _pick(available, columns.image, _IMAGE, "image", where)
+    others = [name for name in available if name != image]
+    named = columns.label if columns.label is not None or len(others) != 1 else others[0]
+    return PickedColumns(image, _pick(available, named, _LABEL, "label", where))
 
 
 def _pick(available: Sequence[str], named: str | None, common: Sequence[str], role: str, where: str) -> str:

@@ -139,8 +139,7 @@ class Several:
         """Sentences on the images that aren't used, when all have been seen.
 
         Raises:
-            UserError: there are images with several labels, and they aren't to be skipped; or without them a class
-                has no image.
+            UserError: there are images with several labels, and they aren't to be skipped.
         """
         none, one, many = self._numbers
         if many and self._allowed == "stop":
@@ -149,13 +148,12 @@ class Several:
                 f"{none:,} none.",
                 "Leave them out with data.several=skip, or teach one run for each question with its own labels.",
             )
-        if lost := [str(label) for label in self._others if label not in self._single]:
-            raise UserError(
-                f"All images of the class {lost[0]!r} have several labels, so none would be left.",
-                "Add images that have this label alone, or remove the label.",
-            )
         notes = [f"Without a label, ignored: {count(none, 'image')}."] if none else []
-        return notes + ([f"With several labels, ignored: {count(many, 'image')}."] if many else [])
+        if many:
+            notes.append(f"With several labels, ignored: {count(many, 'image')}.")
+        if lost := [str(label) for label in self._others if label not in self._single]:
+            notes.append(f"Labels that no image has alone, which are no classes: {', '.join(lost)}.")
+        return notes
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -89,10 +89,16 @@ def test_images_with_several_labels_stop_the_run_unless_they_are_skipped(folder:
     assert "With several labels, ignored: 1 image." in dataset.notes
 
 
-def test_a_class_that_only_has_images_of_several_labels_is_refused(folder: Path) -> None:
-    file = save(folder / "a.csv", "training,gs://b/0.png,a\ntraining,gs://b/1.png,a\ntraining,gs://b/2.png,b,a\n")
-    with pytest.raises(UserError, match="All images of the class 'b' have several labels"):
-        open_dataset(str(file), several="skip")
+def test_a_label_that_no_image_has_alone_is_said(folder: Path) -> None:
+    lines = ["training,gs://b/0.png,a", "training,gs://b/1.png,b", "training,gs://b/2.png,c,a"]
+    file = save(folder / "a.csv", "\n".join(lines))
+    dataset = open_dataset(str(file), several="skip", validation=0, test=0)
+    assert dataset.labels == ("a", "b")
+    assert "Labels that no image has alone, which are no classes: c." in dataset.notes
+
+
+def test_beside_the_image_the_only_other_column_is_the_label(folder: Path) -> None:
+    assert labels(save(folder / "a.csv", "id,breed\n0,x\n1,y\n")) == {"0": "x", "1": "y"}
 
 
 def test_lists_of_labels_in_a_table_are_counted_too(folder: Path) -> None:

@@ -103,10 +103,14 @@ class _Survey:
 
     def tables(self, root: Path) -> str:
         """A sentence on the tables in the folder, one of which may hold the labels; empty if there is none."""
-        names = [name for name in sorted(os.listdir(root)) if suffix_of(name) in _TABLES and not is_hidden_name(name)]
+        names = [
+            path.relative_to(root).as_posix()
+            for path in sorted([*root.glob("*"), *root.glob("*/*")])
+            if suffix_of(path) in _TABLES and not is_hidden(path, root)
+        ]
         if not names:
             return ""
-        usual = next((name for name in names if name.startswith("train")), names[0])
+        usual = next((name for name in names if name.rpartition("/")[2].startswith("train")), names[0])
         return f" If the labels are in a table ({', '.join(names[:5])}), give that: {root / usual}."
 
     def notes(self, root: Path, layout: Layout) -> list[str]:
