@@ -1,9 +1,10 @@
 """Claim: odd files don't crash Lensmith, no image vanishes, and every way of reading one dataset agrees.
 
 10,000 odd image files are made from a seed: valid ones of many kinds, and damaged, truncated, mislabelled and hostile
-ones. Each must be decoded, or refused with one sentence. 1,000 datasets are made as odd folders and tables, each in two
-forms. Each form must be opened, or refused with one sentence. An opened one must have every image, and both forms must
-give the same content ids, labels and splits. Then the tables are damaged and opened once more.
+ones. Each must be decoded, or refused with one sentence. 1,000 datasets are made as odd folders, tables, annotations
+and archives, each in two forms. Each form must be opened, or refused with one sentence. An opened one must have every
+image, and both forms must give the same content ids, labels and splits. Then tables, annotations and archives are
+damaged and opened once more.
 
 Run: python benchmarks/odd_files.py   (some three minutes; the last line is JSON)
 """
@@ -16,6 +17,7 @@ import csv
 import io
 import json
 import random
+import shutil
 import sys
 import tempfile
 import traceback
@@ -170,6 +172,38 @@ def as_parquet(rows: Rows, folder: Path, dice: random.Random) -> Path:
     return path
 
 
+def as_annotations(rows: Rows, folder: Path, dice: random.Random) -> Path:
+    """COCO beside the images of each split; or, if there are none, perhaps a Label Studio export."""
+    if not rows[0][3] and dice.random() < 0.5:
+        tasks = []
+        for name, data, label, _ in rows:
+            (folder / name).write_bytes(data)
+            result = {"type": "choices", "from_name": "kind", "value": {"choices": [label]}}
+            tasks.append({"data": {"image": f"/data/upload/1/{name}"}, "annotations": [{"result": [result]}]})
+        (path := folder / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+        return path
+    names = sorted({label for _, _, label, _ in rows})
+    for split in sorted({split for *_, split in rows}):
+        (place := folder / split).mkdir(exist_ok=True)
+        inside = [row for row in rows if row[3] == split]
+        document: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
+        document["categories"] = [{"id": k, "name": label} for k, label in enumerate(names)]
+        for k, (name, data, label, _) in enumerate(inside):
+            (place / name).write_bytes(data)
+            document["images"].append({"id": k, "file_name": name})
+            document["annotations"].append({"id": k, "image_id": k, "category_id": names.index(label)})
+        (place / "_annotations.coco.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def as_archive(rows: Rows, folder: Path, dice: random.Random) -> Path:
+    """Any of the other forms of files, in an archive."""
+    (inner := folder / "inner").mkdir()
+    dice.choice([as_folder, as_text, as_annotations])(rows, inner, dice)
+    kind = dice.choice(["zip", "gztar", "tar"])
+    return Path(shutil.make_archive(str(folder / "images"), kind, inner))
+
+
 def opened(path: Path, seed: int, counts: Counter[str]) -> ImageDataset | str | None:
     """The dataset, the first sentence of a refusal, or None after a crash."""
     try:
@@ -190,7 +224,13 @@ def described(dataset: ImageDataset) -> list[list[tuple[str, str]]]:
 
 def datasets(number: int, counts: Counter[str]) -> None:
     """Open odd datasets, each in two forms."""
-    forms: list[Callable[[Rows, Path, random.Random], Path]] = [as_folder, as_text, as_parquet]
+    forms: list[Callable[[Rows, Path, random.Random], Path]] = [
+        as_folder,
+        as_text,
+        as_parquet,
+        as_annotations,
+        as_archive,
+    ]
     for seed in range(number):
         dice = random.Random(f"dataset {seed}")
         rows = odd_rows(dice)

@@ -25,7 +25,7 @@ def first_record(path: Path) -> dict[str, Any] | None:
         OSError: the file can't be read.
         UserError: it isn't text.
     """
-    with open_text(path) as file:
+    with _text(path), open_text(path) as file:
         text = file.read(_START).lstrip()
         for _ in range(2):
             inner = text[1:].lstrip() if text.startswith("[") else text

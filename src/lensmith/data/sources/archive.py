@@ -5,7 +5,9 @@ It is unpacked into a temporary folder, and read as if that folder, or the only 
 
 from __future__ import annotations
 
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,7 +24,11 @@ from lensmith.errors import UserError
 
 _ZIP = (".zip",)
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_ERRORS = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(OSError, EOFError, LookupError, OverflowError, RuntimeError, ValueError),
+)
+"""What the libraries raise for a damaged archive."""
 
 
 def recognises(path: Path) -> bool:
