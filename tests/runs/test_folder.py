@@ -8,7 +8,7 @@ import pytest
 
 from lensmith.errors import UserError
 from lensmith.runs.files import read_json
-from lensmith.runs.folder import new_run_folder, read_evaluation
+from lensmith.runs.folder import new_run_folder, read_evaluation, verb_of
 from lensmith.runs.provenance import provenance
 
 
@@ -43,3 +43,9 @@ def test_damaged_records_are_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "predictions.unfinished").mkdir()
     with pytest.raises(UserError, match="lensmith resume"):
         read_evaluation(tmp_path)
+
+
+def test_a_run_that_was_killed_before_it_began_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(UserError, match=r"was stopped before it began\. Remove the folder"):
+        verb_of(tmp_path)

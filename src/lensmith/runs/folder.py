@@ -243,6 +243,8 @@ def verb_of(folder: Path) -> str:
     # A remote job may not have started yet. Then there is no record, only the note of where it runs.
     records = (folder / name for name in ("record.json", "place.json"))
     verb = next((name for path in records if path.exists() and (name := read_json(path).get("verb"))), "")
+    if not verb and not (folder / "record.json").exists():
+        raise UserError(f"The run {folder} was stopped before it began.", "Remove the folder, and start the run again.")
     if not verb:
         raise UserError(f"The run {folder} can't be resumed by itself.", "Resume the run that contains it.")
     return str(verb)
