@@ -39,7 +39,9 @@ def test_a_folder_is_replaced_atomically(tmp_path: Path) -> None:
         fail("half way")
     assert (folder / "a").read_text() == "1"
     with pytest.raises(UserError, match="disk is full"):
-        fail("I/O error: No space left on device")  # as safetensors reports it
+        fail('I/O error: No space left on device (os error 28) at path "x"')  # as safetensors reports it
+    with pytest.raises(UserError, match="can't be written: Read-only file system"):
+        fail('I/O error: Read-only file system (os error 30) at path "x"')
     with replacing(folder) as new:
         (new / "b").write_text("3")
     assert [p.name for p in folder.iterdir()] == ["b"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -125,9 +126,9 @@ def replacing(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(folder, error) from None
     except Exception as error:
-        # safetensors raises its own class of error for a full disk, with the system's message in it.
-        if "No space left" in str(error):
-            raise disk_error(folder, OSError(28, "No space left on device")) from None
+        # safetensors raises its own class of error, with the number of the system's in its text.
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise disk_error(folder, OSError(int(number[1]), os.strerror(int(number[1])))) from None
         raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
