@@ -6,6 +6,7 @@ behave alike.
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,6 +130,7 @@ class Several:
 
     def of(self, cell: Any, where: str) -> Any:
         """The label in a cell of a table; `UNUSED` if it is a list with none or several."""
+        cell = _written_list(cell)
         labels = cell if isinstance(cell, list) else [cell]
         if not all(isinstance(label, str | int | float) for label in labels):
             return cell  # which isn't a label
@@ -154,6 +156,19 @@ class Several:
         if lost := [str(label) for label in self._others if label not in self._single]:
             notes.append(f"Labels that no image has alone, which are no classes: {', '.join(lost)}.")
         return notes
+
+
+def _written_list(cell: Any) -> Any:
+    """The list that a cell's text writes down, as Label Studio's tables (JSON) and pandas (Python) do; any other cell
+    as it is."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("[", '{"choices"')):
+        return cell
+    try:
+        found = ast.literal_eval(cell.strip())  # JSON's strings, lists and objects are Python's too
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    found = found.get("choices") if isinstance(found, dict) else found
+    return found if isinstance(found, list) else cell
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -111,6 +111,14 @@ def test_lists_of_labels_in_a_table_are_counted_too(folder: Path) -> None:
     assert labels(file, several="skip") == {"0": "a", "1": "b"}
 
 
+@pytest.mark.parametrize("written", ['"{""choices"": [""a"", ""b""]}"', "\"['a', 'b']\"", '"[""a"", ""b""]"'])
+def test_lists_that_are_written_as_text_are_lists(folder: Path, written: str) -> None:
+    file = save(folder / "a.csv", f"image,choice\n0.png,[x]\n1.png,\"['y']\"\n2.png,{written}\n")
+    with pytest.raises(UserError, match=r"several labels: 1, for example a\.csv row 3 \(a, b\)"):
+        labels(file)
+    assert labels(file, several="skip") == {"0": "[x]", "1": "y"}
+
+
 # COCO
 
 
