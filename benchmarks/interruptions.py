@@ -231,7 +231,7 @@ def trial(verb: str, way: str, dice: random.Random, seconds: float, disk: Disk, 
         writable(run)
         text = log.read_text(errors="replace") if log.exists() else ""
         if "Traceback" in text or code in (99, -99):
-            return f"exit code {code}: {text[-1500:]}"
+            return f"exit code {code}: {text[max(0, text.find('Traceback') - 300) :][:3000]}"
         allowed = {0, 2, 130} | ({-signal.SIGTERM, -signal.SIGKILL} if disturbed else set())
         if code not in allowed:
             return f"exit code {code}: {text[-500:]}"
@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verb", choices=VERBS, action="append")
+    parser.add_argument("--way", choices=WAYS, action="append")
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("It mounts a file system, for which it needs root.")
@@ -300,7 +301,7 @@ def main() -> None:
                 undisturbed[verb] = time.monotonic() - clock, contents(run)
                 print(f"{verb}: {undisturbed[verb][0]:.1f} s undisturbed", flush=True)
             for number in range(args.times):
-                verb, way = verbs[number % len(verbs)], dice.choice(WAYS)
+                verb, way = verbs[number % len(verbs)], dice.choice(args.way or WAYS)
                 fresh(template, disk.place)
                 wrong = trial(verb, way, dice, undisturbed[verb][0], disk, undisturbed[verb][1])
                 ways[way] += 1
