@@ -65,7 +65,7 @@ def _items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if error.msg == "Extra data":  # an object per line, in a file named `.json`
             yield from _lines(path)
             return
-        raise UserError(f"{path.name} isn't JSON: {error}", "Export the file again.") from None
+        raise UserError(f"{path.name} isn't JSON: {error}.", "Export the file again.") from None
     except RecursionError:
         raise UserError(f"{path.name} can't be read.", _TOO_DEEP) from None
     if isinstance(found, dict):
@@ -80,7 +80,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} isn't JSON: {error}", "Write one object per line.") from None
+        raise UserError(f"{where} isn't JSON: {error}.", "Write one object per line.") from None
     except RecursionError:
         raise UserError(f"{where} can't be read.", _TOO_DEEP) from None
 
