@@ -7,18 +7,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from lensmith.config import ModelOptions, QuestionOptions, Recipe, recipe_from
 from lensmith.data.text_tables import guarded
 from lensmith.errors import UserError
 from lensmith.progress import Note, Tell, counter, silent
-from lensmith.records import TASK, Calibration, Prediction
+from lensmith.records import Prediction
 from lensmith.runs.files import write
 from lensmith.runs.folder import is_run, read_run
-from lensmith.runs.shapes import Task, calibration_of, read_as
 from lensmith.verbs import terminal
 
 EXAMPLES = (
@@ -116,40 +114,21 @@ def predict(
     Raises:
         UserError: a file or the run doesn't exist, or neither a run nor labels are given.
     """
-    from lensmith import models
     from lensmith.data import decode_image, list_images
-    from lensmith.engine.classifier import Classifier
     from lensmith.engine.classifier import predict as predict_loop
-    from lensmith.engine.question import make_question
+    from lensmith.engine.taught import load_taught
 
-    question, recipe, calibration = QuestionOptions(), Recipe(), Calibration()
-    if run:
-        recipe = read_run(run)
-        if not (run / "adapter" / TASK).exists():
-            raise UserError(
-                f"The run {run} has no trained adapter.",
-                "Use the run folder of a `lensmith train` or `lensmith probe`.",
-            )
-        path = run / "adapter" / TASK
-        task = read_as(path, Task)
-        question = recipe_from({"question": task["question"]}).question
-        if not labels or list(labels) == task["labels"]:
-            labels = task["labels"]
-            calibration = calibration_of(path, task.get("calibration", {}), labels)
-        question.names = {label: names for label, names in question.names.items() if label in labels}
-        options = replace(recipe.model, base=task["base"], adapter=str(run))
-    elif labels:
-        options = ModelOptions()
-    else:
+    if not run and not labels:
         raise UserError(
             "Which classes?", "Name the run folder of a `lensmith train` before the images, or add --labels a,b,c."
         )
+    if run:
+        read_run(run)  # an error in the run comes before one in the images
     files = [file for path in paths for file in list_images(Path(path))]
     if not files:
         raise UserError("There are no images to classify.")
-    tuned, scoring = models.load(options), recipe.evaluate
-    asked = make_question(tuned.model, question, labels)
-    classifier = Classifier(tuned.model, asked, tuned.head, calibration, scoring.top, batch_size=scoring.batch_size)
-    decode = partial(decode_image, max_pixels=recipe.data.max_pixels, enough=tuned.model.sufficient_size)
+    taught = load_taught(run, labels)
+    enough = taught.classifier.model.sufficient_size
+    decode = partial(decode_image, max_pixels=taught.recipe.data.max_pixels, enough=enough)
     items = ((str(file), None, partial(decode, file, name=str(file))) for file in files)
-    return list(predict_loop(classifier, items, counter("predicting", len(files), tell)))
+    return list(predict_loop(taught.classifier, items, counter("predicting", len(files), tell)))
