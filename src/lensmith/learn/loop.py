@@ -108,6 +108,8 @@ def train(
                 on_validation(state.steps, steps, validation.accuracy)
 
     try:
+        if resume and on_validation and 0 < state.checked_step == state.steps:  # perhaps it was never told of this one
+            on_validation(state.steps, steps, log.validation_at(state.steps))
         validate_if_due()  # the training may have been stopped between a step and its validation
         model.network.train()
         for batch in batches(len(images), batch_size, recipe.seed, state.steps, steps):

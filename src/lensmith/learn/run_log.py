@@ -61,6 +61,11 @@ class RunLog:
                 keep_tuned(self.run, self.tuned)
             self.save()
 
+    def validation_at(self, step: int) -> Rate | None:
+        """The accuracy that was logged after a step."""
+        rows = [row["validation"] for row in rows_as(self.log, LogRow) if row["step"] == step and row.get("validation")]
+        return Rate(**rows[-1]) if rows else None
+
     def save(self) -> None:
         """Write a checkpoint."""
         if self.writes:

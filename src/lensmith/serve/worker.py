@@ -91,10 +91,10 @@ class Worker:
                 self._waiting = []
                 self._scoring = len(batch)
             clock = time.perf_counter()
+            self.batches.append(len(batch))
             self._score(batch)
             pace = len(batch) / max(1e-6, time.perf_counter() - clock)
             self.pace = pace if not self.pace else 0.8 * self.pace + 0.2 * pace
-            self.batches.append(len(batch))
             with self._changed:
                 self._scoring = 0
 
