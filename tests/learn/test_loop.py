@@ -28,7 +28,7 @@ from lensmith.learn.trackers import Tracker
 from lensmith.models.attention import ATTENTION
 from lensmith.models.views import stack
 from lensmith.progress import Advance, Note, Tell, silent
-from lensmith.records import Training
+from lensmith.records import Rate, Training
 from lensmith.runs.folder import Run
 from lensmith.runs.folder import recipe_for as recipe_for_run
 from tests.conftest import Shapes
@@ -326,3 +326,31 @@ def test_a_tracker_gets_the_same_rows_as_the_log(
     done = trained(recipe, tmp_path)
     assert [step for step, row in rows if "loss" in row] == list(range(1, done.steps + 1))
     assert any("validation_accuracy" in row for _, row in rows)
+
+
+def test_a_validation_that_could_not_be_told_is_told_when_the_training_is_resumed(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(shapes(circle=12, square=12), tiny_folder, "data.validation=0.3", "train.epochs=2")
+    told: list[tuple[int, float]] = []
+
+    def fail(step: int, steps: int, rate: Rate | None) -> None:
+        assert rate
+        told.append((step, rate.accuracy))
+        raise UserError("the database doesn't respond")
+
+    learner = prepared(recipe)
+    run = Run(tmp_path / "run", recipe, open_data(recipe.data))
+    run.folder.mkdir()
+    run.start()
+    with pytest.raises(UserError, match="doesn't respond"):
+        train(learner, run, on_validation=fail)
+    again: list[tuple[int, float]] = []
+
+    def keep(step: int, steps: int, rate: Rate | None) -> None:
+        assert rate
+        again.append((step, rate.accuracy))
+
+    train(prepared(recipe), run, resume=True, on_validation=keep)
+    assert again[0] == told[0]
+    assert len(again) > 1
