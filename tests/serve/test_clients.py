@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -133,3 +135,18 @@ def test_hugging_face_gets_the_most_probable_classes(server: Server, classifier:
     assert [entry.label for entry in found] == best
     assert [entry.score for entry in found] == pytest.approx([truth[label] for label in best], abs=1e-5)
     assert [entry.label for entry in client.image_classification(image, top_k=2)] == best[:2]
+
+
+def test_the_examples_of_the_docs_work_as_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.jpg").write_bytes(picture(7))
+    for example in examples:
+        exec(example.replace("http://127.0.0.1:8000", server.url), {})
+    label, _, probabilities = capsys.readouterr().out.strip().partition(" {")
+    assert label in LABELS
+    assert len(probabilities.split(",")) == len(LABELS)
