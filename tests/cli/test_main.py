@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensmith import cli, verbs
+from lensmith.cli.main import heeding_interrupts
 from lensmith.cli.screen import Screen
 from lensmith.progress import Advance
 from tests.conftest import Run, Shapes
@@ -304,3 +306,18 @@ def test_help_lists_the_verbs_by_group(capsys: pytest.CaptureFixture[str]) -> No
     assert names == list(verbs.VERBS)
     for group in verbs.GROUPS:
         assert f"\n{group.capitalize()}:\n" in out
+
+
+def test_an_interrupt_that_arrives_in_a_destructor_is_heeded(capsys: pytest.CaptureFixture[str]) -> None:
+    class Old:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        with heeding_interrupts():
+            Old()
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert "Traceback" not in capsys.readouterr().err

@@ -111,8 +111,8 @@ def test_a_word_that_means_nothing_is_answered_with_what_was_meant(shapes: Shape
     assert "Did you mean 'demo-fashion'?" in fails("demo-fashon")
     assert "hub:owner/name" in fails("owner/name")
     assert "There is no recipe missing.yaml" in fails("missing.yaml")
-    Path("images.zip").write_bytes(b"PK")
-    assert "Can't tell what kind of dataset images.zip is" in fails("images.zip")
+    Path("images.docx").write_bytes(b"PK")
+    assert "Can't tell what kind of dataset images.docx is" in fails("images.docx")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 from lensmith import verbs
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.flags.optimize > 1:
             raise UserError("Python runs with -OO, without the docstrings that transformers needs.", "Leave out -OO.")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), heeding_interrupts():
             warnings.simplefilter("ignore", FutureWarning)  # addressed to programmers, not to users
             warnings.simplefilter("always", OldName)
             warnings.showwarning = _as_notes(screen, warnings.showwarning)
@@ -69,6 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return failed(limit)
         raise
     return 0
+
+
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Heed a Ctrl-C that arrives in a destructor, where Python ignores it with a traceback, a moment later."""
+    default = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            Timer(0.01, _thread.interrupt_main).start()
+        else:
+            default(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = default
 
 
 def _open_closed_streams() -> None:
