@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import io
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -81,7 +81,7 @@ def heeding_interrupts() -> Iterator[None]:
 
     def hook(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            Timer(0.01, _thread.interrupt_main).start()
+            Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
             default(unraisable)
 
