@@ -18,7 +18,7 @@ from tests.conftest import Run
 pytestmark = pytest.mark.long
 
 HERE = Path(__file__).parent
-CONTENTS = [b"", b"{", b"{}", b"[]", b"null", b"\xff\xfe\x00", b'{"a":' * 50_000, b'{"labels": NaN}']
+CONTENTS = [b"", b"[]", b"\xff\xfe\x00", b'{"a":' * 50_000]
 VALUES: list[Any] = [None, "x", "", 5, -1, 0, 0.0, float("nan"), float("inf"), [], [1], ["a"], {}, {"a": 1}, True]
 
 
