@@ -82,6 +82,7 @@ def test_a_damaged_file_of_an_adapter(old: Path, run: Run, name: str) -> None:
     check(run, old / "train", f"adapter/{name}", words, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["record.json", "question.json", "calibration.json", "predictions.unfinished/about.json"]
 )
