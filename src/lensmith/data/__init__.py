@@ -57,6 +57,13 @@ def open_dataset(
     Raises `UserError` for any problem that the user can fix. An image that can't be decoded raises an `ImageError`
     later, from `Split.image`.
     """
+    columns = Columns(image_column, label_column, split_column, splits, images, several)
+    return _opened(uri, columns, class_names, validation, test, tell)
+
+
+def _opened(
+    uri: str, columns: Columns, class_names: Sequence[str] | None, validation: float, test: float, tell: Tell
+) -> ImageDataset:
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise UserError(
             f"Can't hold out validation={validation} and test={test} of the images.",
@@ -64,7 +71,7 @@ def open_dataset(
         )
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class a different name.")
-    source = open_source(uri, Columns(image_column, label_column, split_column, splits, images, several))
+    source = open_source(uri, columns)
     return build_dataset(uri, source, class_names=class_names, validation=validation, test=test, tell=tell)
 
 
@@ -74,19 +81,7 @@ def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
     Args:
         tell: called with progress; a large folder takes minutes to read.
     """
-    dataset = open_dataset(
-        options.uri,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        split_column=options.split_column,
-        splits=options.splits,
-        images=options.images,
-        several=options.several,
-        class_names=options.class_names,
-        validation=options.validation,
-        test=options.test,
-        tell=tell,
-    )
+    dataset = _opened(options.uri, Columns.of(options), options.class_names, options.validation, options.test, tell)
     if options.corrections:
         dataset = corrected(dataset, Path(options.corrections))
     train, test = _limited(dataset.train, options.train_limit), _limited(dataset.test, options.test_limit)

@@ -6,7 +6,7 @@ Shared by `table` and `hub`, so that the same table gives the same rows from eit
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lensmith.data.locate import Images
@@ -46,17 +46,19 @@ def _pick(available: Sequence[str], named: str | None, common: Sequence[str], ro
         if named in available:
             return named
         raise UserError(f"{where} has no column {named!r}.", f"{nearest(named, available)} {listed}".strip())
-    by_name = {name.strip().casefold(): name for name in reversed(available)}
-    for name in common:
-        if name in by_name:
-            return by_name[name]
+    if found := _first_common(available, common):
+        return found
     raise UserError(f"Can't tell which column of {where} is the {role}.", f"Name it with data.{role}_column=. {listed}")
 
 
-def image_name(names: Iterable[str]) -> str:
+def image_name(names: Sequence[str]) -> str:
     """The column that has the most common name of an image; empty if none has one."""
-    by_name = {name.strip().casefold(): name for name in names}
-    return next((by_name[name] for name in _IMAGE if name in by_name), "")
+    return _first_common(names, _IMAGE)
+
+
+def _first_common(names: Sequence[str], common: Sequence[str]) -> str:
+    by_name = {name.strip().casefold(): name for name in reversed(names)}
+    return next((by_name[name] for name in common if name in by_name), "")
 
 
 def is_label_name(name: str) -> bool:

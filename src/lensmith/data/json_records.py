@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,5 @@ def _object(value: Any, where: str, hint: str) -> dict[str, Any]:
     return value
 
 
-@contextmanager
-def _text(path: Path) -> Iterator[None]:
-    with damaged(path, "a table of text", UnicodeDecodeError):
-        yield
+def _text(path: Path) -> AbstractContextManager[None]:
+    return damaged(path, "a table of text", UnicodeDecodeError)

@@ -95,7 +95,8 @@ class Images:
             if found[-1] == name or not is_image(name)  # an id without the extension
         ]
         matches = {found: length for found in candidates if (length := _common(parts, found, moved))}
-        best = [found for found, length in matches.items() if length == max(matches.values())]
+        longest = max(matches.values(), default=0)
+        best = [found for found, length in matches.items() if length == longest]
         if len(best) > 1:
             best = [found for found in best if self._table in found[:-1]] or best
         if len(best) > 1:

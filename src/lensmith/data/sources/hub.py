@@ -131,7 +131,7 @@ def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: l
     if isinstance(dataset.features[image], Image):
         dataset = dataset.cast_column(image, Image(decode=False))
     numbered = isinstance(dataset.features[label], ClassLabel)
-    several, unlabelled = Several(columns.several), 0
+    images, several, unlabelled = Images(None), Several(columns.several), 0
     # `with_format(None)`, because a saved copy may be set to return tensors.
     more = [column.name] if column else []
     for i, record in enumerate(dataset.select_columns([image, label, *more]).with_format(None), 1):
@@ -139,9 +139,10 @@ def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: l
             unlabelled += 1
             continue
         of_row = column.of(record[column.name]) if column else split or ""
-        found = several.of(record[label], f"{name} row {i}")
+        where = f"{name} row {i}"
+        found = several.of(record[label], where)
         if of_row is not None and found is not UNUSED:
-            yield to_row(record[image], found, f"{name} row {i}", Images(None), of_row)
+            yield to_row(record[image], found, where, images, of_row)
     notes += several.notes()
     if unlabelled:
         notes.append(f"Without a label in {name}, ignored: {count(unlabelled, 'image')}.")

@@ -59,7 +59,7 @@ def files_of(folder: Path, tables: Sequence[Path], rows: Iterable[Row]) -> dict[
         name = os.path.relpath(row.source, folder)  # computed from the text, because links may lead anywhere
         if name.split(os.sep, 1)[0] == os.pardir:
             raise UserError(
-                f"{next(iter(tables))} names an image outside its folder: {row.source}.",
+                f"{tables[0]} names an image outside its folder: {row.source}.",
                 "To be uploaded, images must be in the table's folder or below.",
             )
         if os.path.isfile(row.source):  # a missing image is noted when the table is read, there as here
