@@ -21,6 +21,7 @@ from lensmith import models
 from lensmith.config import ModelOptions
 from lensmith.config.options import QuestionOptions
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.panel import Panel
 from lensmith.engine.question import make_question
 from lensmith.records import Calibration
 from lensmith.serve.app import make_app
@@ -77,5 +78,5 @@ def serving(service: Service, **options: Any) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def server(classifier: Classifier) -> Iterator[Server]:
-    with serving(Service({"animals": classifier})) as running:
+    with serving(Service([Panel({"animals": classifier})])) as running:
         yield running

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.panel import Panel
 from lensmith.serve.pictures import Limits
 from lensmith.serve.refusal import Refusal
 from lensmith.serve.service import Service
@@ -44,20 +45,18 @@ def test_many_callers_share_batches_and_get_their_own_answers(server: Server, cl
 
 
 def test_a_full_queue_refuses_and_nothing_accepted_is_lost(classifier: Classifier) -> None:
-    hold, scored = threading.Event(), classifier.score_all
+    hold = threading.Event()
 
-    class Slow:
-        model, labels, calibration = classifier.model, classifier.labels, classifier.calibration
-
-        def score_all(self, views: Any) -> Any:
+    class Slow(Panel):
+        def probabilities(self, views: Any, names: Any) -> Any:
             hold.wait(20)
-            return scored(views)
+            return super().probabilities(views, names)
 
-    worker = Worker(Slow())  # type: ignore[arg-type]
+    worker = Worker(Slow({"m": classifier}))
     views = classifier.model.prepare(Image.new("RGB", (30, 30)))
-    accepted = [worker.submit(views) for _ in range(64)]
+    accepted = [worker.submit(views, ["m"]) for _ in range(64)]
     with pytest.raises(Refusal) as refused:
-        worker.submit(views)
+        worker.submit(views, ["m"])
     assert refused.value.status == 429
     assert refused.value.headers == {"Retry-After": "1"}
     accepted[3].cancel()  # a caller that hung up
@@ -65,26 +64,26 @@ def test_a_full_queue_refuses_and_nothing_accepted_is_lost(classifier: Classifie
     closing.start()
     time.sleep(0.05)
     with pytest.raises(Refusal) as late:
-        worker.submit(views)
+        worker.submit(views, ["m"])
     assert late.value.status == 503
     hold.set()
     closing.join(20)
     answered = [future for future in accepted if not future.cancelled()]
     assert len(answered) >= len(accepted) - 1
-    assert all(sum(future.result(1)) == pytest.approx(1, abs=1e-4) for future in answered)
+    assert all(sum(future.result(1)["m"]) == pytest.approx(1, abs=1e-4) for future in answered)
 
 
 def test_an_error_while_scoring_reaches_its_callers_only(classifier: Classifier) -> None:
-    class Broken:
-        model, labels, calibration, failing = classifier.model, classifier.labels, classifier.calibration, True
+    class Broken(Panel):
+        failing = True
 
-        def score_all(self, views: Any) -> Any:
+        def probabilities(self, views: Any, names: Any) -> Any:
             if self.failing:
                 raise RuntimeError("at 0x7f00 in /home/someone")
-            return classifier.score_all(views)
+            return super().probabilities(views, names)
 
-    broken = Broken()
-    with serving(Service({"m": broken})) as server:  # type: ignore[dict-item]
+    broken = Broken({"m": classifier})
+    with serving(Service([broken])) as server:
         answer = httpx.post(server.url, content=picture())
         assert answer.status_code == 500
         assert "0x" not in answer.text
@@ -113,7 +112,7 @@ def test_strangers_are_refused(server: Server, headers: dict[str, str], status: 
 
 
 def test_a_token_is_required_where_there_is_one(classifier: Classifier) -> None:
-    with serving(Service({"m": classifier}), token="s3cret") as server:
+    with serving(Service([Panel({"m": classifier})]), token="s3cret") as server:
         assert httpx.get(f"{server.url}/health").status_code == 200
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cre"}):
             refused = httpx.post(server.url, content=picture(), headers=headers)
@@ -125,7 +124,7 @@ def test_a_token_is_required_where_there_is_one(classifier: Classifier) -> None:
 
 def test_limits_hold(classifier: Classifier) -> None:
     limits = Limits(body=20_000, image=9_000, pixels=5_000)
-    with serving(Service({"m": classifier}, limits)) as server:
+    with serving(Service([Panel({"m": classifier})], limits)) as server:
         assert httpx.post(server.url, content=picture(size=(50, 50))).status_code == 200
         assert httpx.post(server.url, content=picture(size=(60, 60))).status_code == 413  # bytes of the image
         assert httpx.post(server.url, content=b"x" * 30_000).status_code == 413
@@ -137,7 +136,7 @@ def test_limits_hold(classifier: Classifier) -> None:
 
 
 def test_several_models_are_asked_by_name(classifier: Classifier) -> None:
-    with serving(Service({"first": classifier, "second": classifier})) as server:
+    with serving(Service([Panel({"first": classifier}), Panel({"second": classifier})])) as server:
         assert httpx.post(f"{server.url}/models/second", content=picture()).status_code == 200
         missing = httpx.post(server.url, content=picture())
         assert missing.status_code == 404

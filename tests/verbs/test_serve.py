@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from lensmith.verbs.use.serve import banner
+from lensmith.serve.banner import banner
 from tests.conftest import Run, Shapes
 
 pytestmark = pytest.mark.long

@@ -97,11 +97,12 @@ class Classifier:
         return 1 << (max(1, min(MAX_BATCH, limit)).bit_length() - 1)
 
     @torch.inference_mode()
-    def score(self, views: Views) -> Scores:
+    def score(self, views: Views, encoded: Views | None = None) -> Scores:
         """Score the labels of a batch of images; see `labels.search`.
 
         Args:
             views: (n, 3, H, W) bytes each, of images of one shape.
+            encoded: what the vision tower makes of them (`Model.encode_images`), if it has seen them already.
 
         Raises:
             UserError: the model's scores are NaN.
@@ -110,7 +111,8 @@ class Classifier:
         with model.autocast():
             if self.head is not None:
                 name, known = self.head.feature, (*feature_names(model), PIXELS)
-                feature = extract(model, self._before, self._after, views, [name])[name] if name in known else None
+                wanted = [name] if name in known else []
+                feature = extract(model, self._before, self._after, views, wanted, encoded).get(name)
                 if feature is None or feature.shape[1] != self.head.size:
                     raise UserError(
                         f"The head was trained on another model than {model.options.base}: it needs the feature "
@@ -118,7 +120,7 @@ class Classifier:
                         "Set model.base to that model.",
                     )
                 return Scores.of_all(self.head(feature).log_softmax(1))
-            image = model.embed_images(views)
+            image = model.assemble(model.project(encoded or model.encode_images(views)))
             segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))
             return search(model, self.question.trie, hidden[:, -1], branch, self.top, self.tolerance)
@@ -129,7 +131,7 @@ class Classifier:
         with self.model.autocast():
             return extract(self.model, self._before, self._after, views, names)
 
-    def score_all(self, views: Views) -> Iterator[Scores]:
+    def score_all(self, views: Views, encoded: Views | None = None) -> Iterator[Scores]:
         """As `score`, in batches that fit into memory. A batch that doesn't fit halves the size of all later ones.
 
         Raises:
@@ -139,7 +141,10 @@ class Classifier:
         while start < n:
             size = min(self.batch_size_for(shape), n - start)
             try:
-                scores = self.score(tuple(view[start : start + size] for view in views))
+                part = slice(start, start + size)
+                scores = self.score(
+                    tuple(view[part] for view in views), encoded and tuple(view[part] for view in encoded)
+                )
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

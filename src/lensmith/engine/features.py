@@ -44,7 +44,9 @@ def feature_names(model: Model) -> list[str]:
     return ["tower mean", "tower grid", *inner, ANSWER, "decoder image"]
 
 
-def extract(model: Model, before: Branch, after: Tensor, views: Views, wanted: Sequence[str]) -> dict[str, Tensor]:
+def extract(
+    model: Model, before: Branch, after: Tensor, views: Views, wanted: Sequence[str], encoded: Views | None = None
+) -> dict[str, Tensor]:
     """The features of n images of one shape. Parts of the model that they don't need aren't run.
 
     Args:
@@ -52,6 +54,7 @@ def extract(model: Model, before: Branch, after: Tensor, views: Views, wanted: S
         after: (1, tokens, hidden) embeddings of the end of the question.
         views: (n, 3, H, W) values in 0..255 each.
         wanted: feature names.
+        encoded: the result of `Model.encode_images`, if it is known already.
 
     Returns:
         (n, size) for each feature name, in the order of `wanted`.
@@ -61,12 +64,12 @@ def extract(model: Model, before: Branch, after: Tensor, views: Views, wanted: S
         grey = views[-1].float().mean(1, keepdim=True)
         features[PIXELS] = nn.functional.interpolate(grey, (SIDE, SIDE), mode="area").flatten(1) / 255
     if set(wanted) - features.keys():
-        encoded = model.encode_images(views)
+        encoded = encoded or model.encode_images(views)
         last_view = encoded[-1].float().permute(0, 3, 1, 2)
         features["tower mean"] = last_view.mean((2, 3))
         features["tower grid"] = nn.functional.adaptive_avg_pool2d(last_view, 2).flatten(1)
     if set(wanted) - features.keys():
-        image = model.assemble(model.project(encoded))
+        image = model.assemble(model.project(encoded or model.encode_images(views)))
         segment = torch.cat([image, after.expand(len(image), -1, -1).to(image.dtype)], 1)
         inner = [depth for depth in depths(model) if any(name.startswith(f"decoder {depth} ") for name in wanted)]
         with _states(model, inner) as states:

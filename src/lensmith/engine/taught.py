@@ -1,8 +1,8 @@
-"""The classifier that a run has taught, with the question, classes and calibration that it was taught with."""
+"""The classifiers that runs have taught, with the question, classes and calibration that they were taught with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +10,11 @@ from lensmith import models
 from lensmith.config import ModelOptions, Recipe, recipe_from
 from lensmith.config.options import QuestionOptions
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.panel import Panel
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
+from lensmith.models.base import Model
+from lensmith.models.tuned_files import only_head
 from lensmith.records import TASK, Calibration
 from lensmith.runs.folder import read_run
 from lensmith.runs.shapes import Task, calibration_of, read_as
@@ -25,12 +28,13 @@ class Taught:
     recipe: Recipe
 
 
-def load_taught(run: Path | None, labels: Sequence[str] = ()) -> Taught:
+def load_taught(run: Path | None, labels: Sequence[str] = (), model: Model | None = None) -> Taught:
     """The classifier of a run, or the base model asked zero-shot.
 
     Args:
         run: a run folder with an adapter; None for the shipped model.
         labels: the classes to choose among. Empty for those that the run was taught; other classes aren't calibrated.
+        model: the run's base model, if it is loaded already.
 
     Raises:
         UserError: the run has no adapter, or its files are damaged.
@@ -38,21 +42,52 @@ def load_taught(run: Path | None, labels: Sequence[str] = ()) -> Taught:
     question, recipe, calibration = QuestionOptions(), Recipe(), Calibration()
     options = ModelOptions()
     if run:
-        recipe, path = read_run(run), run / "adapter" / TASK
-        if not path.exists():
-            raise UserError(
-                f"The run {run} has no trained adapter.",
-                "Use the run folder of a `lensmith train` or `lensmith probe`.",
-            )
-        task = read_as(path, Task)
+        recipe, task = _taught(run)
         question = recipe_from({"question": task["question"]}).question
         if not labels or list(labels) == task["labels"]:
             labels = task["labels"]
-            calibration = calibration_of(path, task.get("calibration", {}), labels)
+            calibration = calibration_of(run / "adapter" / TASK, task.get("calibration", {}), labels)
         question.names = {label: names for label, names in question.names.items() if label in labels}
         options = replace(recipe.model, base=task["base"], adapter=str(run))
-    tuned, scoring = models.load(options), recipe.evaluate
+    tuned, scoring = models.load(options, model), recipe.evaluate
     asked = make_question(tuned.model, question, labels)
     return Taught(
         Classifier(tuned.model, asked, tuned.head, calibration, scoring.top, batch_size=scoring.batch_size), recipe
     )
+
+
+def load_panels(runs: Mapping[str, Path | None], labels: Sequence[str] = ()) -> list[Panel]:
+    """The classifiers of several runs, which score all labels. Those that differ in their heads only share a model.
+
+    Args:
+        runs: by the names of their classifiers; see `load_taught`.
+
+    Raises:
+        UserError: as `load_taught` does.
+    """
+    groups: dict[str, dict[str, Classifier]] = {}
+    for name, run in runs.items():
+        group = groups.setdefault((run and _unchanged(run)) or f"name {name}", {})
+        model = next(iter(group.values())).model if group else None
+        group[name] = load_taught(run, labels, model).classifier
+        group[name].top = None
+    return [Panel(group) for group in groups.values()]
+
+
+def _taught(run: Path) -> tuple[Recipe, Task]:
+    """What a run was taught by, and what it was taught."""
+    recipe, path = read_run(run), run / "adapter" / TASK
+    if not path.exists():
+        raise UserError(
+            f"The run {run} has no trained adapter.",
+            "Use the run folder of a `lensmith train` or `lensmith probe`.",
+        )
+    return recipe, read_as(path, Task)
+
+
+def _unchanged(run: Path) -> str:
+    """Which model the run's head was made for, and how it is loaded; empty if the run changed the model itself."""
+    if not only_head(run):
+        return ""
+    recipe, task = _taught(run)
+    return repr((replace(recipe.model, base=task["base"], adapter=None), task.get("image_tokens")))

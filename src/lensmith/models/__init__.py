@@ -31,8 +31,11 @@ def known_families() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(families.__path__)]
 
 
-def load(options: ModelOptions) -> Tuned:
+def load(options: ModelOptions, model: Model | None = None) -> Tuned:
     """Load the base model, and its adapter if the options name one.
+
+    Args:
+        model: the base model, if it is loaded already.
 
     Raises:
         UserError: the folder or name doesn't exist, isn't a model, is damaged, or is of an unknown family.
@@ -40,7 +43,7 @@ def load(options: ModelOptions) -> Tuned:
     from lensmith.models.tuned_files import load_tuned
     from lensmith.models.tuning import Tuned
 
-    model = load_base(options)
+    model = model or load_base(options)
     return Tuned(model, load_tuned(model, Path(options.adapter)) if options.adapter else None)
 
 

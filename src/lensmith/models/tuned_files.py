@@ -103,6 +103,12 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
     return head
 
 
+def only_head(folder: Path) -> bool:
+    """Whether what `save_tuned` saved leaves the model's own weights as they are."""
+    inner = adapter_folder(folder)
+    return (inner / HEAD).exists() and not any((inner / name).exists() for name in (_LORA_SETTINGS, WEIGHTS))
+
+
 def _require_same_tokens(model: Model, folder: Path) -> None:
     """Raises UserError if the tokenizer beside an adapter gives a token another number than the model's does."""
     path = folder / "tokenizer.json"

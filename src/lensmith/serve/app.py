@@ -6,28 +6,42 @@ from collections.abc import Collection
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from lensmith.serve.doors import Doors
 from lensmith.serve.protocols import all_routes
 from lensmith.serve.service import Service
+from lensmith.serve.unpacking import Unpacking
+from lensmith.serve.watchers.metrics import Counting
 
 
-def make_app(service: Service, token: str = "", names: Collection[str] = ()) -> Starlette:
+def make_app(
+    service: Service, token: str = "", names: Collection[str] = (), origins: Collection[str] = ()
+) -> Starlette:
     """The application.
 
     Args:
         token: what callers must send; see `Doors`.
         names: further names of the server; see `Doors`.
+        origins: other sites whose pages may ask; see `Doors`.
     """
 
     async def failed(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": {"message": "The server failed.", "type": "server_error"}}, 500)
 
+    routes = all_routes(service)
+    # A browser asks whether it may ask, without a token; so this comes before the doors.
+    cors = Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
     return Starlette(
-        routes=all_routes(service),
-        middleware=[Middleware(Doors, token=token, names=names)],
+        routes=routes,
+        middleware=[
+            Middleware(Counting, metrics=service.metrics, routes=routes),
+            *([cors] if origins else []),
+            Middleware(Doors, token=token, names=names, origins=origins),
+            Middleware(Unpacking, limit=service.limits.body),
+        ],
         exception_handlers={Exception: failed},
         max_body_size=service.limits.body,
     )

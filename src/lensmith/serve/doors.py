@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-PUBLIC = frozenset({"/health"})
-"""Paths that need no token."""
+PUBLIC = frozenset({("GET", path) for path in ("/health", "/", "/page.css", "/page.js")})
+"""What needs no token."""
 
 
 class Doors:
@@ -25,10 +25,13 @@ class Doors:
     Args:
         token: what `Authorization: Bearer` must say; empty if everybody may ask.
         names: further names of this server.
+        origins: other sites whose pages may ask: `https://example.org`.
     """
 
-    def __init__(self, app: ASGIApp, token: str = "", names: Collection[str] = ()) -> None:
-        self.app, self.token = app, token
+    def __init__(
+        self, app: ASGIApp, token: str = "", names: Collection[str] = (), origins: Collection[str] = ()
+    ) -> None:
+        self.app, self.token, self.origins = app, token, frozenset(origins)
         self.names = {"localhost", socket.gethostname().casefold(), *(name.casefold() for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,21 +39,22 @@ class Doors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, message = self._refused(Headers(scope=scope), scope["path"])
+        status, message = self._refused(Headers(scope=scope), (scope["method"], scope["path"]))
         if not status:
             await self.app(scope, receive, send)
             return
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         await JSONResponse({"error": {"message": message, "type": "refused"}}, status, headers)(scope, receive, send)
 
-    def _refused(self, headers: Headers, path: str) -> tuple[int, str]:
+    def _refused(self, headers: Headers, asked: tuple[str, str]) -> tuple[int, str]:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return 421, "This server isn't called by that name."
-        if (origin := headers.get("origin")) is not None and origin.partition("://")[2] != host:
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host and origin not in self.origins:
             return 403, "Pages of other sites may not ask."
         given = headers.get("authorization", "").removeprefix("Bearer ")
-        if self.token and path not in PUBLIC and not secrets.compare_digest(given.encode(), self.token.encode()):
+        if self.token and asked not in PUBLIC and not secrets.compare_digest(given.encode(), self.token.encode()):
             return 401, "The token is missing or wrong: Authorization: Bearer TOKEN."
         return 0, ""
 

@@ -28,6 +28,10 @@ class Limits:
     """Bytes of an encoded image."""
     pixels: int = 50_000_000
     """Pixels of a decoded image."""
+    questions: int = 64
+    """Questions of a request."""
+    depth: int = 32
+    """Levels of nested lists and objects in a request."""
 
 
 def encoded(url: str, limits: Limits) -> bytes:

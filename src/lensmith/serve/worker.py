@@ -9,10 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-from lensmith.engine.classifier import Classifier
+from lensmith.engine.panel import Panel
 from lensmith.models.base import grouped
 from lensmith.models.views import Views, shape_of, stack
 from lensmith.serve.refusal import Refusal
@@ -22,26 +25,37 @@ PATIENCE = 5.0
 LEAST = 8
 """Images that may wait in any case."""
 
+Rows = dict[str, list[float]]
+"""By classifier, the probability of each of its labels."""
+
 
 @dataclass
 class _Waiting:
     views: Views
-    answer: Future[list[float]]
+    names: tuple[str, ...]
+    answer: Future[Rows]
 
 
 class Worker:
-    """Scores images with one classifier, in a thread of its own, until it is closed.
+    """Scores images with a panel of classifiers, in a thread of its own, until it is closed.
 
     Args:
-        classifier: scores all labels exactly.
+        turn: held while a batch is scored. Two models that ran at once would only compete for the same processor.
+        scored: called with the size of each batch.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
+    def __init__(
+        self,
+        panel: Panel,
+        turn: AbstractContextManager[Any] | None = None,
+        scored: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self.panel = panel
         self.pace = 0.0
-        """Images per second, lately; 0 until the first batch."""
+        """Images per second, lately; 0 until the second batch, because the first is slow."""
         self.batches: deque[int] = deque(maxlen=1000)
         """Sizes of the last batches."""
+        self._turn, self._scored = turn or nullcontext(), scored
         self._waiting: list[_Waiting] = []
         self._scoring = 0
         self._open = True
@@ -54,11 +68,12 @@ class Worker:
         """Images that wait or are being scored."""
         return len(self._waiting) + self._scoring
 
-    def submit(self, views: Views) -> Future[list[float]]:
-        """The calibrated probability of each label, in their order, when it is the image's turn.
+    def submit(self, views: Views, names: Sequence[str]) -> Future[Rows]:
+        """The calibrated probability of each label, in the classifier's order, when it is the image's turn.
 
         Args:
             views: as `Model.prepare` returns them.
+            names: the classifiers that answer.
 
         Raises:
             Refusal: too many images wait (429), or the worker is closing (503).
@@ -69,7 +84,7 @@ class Worker:
             most = max(LEAST, int(self.pace * PATIENCE)) if self.pace else 64
             if self.waiting >= most:
                 raise Refusal(429, "Too many images wait. Try again soon.", retry_after=1)
-            entry = _Waiting(views, Future())
+            entry = _Waiting(views, tuple(names), Future())
             self._waiting.append(entry)
             self._changed.notify()
             return entry.answer
@@ -90,26 +105,27 @@ class Worker:
                 batch = [entry for entry in self._waiting if entry.answer.set_running_or_notify_cancel()]
                 self._waiting = []
                 self._scoring = len(batch)
+            if not batch:  # all callers hung up
+                continue
             clock = time.perf_counter()
-            self.batches.append(len(batch))
             self._score(batch)
             pace = len(batch) / max(1e-6, time.perf_counter() - clock)
-            self.pace = pace if not self.pace else 0.8 * self.pace + 0.2 * pace
+            if self.batches:
+                self.pace = 0.8 * (self.pace or pace) + 0.2 * pace
+            self.batches.append(len(batch))
+            self._scored(len(batch))
             with self._changed:
                 self._scoring = 0
 
     def _score(self, batch: list[_Waiting]) -> None:
-        for group in grouped([shape_of(entry.views) for entry in batch]):
+        for group in grouped([(shape_of(entry.views), entry.names) for entry in batch]):
             entries = [batch[k] for k in group]
             try:
-                probabilities = [
-                    row
-                    for scores in self.classifier.score_all(stack([entry.views for entry in entries]))
-                    for row in self.classifier.calibration.apply(scores.bound).softmax(1).tolist()
-                ]
+                with self._turn:
+                    rows = self.panel.probabilities(stack([entry.views for entry in entries]), entries[0].names)
             except Exception as error:
                 for entry in entries:
                     entry.answer.set_exception(error)
                 continue
-            for entry, row in zip(entries, probabilities, strict=True):
-                entry.answer.set_result(row)
+            for i, entry in enumerate(entries):
+                entry.answer.set_result({name: rows[name][i] for name in entry.names})

@@ -6,16 +6,41 @@ The body is an encoded image, or JSON: `{"inputs": BASE64, "parameters": {"top_k
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Ge
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from lensmith.serve.openapi import Operation
 from lensmith.serve.pictures import from_base64
-from lensmith.serve.refusal import Refusal
+from lensmith.serve.refusal import Refusal, shaped
 from lensmith.serve.service import Service, body_of
 
 TOP = 5
 """Classes in an answer, if the request doesn't say."""
+Top = Annotated[int, Ge(1)]
+
+
+class Parameters(BaseModel):
+    """Of a request."""
+
+    top_k: Top | None = None
+
+
+class Inputs(BaseModel):
+    """A request: an image in base64."""
+
+    inputs: str
+    parameters: Parameters | None = None
+
+
+OPERATIONS = {
+    name: Operation("The most probable classes of one image", Inputs, raw=True, integers=("top_k",))
+    for name in ("POST /", "POST /models/{name}")
+}
 
 
 def routes(service: Service) -> list[Route]:
@@ -30,18 +55,17 @@ def routes(service: Service) -> list[Route]:
         pairs = list(answer.probabilities.items())[:top]
         return JSONResponse([{"label": label, "score": score} for label, score in pairs])
 
-    return [Route("/", classify, methods=["POST"]), Route("/models/{name}", classify, methods=["POST"])]
+    return [Route(path, classify, methods=["POST"]) for path in ("/", "/models/{name}")]
 
 
 async def _asked(request: Request, service: Service) -> tuple[bytes, int]:
     """The image and the number of classes that are asked for."""
     if "json" not in request.headers.get("content-type", ""):
-        return await request.body(), TOP
-    body = await body_of(request)
-    parameters = body.get("parameters") or {} if isinstance(body, dict) else {}
-    top = parameters.get("top_k", TOP) if isinstance(parameters, dict) else None
-    if not isinstance(body, dict) or not isinstance(body.get("inputs"), str):
-        raise Refusal(422, "`inputs` must be an image in base64.")
-    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-        raise Refusal(422, "`top_k` must be a positive integer.")
-    return from_base64(body["inputs"], service.limits), top
+        try:
+            top = TypeAdapter(Top).validate_python(request.query_params.get("top_k", TOP))
+        except ValidationError:
+            raise Refusal(422, "`top_k` must be a positive integer.") from None
+        return await request.body(), top
+    asked = shaped(await body_of(request, service.limits), Inputs)
+    top_k = asked.parameters.top_k if asked.parameters else None
+    return from_base64(asked.inputs, service.limits), top_k or TOP

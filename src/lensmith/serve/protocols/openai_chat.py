@@ -9,18 +9,35 @@ from __future__ import annotations
 import json
 import math
 import time
-import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from lensmith.serve.openapi import Operation
 from lensmith.serve.pictures import encoded
-from lensmith.serve.refusal import Refusal
+from lensmith.serve.refusal import Refusal, shaped
 from lensmith.serve.service import Answer, Service, body_of
 
+
+class Chat(BaseModel):
+    """A request. Fields that only matter for text, such as `temperature`, are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str | None = None
+    messages: list[Any]
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Ge(0), Le(20)] | None = None
+    stream: bool | None = None
+    n: Literal[1] | None = None
+
+
+OPERATIONS = {"POST /v1/chat/completions": Operation("The class of one image, as a chat completion", Chat)}
 UNUSED = ("tools", "functions", "audio", "prediction")
 """Fields that ask for something that a classifier can't do."""
 CERTAINTY = ("confidence", "probability", "score")
@@ -32,18 +49,24 @@ def routes(service: Service) -> list[Route]:
 
     async def complete(request: Request) -> Response:
         try:
-            body = await body_of(request)
-            image, shape = _image(body, service), _shape(body)
-            answer = await service.classify(image, body.get("model"))
+            asked = shaped(await body_of(request, service.limits), Chat)
+            image, shape = _image(asked, service), _shape(asked)
+            answer = await service.classify(image, asked.model)
             answer = answer.among(shape.labels) if shape.labels else answer
-            return _response(answer, shape, body)
+            return _response(answer, shape, asked)
         except Refusal as refusal:
-            status = 400 if refusal.status == 422 else refusal.status
-            kind = "invalid_request_error" if status < 500 else "server_error"
-            error = {"message": refusal.message, "type": kind, "param": None, "code": None}
-            return JSONResponse({"error": error}, status, refusal.headers)
+            return refused(refusal)
 
     return [Route("/v1/chat/completions", complete, methods=["POST"])]
+
+
+def refused(refusal: Refusal) -> Response:
+    """A refusal as OpenAI's errors."""
+    status = 400 if refusal.status == 422 else refusal.status
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    param = ".".join(map(str, refusal.where)) or None
+    error = {"message": refusal.message, "type": kind, "param": param, "code": None}
+    return JSONResponse({"error": error}, status, refusal.headers)
 
 
 class _Shape:
@@ -68,17 +91,13 @@ class _Shape:
         return json.dumps(values, ensure_ascii=False)
 
 
-def _image(body: Any, service: Service) -> bytes:
+def _image(asked: Chat, service: Service) -> bytes:
     """The only image in the messages."""
-    if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-        raise Refusal(400, "`messages` must be a list.")
-    if named := [name for name in UNUSED if body.get(name)]:
+    if named := [name for name in UNUSED if (asked.model_extra or {}).get(name)]:
         raise Refusal(400, f"A classifier has no {named[0]}.")
-    if body.get("n") not in (None, 1):
-        raise Refusal(400, "There is one answer: `n` must be 1.")
     parts = [
         part
-        for message in body["messages"]
+        for message in asked.messages
         if isinstance(message, dict) and isinstance(message.get("content"), list)
         for part in message["content"]
         if isinstance(part, dict) and part.get("type") == "image_url"
@@ -92,15 +111,15 @@ def _image(body: Any, service: Service) -> bytes:
     return encoded(url, service.limits)
 
 
-def _shape(body: dict[str, Any]) -> _Shape:
+def _shape(asked: Chat) -> _Shape:
     """What `response_format` asks for."""
-    form = body.get("response_format")
-    kind = form.get("type") if isinstance(form, dict) else form
-    if kind in (None, "text"):
+    form = asked.response_format or {}
+    kind = form.get("type", "text")
+    if kind == "text":
         return _Shape()
     if kind == "json_object":
         return _Shape("label")
-    schema = form.get("json_schema") if isinstance(form, dict) and kind == "json_schema" else None
+    schema = form.get("json_schema") if kind == "json_schema" else None
     schema = schema.get("schema") if isinstance(schema, dict) else None
     properties = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(properties, dict) or not all(isinstance(value, dict) for value in properties.values()):
@@ -119,15 +138,15 @@ def _shape(body: dict[str, Any]) -> _Shape:
     return _Shape(labels[0], certain[0] if certain else "", tuple(allowed))
 
 
-def _response(answer: Answer, shape: _Shape, body: dict[str, Any]) -> Response:
-    content, streamed = shape.content(answer), body.get("stream") is True
+def _response(answer: Answer, shape: _Shape, asked: Chat) -> Response:
+    content, streamed = shape.content(answer), asked.stream
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": None}
     choice["delta" if streamed else "message"] = {"role": "assistant", "content": content, "refusal": None}
-    if body.get("logprobs"):
-        choice["logprobs"] = {"content": [_token(content, answer, shape, body)], "refusal": None}
+    if asked.logprobs:
+        choice["logprobs"] = {"content": [_token(content, answer, shape, asked.top_logprobs or 0)], "refusal": None}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     record: dict[str, Any] = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "id": f"chatcmpl-{answer.id}",
         "object": "chat.completion.chunk" if streamed else "chat.completion",
         "created": int(time.time()),
         "model": answer.model,
@@ -139,11 +158,8 @@ def _response(answer: Answer, shape: _Shape, body: dict[str, Any]) -> Response:
     return Response(f"data: {json.dumps(record)}\n\ndata: [DONE]\n\n", media_type="text/event-stream")
 
 
-def _token(content: str, answer: Answer, shape: _Shape, body: dict[str, Any]) -> dict[str, Any]:
-    """The whole answer as one token, with as many alternatives as `top_logprobs` asks for."""
-    most = body.get("top_logprobs") or 0
-    if not isinstance(most, int) or not 0 <= most <= 20:
-        raise Refusal(400, "`top_logprobs` must be an integer from 0 to 20.")
+def _token(content: str, answer: Answer, shape: _Shape, most: int) -> dict[str, Any]:
+    """The whole answer as one token, with that many alternatives."""
 
     def token(text: str, probability: float) -> dict[str, Any]:
         return {"token": text, "logprob": math.log(max(probability, 1e-38)), "bytes": list(text.encode())}

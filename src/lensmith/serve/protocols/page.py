@@ -1,0 +1,77 @@
+"""The page for people, at `/`, and the corrections that it sends: `POST /v1/corrections/NAME?label=...`."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from lensmith.errors import UserError
+from lensmith.serve.openapi import Operation
+from lensmith.serve.pictures import decoded
+from lensmith.serve.refusal import Refusal
+from lensmith.serve.service import Service
+
+TYPES = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+"""Nothing may be loaded from elsewhere or sent elsewhere, and no other page may show this one."""
+OPERATIONS = {
+    "POST /v1/corrections/{name}": Operation(
+        "Keep an image with its right class", raw=True, text=("label", "answer", "probability")
+    )
+}
+
+
+def routes(service: Service) -> list[Route]:
+    """`GET /`, the page's files, and `POST /v1/corrections/{name}`."""
+
+    async def file(request: Request) -> Response:
+        name = request.url.path.rpartition("/")[2] or "page.html"
+        text = files("lensmith.serve").joinpath("page", name).read_text(encoding="utf-8")
+        return Response(text, media_type=TYPES[name], headers=HEADERS)
+
+    async def correct(request: Request) -> Response:
+        try:
+            return JSONResponse(await _corrected(request, service))
+        except Refusal as refusal:
+            return JSONResponse({"error": refusal.message}, refusal.status, refusal.headers)
+
+    shown = [Route(path, file, methods=["GET"]) for path in ("/", "/page.css", "/page.js")]
+    return [*shown, Route("/v1/corrections/{name}", correct, methods=["POST"])]
+
+
+async def _corrected(request: Request, service: Service) -> dict[str, object]:
+    model, kept = service.named(request.path_params["name"]), service.corrections
+    if kept is None or model not in kept.commands:
+        raise Refusal(404, "This server keeps no corrections.")
+    said = request.query_params
+    label = said.get("label", "")
+    if label not in service.labels(model):
+        raise Refusal(422, f"The model doesn't know the class {label!r}.")
+    try:
+        probability = float(said.get("probability", 0))
+    except ValueError:
+        raise Refusal(422, "The probability isn't a number.") from None
+    answer = said.get("answer", "")
+    if answer not in ("", *service.labels(model)):
+        raise Refusal(422, f"The model doesn't know the class {answer!r}.")
+    image = await request.body()
+
+    def keep() -> int:
+        decoded(image, service.workers[model].panel.model, service.limits)
+        return kept.keep(model, image, label, answer, probability)
+
+    try:
+        number = await asyncio.get_running_loop().run_in_executor(None, keep)
+    except UserError:  # it names a path
+        raise Refusal(507, "The correction can't be kept: the server's folder for it can't be written.") from None
+    return {"kept": number, "command": kept.command(model)}
