@@ -81,3 +81,41 @@ def test_copies_under_different_labels_are_corrected_together(shapes: Shapes, tm
     assert {label for name, label in after.items() if name.startswith(copy)} == {"circle"}
     after = labels(corrected(dataset, table(tmp_path, f"{copy}-2,square,,x\n")))
     assert not any(name.startswith(copy) for name in after)
+
+
+def kept(folder: Path, rows: dict[str, tuple[bytes, str]]) -> Path:
+    """A table as `lensmith serve` keeps it."""
+    (folder / "images").mkdir(parents=True)
+    for name, (data, _) in rows.items():
+        (folder / "images" / name).write_bytes(data)
+    path = folder / "labels.csv"
+    lines = [f"images/{name},{label},circle,0.5000\n" for name, (_, label) in rows.items()]
+    path.write_text("image,label,answer,probability\n" + "".join(lines), encoding="utf-8")
+    return path
+
+
+def test_kept_images_are_added_to_training_only_and_known_ones_are_labelled_anew(
+    dataset: ImageDataset, tmp_path: Path
+) -> None:
+    known = Path(dataset.train.source(0)).read_bytes()
+    other = "square" if dataset.train.labels[0] == "circle" else "circle"
+    path = kept(tmp_path / "kept", {"a.png": (known, other), "b.png": (known + b"\0", "square")})
+    now = corrected(dataset, path)
+    assert len(now.train) == len(dataset.train) + 1
+    assert now.test.hash == dataset.test.hash
+    assert now.validation.hash == dataset.validation.hash
+    assert now.train.labels[0] == other
+    assert now.train.labels[-1] == "square"
+    assert now.train.image(len(now.train) - 1).tobytes() == dataset.train.image(0).tobytes()
+    assert "1 training images added, 1 images labelled" in now.notes[-1]
+
+
+def test_kept_images_that_can_not_be_used_are_reported(dataset: ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Line 2 of .* has the label 'star'"):
+        corrected(dataset, kept(tmp_path / "one", {"a.png": (b"x", "star")}))
+    path = kept(tmp_path / "two", {"a.png": (b"x", "circle")})
+    (tmp_path / "two" / "images" / "a.png").unlink()
+    with pytest.raises(UserError, match="names 'images/a.png', which isn't a file"):
+        corrected(dataset, path)
+    with pytest.raises(UserError, match="two labels"):
+        corrected(dataset, kept(tmp_path / "three", {"a.png": (b"x", "circle"), "b.png": (b"x", "square")}))

@@ -107,11 +107,11 @@ def test_openai_lists_the_models(client: openai.OpenAI) -> None:
         ({"response_format": schema(a={"type": "string"}, b={"type": "string"})}, "one property of type string"),
         ({"response_format": {"type": "grammar"}}, "must be text, json_object"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "has no tools"),
-        ({"n": 2}, "`n` must be 1"),
+        ({"n": 2}, "Input should be 1: n"),
         ({"messages": [{"role": "user", "content": "What?"}]}, "needs one image"),
         ({"messages": asked(picture()) * 2}, "this one has 2"),
         ({"messages": asked(b"no image")}, "can't be decoded"),
-        ({"logprobs": True, "top_logprobs": 21}, "from 0 to 20"),
+        ({"logprobs": True, "top_logprobs": 21}, "less than or equal to 20: top_logprobs"),
     ],
 )
 def test_openai_is_told_what_can_not_be_answered(client: openai.OpenAI, more: dict[str, Any], says: str) -> None:

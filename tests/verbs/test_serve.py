@@ -35,10 +35,11 @@ def test_a_run_is_served_as_it_predicts(shapes: Shapes, tiny_folder: Path, run: 
         until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
-                httpx.get(f"http://127.0.0.1:{port}/health")
-                break
+                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    break
             except httpx.ConnectError:
-                time.sleep(0.1)
+                pass
+            time.sleep(0.1)
         answer = httpx.post(f"http://127.0.0.1:{port}", content=image.read_bytes()).json()
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)

@@ -57,8 +57,9 @@ class DataOptions(Options):
     test_limit: Annotated[float, Gt(0)] | None = None
     """Score only this number of test images, or this fraction if below 1."""
     corrections: str | None = None
-    """A table of corrected labels, as written by `lensmith suspects`. A changed value in its column `label` replaces
-    the image's label; an empty value excludes the image."""
+    """A table of corrected labels, as written by `lensmith suspects` or kept by `lensmith serve`. Of the former, a
+    changed value in its column `label` replaces the image's label; an empty value excludes the image. Images of the
+    latter are added to the training images."""
     unreadable: Literal["skip", "stop"] = "skip"
     """What to do with an unreadable image: `skip` lists it, excludes it from training and counts it as wrong; `stop`
     ends with an error."""

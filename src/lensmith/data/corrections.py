@@ -1,7 +1,11 @@
-"""Labels corrected by a table, which `lensmith suspects` writes and a person edits.
+"""Labels corrected by a table, which `lensmith suspects` writes and a person edits, or which `lensmith serve` keeps.
 
-Each row names an image by its content id and gives its old label in the column `was`. If the column `label` differs,
-it becomes the image's label; if it is empty, the image is removed. Unedited rows change nothing.
+Each row of the former names an image by its content id and gives its old label in the column `was`. If the column
+`label` differs, it becomes the image's label; if it is empty, the image is removed. Unedited rows change nothing.
+
+Each row of the latter names an image file, in the column `image`, and its label. If the image is in the dataset, it is
+labelled anew. Otherwise it is added to the training images, and never to the others: people correct what the model got
+wrong, so such images would make a test look worse than the images that it stands for.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lensmith.data.build import content_id
 from lensmith.data.dataset import ImageDataset, Split, content_of
+from lensmith.data.source import Row
 from lensmith.data.text_tables import rows_of, unguarded
 from lensmith.errors import UserError, nearest
 
@@ -35,6 +41,11 @@ def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
         UserError: the table can't be read or lacks a column; it names a label or an image that doesn't exist; or the
             dataset gives an image a label other than the one in the column `was`.
     """
+    try:
+        if "was" not in (head := next(iter(rows_of(path)), (0, {}))[1]) and {"image", "label"} <= head.keys():
+            return _with_files(dataset, path)
+    except OSError as error:
+        raise UserError(f"The corrections {path} can't be read: {error.strerror}.", "Check the path.") from None
     changes = {change.content: change for change in _changes(path, dataset.labels)}
     present = {content for split in dataset.splits for content in split.contents}
     if missing := sorted(set(changes) - present):
@@ -58,29 +69,51 @@ def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
 def _changes(path: Path, labels: tuple[str, ...]) -> list[_Change]:
     """One change for each image whose row was edited."""
     changes: dict[str, tuple[int, _Change]] = {}
-    try:
-        for k, row in rows_of(path):
-            if missing := [column for column in COLUMNS if column not in row]:
-                raise UserError(
-                    f"The corrections {path} have no column {missing[0]!r}.",
-                    f"The table needs the columns {', '.join(COLUMNS)}.",
-                )
-            image_id, was, label = (unguarded(row[column].strip()) for column in COLUMNS)
-            if label and label not in labels:
-                hint = nearest(label, labels) or f"The labels are: {', '.join(labels[:10])}."
-                raise UserError(f"Line {k} of {path} has the label {label!r}, which no image has.", hint)
-            if was == label:
-                continue
-            change = _Change(content_of(image_id), was, label)
-            line, other = changes.setdefault(change.content, (k, change))
-            if other.label != label:
-                raise UserError(
-                    f"Lines {line} and {k} of {path} correct one image differently: {other.label!r} and {label!r}.",
-                    "Keep one of them.",
-                )
-    except OSError as error:
-        raise UserError(f"The corrections {path} can't be read: {error.strerror}.", "Check the path.") from None
+    for k, row in rows_of(path):
+        if missing := [column for column in COLUMNS if column not in row]:
+            raise UserError(
+                f"The corrections {path} have no column {missing[0]!r}.",
+                f"The table needs the columns {', '.join(COLUMNS)}.",
+            )
+        image_id, was, label = (unguarded(row[column].strip()) for column in COLUMNS)
+        if label:
+            _require_known(label, labels, k, path)
+        if was == label:
+            continue
+        change = _Change(content_of(image_id), was, label)
+        line, other = changes.setdefault(change.content, (k, change))
+        if other.label != label:
+            raise UserError(
+                f"Lines {line} and {k} of {path} correct one image differently: {other.label!r} and {label!r}.",
+                "Keep one of them.",
+            )
     return [change for _, change in changes.values()]
+
+
+def _require_known(label: str, labels: tuple[str, ...], line: int, path: Path) -> None:
+    if label not in labels:
+        hint = nearest(label, labels) or f"The labels are: {', '.join(labels[:10])}."
+        raise UserError(f"Line {line} of {path} has the label {label!r}, which no image has.", hint)
+
+
+def _with_files(dataset: ImageDataset, path: Path) -> ImageDataset:
+    """The dataset with the images of a table that names files."""
+    files: dict[str, tuple[Path, str]] = {}
+    for k, row in rows_of(path):
+        file, label = path.parent / row["image"], row["label"].strip()
+        _require_known(label, dataset.labels, k, path)
+        if not file.is_file():
+            raise UserError(f"Line {k} of {path} names {row['image']!r}, which isn't a file.", "Copy the whole folder.")
+        content = content_id(Row(label, str(file)))
+        if files.setdefault(content, (file, label))[1] != label:
+            raise UserError(f"{path} gives the image {row['image']!r} two labels.", "Keep one of them.")
+    changes = {content: _Change(content, "", label) for content, (_, label) in files.items()}
+    train, validation, test = (_corrected(split, changes) for split in dataset.splits)
+    present = {content for split in dataset.splits for content in split.contents}
+    new = [(content, label, str(file)) for content, (file, label) in files.items() if content not in present]
+    note = f"Corrected by {path}: {len(new):,} training images added, {len(files) - len(new):,} images labelled."
+    added = train.extended(new) if new else train
+    return replace(dataset, train=added, validation=validation, test=test, notes=(*dataset.notes, note))
 
 
 def _corrected(split: Split, changes: dict[str, _Change]) -> Split:

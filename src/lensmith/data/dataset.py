@@ -168,6 +168,15 @@ class Split:
         rows = self._rows.select(kept).remove_columns("label").add_column("label", [labels[i] for i in kept])
         return Split(self.name, rows, self._scratch)
 
+    def extended(self, files: Sequence[tuple[str, str, str]]) -> Split:
+        """The same images followed by others: files, each given as its content id, its class and its path."""
+        from datasets import Dataset, concatenate_datasets
+
+        ids, labels, sources = zip(*files, strict=True)
+        columns = {"id": list(ids), "label": list(labels), "source": list(sources), "bytes": [None] * len(files)}
+        more = Dataset.from_dict(columns, features=self._rows.features)
+        return Split(self.name, concatenate_datasets([self._rows, more]), self._scratch)
+
 
 @dataclass(frozen=True)
 class ImageDataset:

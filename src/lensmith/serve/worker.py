@@ -107,13 +107,13 @@ class Worker:
                 self._scoring = len(batch)
             if not batch:  # all callers hung up
                 continue
+            self.batches.append(len(batch))
+            self._scored(len(batch))
             clock = time.perf_counter()
             self._score(batch)
             pace = len(batch) / max(1e-6, time.perf_counter() - clock)
-            if self.batches:
+            if len(self.batches) > 1:
                 self.pace = 0.8 * (self.pace or pace) + 0.2 * pace
-            self.batches.append(len(batch))
-            self._scored(len(batch))
             with self._changed:
                 self._scoring = 0
 
