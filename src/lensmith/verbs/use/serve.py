@@ -150,11 +150,11 @@ def _look_on(service: Service, runs: dict[str, Path], options: Options, tell: Te
                 answers[name] = proven(run)
         service.watchers.append(DriftWatch(answers, tell, service.metrics.drifted))
     if options.corrections:
-        commands = {name: _command(run) for name, run in runs.items()}
+        commands = {name: retaught(run) for name, run in runs.items()}
         service.corrections = Corrections(Path(options.corrections), commands)
 
 
-def _command(run: Path) -> str:
+def retaught(run: Path) -> str:
     """The command that teaches a run's model again; corrections follow it as an option."""
     record = run / "record.json"
     verb = "probe" if record.exists() and read_json(record).get("verb") == "probe" else "train"
