@@ -70,7 +70,7 @@ def test_pictures_are_dropped_answered_put_right_and_taught(
         page.goto(server.url)
         page.wait_for_load_state("networkidle")
         drop(page, one_png=picture(1), two_png=picture(2))
-        page.wait_for_function("document.querySelectorAll('.choices button').length == 4")
+        page.wait_for_function("() => document.querySelectorAll('.choices button').length == 4")
         assert page.locator("#summary").inner_text() == "2 pictures"
         shown = page.locator("#rows li").first
         answer = shown.locator(".answer").inner_text().partition(",")[0]

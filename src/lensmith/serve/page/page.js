@@ -1,9 +1,9 @@
 // The page: sends pictures to this server, shows its answers, and sends back what a person puts right.
 
 const AT_ONCE = 4; // pictures on their way; more would only wait in the server's queue
-const BARS = 5; // classes shown with a bar; the others are in a list
+const BARS = 3; // classes shown with a bar; the others are in a list
 const at = (id) => document.getElementById(id);
-const percent = (p) => (p > 0.995 && p < 1 ? "> 99 %" : `${Math.round(100 * p)} %`);
+const percent = (p) => (p >= 0.995 ? "> 99 %" : p < 0.005 ? "< 1 %" : `${Math.round(100 * p)} %`);
 
 const rows = []; // {file, model, item, answers, problem, label}
 const queue = [];
@@ -48,6 +48,7 @@ async function start() {
   models = new Map((await response.json()).data.map((model) => [model.id, model]));
   at("model").replaceChildren(...[...models.keys()].map((name) => new Option(name)));
   at("models").hidden = models.size < 2;
+  at("wrong").hidden = ![...models.values()].some((model) => model.corrections);
 }
 
 function add(files) {
@@ -56,8 +57,7 @@ function add(files) {
     const row = { file, item, model: at("model").value, answers: [], problem: "", label: "" };
     const image = item.querySelector("img");
     image.src = URL.createObjectURL(file);
-    image.alt = file.name;
-    image.onerror = () => image.removeAttribute("src"); // a kind that this browser doesn't show
+    image.onerror = () => (image.style.visibility = "hidden"); // a kind that this browser doesn't show
     item.querySelector(".name").textContent = file.name;
     at("rows").append(item);
     rows.push(row);
