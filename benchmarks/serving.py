@@ -28,6 +28,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -76,7 +77,11 @@ def serve(port: int) -> None:
     from lensmith.serve.app import make_app
     from lensmith.serve.service import Service
 
-    service = Service([Panel({"m": classifier()})])
+    service = Service()
+    # In a thread that ends, as `lensmith serve` does it: see serve/pictures.py.
+    loading = threading.Thread(target=lambda: service.start([Panel({"m": classifier()})]))
+    loading.start()
+    loading.join()
     uvicorn.run(make_app(service), host="127.0.0.1", port=port, log_level="error")
 
 
@@ -91,11 +96,20 @@ def server(name: str, command: list[str | Path], port: int, health: str) -> Iter
             if time.monotonic() > until or process.poll() is not None:
                 raise SystemExit(f"{name} did not start; see {log.name}")
             time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGSTOP)
         yield psutil.Process(process.pid)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
+
+
+@contextmanager
+def awake(process: psutil.Process) -> Iterator[None]:
+    """Let a server run during the block. LitServe's processes take a core and a half even when nothing is asked."""
+    os.killpg(process.pid, signal.SIGCONT)
+    yield
+    os.killpg(process.pid, signal.SIGSTOP)
 
 
 def _answers(port: int, path: str) -> bool:
@@ -218,7 +232,7 @@ def main() -> None:
         request(
             "/v1/systemone",
             json.dumps(
-                {"model": "m", "state": "<photo-1>", "questions": question}
+                {"state": "<photo-1>", "questions": question}
                 | {"assets": {"<photo-1>": {"type": "image", "format": "png", "data_base64": data}}}
             ).encode(),
             "application/json",
@@ -230,32 +244,34 @@ def main() -> None:
     python = PEERS / ".venv" / "bin" / "python"
     mine: list[str | Path] = [sys.executable, __file__, "--serve", "8101"]
     if args.soak:
-        with server("lensmith", mine, 8101, "/health") as process:
+        with server("lensmith", mine, 8101, "/health") as process, awake(process):
             soak(plain, args.soak, process)
         return
     job = json.dumps({"model": str(models.NANO), "labels": labels, "threads": os.cpu_count()})
     figures: dict[str, list[float]] = {name: [] for name in ("process", "http", "systemone", "transformers", "litserve")}
     delays: dict[str, list[float]] = {"process": [], "http": []}
     with (
-        server("lensmith", mine, 8101, "/health"),
-        server("transformers", [python, PEERS / "serving.py", "transformers", "8102", job], 8102, "/health"),
-        server("litserve", [python, PEERS / "serving.py", "litserve", "8103", job], 8103, "/health"),
+        server("lensmith", mine, 8101, "/health") as lensmith,
+        server("transformers", [python, PEERS / "serving_transformers.py", "8102", job], 8102, "/health") as theirs,
+        server("litserve", [python, PEERS / "serving_litserve.py", "8103", job], 8103, "/health") as wrapper,
     ):
         sides = {
-            "http": (8101, plain, SECONDS),
-            "systemone": (8101, decisions, SECONDS),
-            "transformers": (8102, decisions, 3 * SECONDS),
-            "litserve": (8103, wrapped, SECONDS),
+            "http": (lensmith, 8101, plain, SECONDS),
+            "systemone": (lensmith, 8101, decisions, SECONDS),
+            "transformers": (theirs, 8102, decisions, 3 * SECONDS),
+            "litserve": (wrapper, 8103, wrapped, SECONDS),
         }
         for turn in range(-1, ROUNDS):
             rates = {"process": in_process(ours, images)}
-            for name, (port, requests, seconds) in sides.items():
+            for name, (process, port, requests, seconds) in sides.items():
                 caller = Caller(port, requests)
-                rates[name] = asyncio.run(caller.loop(CLIENTS, seconds))
+                with awake(process):
+                    rates[name] = asyncio.run(caller.loop(CLIENTS, seconds))
                 if bad := {status for status in caller.statuses if status != 200}:
                     raise SystemExit(f"{name} answered {bad}")
             single = Caller(8101, plain)
-            asyncio.run(single.loop(1, 60, ALONE))
+            with awake(lensmith):
+                asyncio.run(single.loop(1, 60, ALONE))
             pair = {"process": alone(ours, images), "http": statistics.median(single.delays)}
             print(turn, {name: round(rate, 1) for name, rate in rates.items()}, pair, flush=True)
             if turn < 0:  # the first turn warms up
@@ -264,7 +280,7 @@ def main() -> None:
                 figures[name].append(rate)
             for name, delay in pair.items():
                 delays[name].append(delay)
-    with server("lensmith", mine, 8101, "/health"):
+    with server("lensmith", mine, 8101, "/health") as lensmith, awake(lensmith):
         peak = max(asyncio.run(Caller(8101, plain).loop(CLIENTS, SECONDS)) for _ in range(3))
         flood = Caller(8101, plain)
         answered = asyncio.run(flood.at_rate(OVERLOAD * peak, MINUTE))

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx2 as httpx
@@ -53,7 +54,7 @@ def test_a_full_queue_refuses_and_nothing_accepted_is_lost(classifier: Classifie
             return super().probabilities(views, names)
 
     worker = Worker(Slow({"m": classifier}))
-    views = classifier.model.prepare(Image.new("RGB", (30, 30)))
+    views = partial(classifier.model.prepare, Image.new("RGB", (30, 30)))
     accepted = [worker.submit(views, ["m"]) for _ in range(64)]
     with pytest.raises(Refusal) as refused:
         worker.submit(views, ["m"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-Shape = TypeVar("Shape")
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class Refusal(Exception):
@@ -34,7 +34,7 @@ class Refusal(Exception):
 def shaped(body: Any, shape: type[Shape]) -> Shape:
     """The body of a request as an object of a type. Raises `Refusal` (422) at the first value that doesn't fit."""
     try:
-        return TypeAdapter(shape).validate_python(body)
+        return shape.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = tuple(first["loc"])

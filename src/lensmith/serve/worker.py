@@ -22,8 +22,8 @@ from lensmith.serve.refusal import Refusal
 
 PATIENCE = 5.0
 """Seconds that an accepted image waits at most, by the pace so far."""
-LEAST = 8
-"""Images that may wait in any case."""
+LEAST, UNKNOWN = 8, 64
+"""Images that may wait in any case, and before the pace is known."""
 
 Rows = dict[str, list[float]]
 """By classifier, the probability of each of its labels."""
@@ -31,7 +31,7 @@ Rows = dict[str, list[float]]
 
 @dataclass
 class _Waiting:
-    views: Views
+    views: Callable[[], Views]
     names: tuple[str, ...]
     answer: Future[Rows]
 
@@ -68,11 +68,11 @@ class Worker:
         """Images that wait or are being scored."""
         return len(self._waiting) + self._scoring
 
-    def submit(self, views: Views, names: Sequence[str]) -> Future[Rows]:
+    def submit(self, views: Callable[[], Views], names: Sequence[str]) -> Future[Rows]:
         """The calibrated probability of each label, in the classifier's order, when it is the image's turn.
 
         Args:
-            views: as `Model.prepare` returns them.
+            views: gives the views of the image, as `Model.prepare` returns them. Called in the worker's thread.
             names: the classifiers that answer.
 
         Raises:
@@ -81,7 +81,7 @@ class Worker:
         with self._changed:
             if not self._open:
                 raise Refusal(503, "The server is stopping.", retry_after=5)
-            most = max(LEAST, int(self.pace * PATIENCE)) if self.pace else 64
+            most = max(LEAST, int(self.pace * PATIENCE)) if self.pace else UNKNOWN
             if self.waiting >= most:
                 raise Refusal(429, "Too many images wait. Try again soon.", retry_after=1)
             entry = _Waiting(views, tuple(names), Future())
@@ -114,18 +114,30 @@ class Worker:
             pace = len(batch) / max(1e-6, time.perf_counter() - clock)
             if len(self.batches) > 1:
                 self.pace = 0.8 * (self.pace or pace) + 0.2 * pace
-            with self._changed:
-                self._scoring = 0
 
     def _score(self, batch: list[_Waiting]) -> None:
-        for group in grouped([(shape_of(entry.views), entry.names) for entry in batch]):
-            entries = [batch[k] for k in group]
+        ready: list[tuple[_Waiting, Views]] = []
+        for entry in batch:
+            try:
+                ready.append((entry, entry.views()))
+            except Exception as error:
+                self._done(1)
+                entry.answer.set_exception(error)
+        for group in grouped([(shape_of(views), entry.names) for entry, views in ready]):
+            entries, views = zip(*(ready[k] for k in group), strict=True)
             try:
                 with self._turn:
-                    rows = self.panel.probabilities(stack([entry.views for entry in entries]), entries[0].names)
+                    rows = self.panel.probabilities(stack(views), entries[0].names)
             except Exception as error:
+                self._done(len(entries))
                 for entry in entries:
                     entry.answer.set_exception(error)
                 continue
+            self._done(len(entries))
             for i, entry in enumerate(entries):
                 entry.answer.set_result({name: rows[name][i] for name in entry.names})
+
+    def _done(self, count: int) -> None:
+        """So many images no longer wait. Said before their callers know, who may send the next ones at once."""
+        with self._changed:
+            self._scoring -= count

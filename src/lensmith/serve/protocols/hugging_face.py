@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,13 +21,12 @@ from lensmith.serve.service import Service, body_of
 
 TOP = 5
 """Classes in an answer, if the request doesn't say."""
-Top = Annotated[int, Ge(1)]
 
 
 class Parameters(BaseModel):
     """Of a request."""
 
-    top_k: Top | None = None
+    top_k: Annotated[int, Ge(1)] | None = None
 
 
 class Inputs(BaseModel):
@@ -61,11 +60,7 @@ def routes(service: Service) -> list[Route]:
 async def _asked(request: Request, service: Service) -> tuple[bytes, int]:
     """The image and the number of classes that are asked for."""
     if "json" not in request.headers.get("content-type", ""):
-        try:
-            top = TypeAdapter(Top).validate_python(request.query_params.get("top_k", TOP))
-        except ValidationError:
-            raise Refusal(422, "`top_k` must be a positive integer.") from None
-        return await request.body(), top
-    asked = shaped(await body_of(request, service.limits), Inputs)
-    top_k = asked.parameters.top_k if asked.parameters else None
-    return from_base64(asked.inputs, service.limits), top_k or TOP
+        asked = shaped(dict(request.query_params), Parameters)
+        return await request.body(), asked.top_k or TOP
+    inputs = shaped(await body_of(request, service.limits), Inputs)
+    return from_base64(inputs.inputs, service.limits), (inputs.parameters or Parameters()).top_k or TOP
