@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import uvloop
 
 from lensmith import models
 from lensmith.config import ModelOptions, QuestionOptions
@@ -45,6 +46,7 @@ from lensmith.data import decode_image, open_dataset
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.question import make_question
 from lensmith.runs.provenance import provenance
+from lensmith.serve.app import allow_connections
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
@@ -99,7 +101,8 @@ def server(name: str, command: list[str | Path], port: int, health: str) -> Iter
         os.killpg(process.pid, signal.SIGSTOP)
         yield psutil.Process(process.pid)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
 
@@ -224,6 +227,7 @@ def main() -> None:
     if args.serve:
         serve(args.serve)
         return
+    allow_connections()
     images, ours = pictures(), classifier()
     labels = list(ours.labels)
     text = [base64.b64encode(data).decode() for data in images]
@@ -266,12 +270,12 @@ def main() -> None:
             for name, (process, port, requests, seconds) in sides.items():
                 caller = Caller(port, requests)
                 with awake(process):
-                    rates[name] = asyncio.run(caller.loop(CLIENTS, seconds))
+                    rates[name] = uvloop.run(caller.loop(CLIENTS, seconds))
                 if bad := {status for status in caller.statuses if status != 200}:
                     raise SystemExit(f"{name} answered {bad}")
             single = Caller(8101, plain)
             with awake(lensmith):
-                asyncio.run(single.loop(1, 60, ALONE))
+                uvloop.run(single.loop(1, 60, ALONE))
             pair = {"process": alone(ours, images), "http": statistics.median(single.delays)}
             print(turn, {name: round(rate, 1) for name, rate in rates.items()}, pair, flush=True)
             if turn < 0:  # the first turn warms up
@@ -281,10 +285,10 @@ def main() -> None:
             for name, delay in pair.items():
                 delays[name].append(delay)
     with server("lensmith", mine, 8101, "/health") as lensmith, awake(lensmith):
-        peak = max(asyncio.run(Caller(8101, plain).loop(CLIENTS, SECONDS)) for _ in range(3))
+        peak = max(uvloop.run(Caller(8101, plain).loop(CLIENTS, SECONDS)) for _ in range(3))
         flood = Caller(8101, plain)
-        answered = asyncio.run(flood.at_rate(OVERLOAD * peak, MINUTE))
-        after = asyncio.run(Caller(8101, plain).loop(CLIENTS, SECONDS))
+        answered = uvloop.run(flood.at_rate(OVERLOAD * peak, MINUTE))
+        after = uvloop.run(Caller(8101, plain).loop(CLIENTS, SECONDS))
     slowest = max(flood.delays)
     errors = sum(number for status, number in flood.statuses.items() if status not in (200, 429))
 
@@ -316,7 +320,7 @@ def main() -> None:
 
 def soak(requests: list[bytes], minutes: float, process: psutil.Process) -> None:
     """80 % of the sustainable rate for minutes: the server's memory, and requests without an answer."""
-    rate = 0.8 * max(asyncio.run(Caller(8101, requests).loop(CLIENTS, SECONDS)) for _ in range(3))
+    rate = 0.8 * max(uvloop.run(Caller(8101, requests).loop(CLIENTS, SECONDS)) for _ in range(3))
     memory: list[float] = []
 
     def each(now: float) -> None:
@@ -325,7 +329,7 @@ def soak(requests: list[bytes], minutes: float, process: psutil.Process) -> None
             print(f"{now:6.0f} s {memory[-1]:8.1f} MiB {dict(caller.statuses)}", flush=True)
 
     caller = Caller(8101, requests)
-    asyncio.run(caller.at_rate(rate, 60 * minutes, each))
+    uvloop.run(caller.at_rate(rate, 60 * minutes, each))
     start = statistics.median(memory[30:60])
     growth = statistics.median(memory[-30:]) / start - 1
     lost = sum(number for status, number in caller.statuses.items() if status != 200)

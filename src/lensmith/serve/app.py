@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,6 +16,18 @@ from lensmith.serve.protocols import all_routes
 from lensmith.serve.service import Service
 from lensmith.serve.unpacking import Unpacking
 from lensmith.serve.watchers.metrics import Counting
+
+
+def allow_connections() -> None:
+    """Allow as many open connections as the system lets this process have; usual are 1,024, which patient callers of a
+    fast model exceed."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS refuses what it says that it allows
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def make_app(

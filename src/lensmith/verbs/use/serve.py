@@ -92,12 +92,13 @@ def serve(runs: dict[str, Path], options: Options, tell: Tell = silent) -> None:
     uvicorn = optional("uvicorn", "serve", "A server")
     for module in ("starlette", "prometheus_client", "python_multipart"):
         optional(module, "serve", "A server")
-    from lensmith.serve.app import make_app
+    from lensmith.serve.app import allow_connections, make_app
     from lensmith.serve.banner import banner
     from lensmith.serve.service import Service
 
     if not runs and not options.labels:
         raise UserError("Which model?", "Name the run folder of a `lensmith train`, or add --labels a,b,c.")
+    allow_connections()
     service, token = Service(), os.environ.get(TOKEN, "")
     _look_on(service, runs, options, tell)
     app = make_app(service, token, [options.host, *options.names], options.allow_origin)
