@@ -22,7 +22,6 @@ def serve(port: int, job: dict[str, Any]) -> None:
     from transformers.cli.serve import Serve
     from transformers.decision import DecisionConfig
 
-
     codes = [chr(ord("A") + i) for i in range(len(job["labels"]))]
     lines = "\n".join(f"{code}. {label}" for code, label in zip(codes, job["labels"], strict=True))
     text = f"What is in this picture? Answer with one of these:\n{lines}\n"

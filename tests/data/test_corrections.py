@@ -111,11 +111,11 @@ def test_kept_images_are_added_to_training_only_and_known_ones_are_labelled_anew
 
 
 def test_kept_images_that_can_not_be_used_are_reported(dataset: ImageDataset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Line 2 of .* has the label 'star'"):
+    with pytest.raises(UserError, match=r"Line 2 of .* has the label 'star'"):
         corrected(dataset, kept(tmp_path / "one", {"a.png": (b"x", "star")}))
     path = kept(tmp_path / "two", {"a.png": (b"x", "circle")})
     (tmp_path / "two" / "images" / "a.png").unlink()
-    with pytest.raises(UserError, match="names 'images/a.png', which isn't a file"):
+    with pytest.raises(UserError, match=r"names 'images/a.png', which isn't a file"):
         corrected(dataset, path)
     with pytest.raises(UserError, match="two labels"):
         corrected(dataset, kept(tmp_path / "three", {"a.png": (b"x", "circle"), "b.png": (b"x", "square")}))

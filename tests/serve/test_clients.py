@@ -6,6 +6,8 @@ import base64
 import json
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +144,21 @@ def test_the_examples_of_the_docs_work_as_written(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.jpg").write_bytes(picture(7))
     for example in examples:
         exec(example.replace("http://127.0.0.1:8000", server.url), {})
-    label, _, probabilities = capsys.readouterr().out.strip().partition(" {")
+    label, _, probabilities = capsys.readouterr().out.splitlines()[0].partition(" {")
     assert label in LABELS
     assert len(probabilities.split(",")) == len(LABELS)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_example_in_javascript_works_as_written(server: Server, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```javascript\n(.+?)```", page, re.DOTALL)
+    (tmp_path / "example.mjs").write_text(example.replace("http://127.0.0.1:8000", server.url), encoding="utf-8")
+    (tmp_path / "image.jpg").write_bytes(picture(7))
+    done = subprocess.run(["node", "example.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert all(label in done.stdout for label in LABELS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -95,7 +96,9 @@ def test_pictures_are_dropped_answered_put_right_and_taught(
     words = shlex.split(command)
     assert words[:2] == ["lensmith", "probe"]
     assert run(*words[1:], "--run", "second")[0] == 0
-    assert "1 training images added" in (tmp_path / "second" / "record.json").read_text() + run("report", "second")[1]
+    before, after = (json.loads((tmp_path / name / "record.json").read_text())["data"] for name in ("mine", "second"))
+    assert after["train"]["n"] == before["train"]["n"] + 1
+    assert after["test"] == before["test"]
 
 
 def test_the_page_asks_for_a_token_if_the_server_does(browser: Any, classifier: Classifier) -> None:

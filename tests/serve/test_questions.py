@@ -40,7 +40,7 @@ def typesafe(server: Server, request: pytest.FixtureRequest) -> Iterator[TypeSaf
 
 
 def test_typesafe_gets_typed_answers(typesafe: TypeSafeClient, truth: dict[str, float]) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "label": Choice(instructions="What is it?", criteria={"dog": "a canine", "cat": None}),
         "cat": Noul(instructions="Is it a cat?"),
         "size": Score(instructions="How large?", criteria=["cat", "dog", "tree frog"]),
@@ -166,7 +166,8 @@ def test_several_questions_are_answered_by_several_models_that_see_an_image_once
 
     monkeypatch.setattr(classifier.model, "encode_images", counted)
     with serving(Service([Panel({"animal": classifier, "again": classifier})])) as server:
-        body = {"state": "x", "images": [URL], "questions": {"animal": QUESTION["q"], "again": QUESTION["q"]}}
+        both: Any = {"animal": QUESTION["q"], "again": QUESTION["q"]}
+        body = {"state": "x", "images": [URL], "questions": both}
         answer = httpx.post(f"{server.url}/v1/systemone", json=body).json()
         assert answer["answers"]["animal"] == answer["answers"]["again"]
         assert answer["model"] == "animal,again"

@@ -20,7 +20,7 @@ from tests.serve.conftest import picture, serving
 
 
 def answer(label: str = "cat", probability: float = 0.9) -> Answer:
-    return Answer("m", {label: probability, "other": 1 - probability})
+    return Answer("m", {label: probability, "rest": 1 - probability})
 
 
 def notes(into: list[str]) -> object:
@@ -77,7 +77,7 @@ def test_a_log_is_read_without_its_unfinished_last_line(tmp_path: Path) -> None:
     path.write_text(whole + whole[:20])
     assert len(list(read_log(path))) == 1
     path.write_text(json.dumps({"time": "x"}) + "\n" + whole)
-    with pytest.raises(UserError, match="Line 1 of .* isn't an answer"):
+    with pytest.raises(UserError, match=r"Line 1 of .* isn't an answer"):
         list(read_log(path))
 
 

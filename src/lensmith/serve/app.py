@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lensmith.serve.doors import Doors
 from lensmith.serve.protocols import all_routes
@@ -28,6 +29,22 @@ def allow_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS refuses what it says that it allows
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class Crowded:
+    """Refuses images (429) before they are read while no model has room for one: refusing must cost little."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the request, or refuse it."""
+        refusal = self.service.crowded() if scope["type"] == "http" and scope["method"] == "POST" else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        error = {"error": {"message": refusal.message, "type": "server_error"}, "detail": refusal.message}
+        await JSONResponse(error, refusal.status, refusal.headers)(scope, receive, send)
 
 
 def make_app(
@@ -53,6 +70,7 @@ def make_app(
             Middleware(Counting, metrics=service.metrics, routes=routes),
             *([cors] if origins else []),
             Middleware(Doors, token=token, names=names, origins=origins),
+            Middleware(Crowded, service=service),
             Middleware(Unpacking, limit=service.limits.body),
         ],
         exception_handlers={Exception: failed},

@@ -87,6 +87,17 @@ class Service:
         if self.workers and self.state == "loading":
             self.state = "ok"
 
+    def crowded(self) -> Refusal | None:
+        """Why no model takes an image now; None if one does."""
+        refused: Refusal | None = None
+        for worker in self.workers.values():
+            try:
+                worker.require_room()
+                return None
+            except Refusal as refusal:
+                refused = refusal
+        return refused
+
     def labels(self, name: str) -> tuple[str, ...]:
         """The classes of a model."""
         return self.workers[name].panel.classifiers[name].labels
@@ -124,6 +135,8 @@ class Service:
         shared: dict[Worker, list[str]] = {}
         for name in dict.fromkeys(names):
             shared.setdefault(self.workers[name], []).append(name)
+        for worker in shared:
+            worker.require_room()
         scored: list[asyncio.Future[Rows]] = []
         try:
             for worker, group in shared.items():

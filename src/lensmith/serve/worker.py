@@ -68,6 +68,14 @@ class Worker:
         """Images that wait or are being scored."""
         return len(self._waiting) + self._scoring
 
+    def require_room(self) -> None:
+        """Raises `Refusal` as `submit` does. Asked before an image is decoded, so that refusing costs little."""
+        if not self._open:
+            raise Refusal(503, "The server is stopping.", retry_after=5)
+        most = max(LEAST, int(self.pace * PATIENCE)) if self.pace else UNKNOWN
+        if self.waiting >= most:
+            raise Refusal(429, "Too many images wait. Try again soon.", retry_after=1)
+
     def submit(self, views: Callable[[], Views], names: Sequence[str]) -> Future[Rows]:
         """The calibrated probability of each label, in the classifier's order, when it is the image's turn.
 
@@ -79,11 +87,7 @@ class Worker:
             Refusal: too many images wait (429), or the worker is closing (503).
         """
         with self._changed:
-            if not self._open:
-                raise Refusal(503, "The server is stopping.", retry_after=5)
-            most = max(LEAST, int(self.pace * PATIENCE)) if self.pace else UNKNOWN
-            if self.waiting >= most:
-                raise Refusal(429, "Too many images wait. Try again soon.", retry_after=1)
+            self.require_room()
             entry = _Waiting(views, tuple(names), Future())
             self._waiting.append(entry)
             self._changed.notify()

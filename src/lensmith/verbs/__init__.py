@@ -33,7 +33,7 @@ GROUPS = {
     },
     "use": {
         "predict": "classify images with a tuned model, or zero-shot",
-        "serve": "answer over HTTP as OpenAI's and Hugging Face's services do, on this machine",
+        "serve": "answer over HTTP as OpenAI's, TypeSafe's and Hugging Face's services do",
         "fetch": "download weights and data to a folder, for machines without network access",
     },
 }
