@@ -58,6 +58,7 @@ bench: setup
 	$(BIN)/python benchmarks/starting.py
 	$(BIN)/python benchmarks/odd_files.py
 	$(BIN)/python benchmarks/probe.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/curve.py
 	$(BIN)/python benchmarks/suspects.py
 	$(BIN)/python benchmarks/sweep.py

@@ -101,8 +101,8 @@ def test_a_placeholder_may_be_the_name_of_a_class(server: Server) -> None:
 @pytest.mark.parametrize("url", ["https://host/a.png", "file:///etc/passwd", "/etc/passwd", "http://127.0.0.1:1/a.png"])
 def test_nothing_is_fetched(server: Server, url: str) -> None:
     for form in ({"images": [url]}, {"assets": {"a": {"data_base64": url}}}, {"state": [_item(url)]}):
-        body = {"state": "x", "questions": QUESTION} | form
-        assert httpx.post(f"{server.url}/v1/systemone", json=body).status_code == 422
+        asked: Any = {"state": "x", "questions": QUESTION} | form
+        assert httpx.post(f"{server.url}/v1/systemone", json=asked).status_code == 422
     body = {"input": [{"content": [{"type": "input_image", "image_url": url}]}], "questions": [{"type": "choice"}]}
     assert httpx.post(f"{server.url}/v1/decisions", json=body).status_code == 400
 
@@ -167,7 +167,7 @@ def test_several_questions_are_answered_by_several_models_that_see_an_image_once
     monkeypatch.setattr(classifier.model, "encode_images", counted)
     with serving(Service([Panel({"animal": classifier, "again": classifier})])) as server:
         both: Any = {"animal": QUESTION["q"], "again": QUESTION["q"]}
-        body = {"state": "x", "images": [URL], "questions": both}
+        body: Any = {"state": "x", "images": [URL], "questions": both}
         answer = httpx.post(f"{server.url}/v1/systemone", json=body).json()
         assert answer["answers"]["animal"] == answer["answers"]["again"]
         assert answer["model"] == "animal,again"

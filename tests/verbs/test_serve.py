@@ -67,7 +67,8 @@ def test_the_clients_of_the_readme_work_as_written_on_the_demos_images(
     with serving(Service(load_panels({"mine": tmp_path / "runs" / "mine"}))) as server:
         for example in examples:
             exec(example.replace("http://127.0.0.1:8000", server.url), {})
-            assert any(label in capsys.readouterr().out for label in labels)
+            said = capsys.readouterr().out
+            assert any(label in said for label in labels)
 
 
 def test_runs_that_differ_in_their_heads_share_a_model(

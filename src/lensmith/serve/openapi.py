@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-
-import lensmith
 
 _STATUSES = {
     "200": "The answer.",
@@ -69,7 +68,7 @@ def described(operations: Mapping[str, Operation]) -> dict[str, Any]:
         paths.setdefault(path, {})[method.lower()] = about
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Lensmith", "version": lensmith.__version__},
+        "info": {"title": "Lensmith", "version": version("lensmith")},
         "paths": paths,
         "components": {
             "schemas": definitions.get("$defs", {}),

@@ -59,8 +59,8 @@ def from_base64(text: str, limits: Limits) -> bytes:
 def prepared(data: bytes, model: Model, limits: Limits) -> Callable[[], Views]:
     """An image, and how it becomes what the model takes.
 
-    With a GPU, this is done here. On a CPU it is left to the thread that runs the model: as soon as two threads have used
-    OpenMP, its own threads no longer wait for work but sleep, and the model took half as long again.
+    With a GPU, this is done here. On a CPU it is left to the thread that runs the model: as soon as two threads have
+    used OpenMP, its own threads no longer wait for work but sleep, and the model took half as long again.
 
     Raises:
         Refusal: it can't be decoded or is too large.
