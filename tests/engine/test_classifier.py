@@ -107,7 +107,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, m
     expected = [p.predicted for p in predict(Classifier(tiny, make_question(tiny, QuestionOptions(), LABELS)), items)]
     score, tried = Classifier.score, []
 
-    def limited(self: Classifier, views: tuple[torch.Tensor, ...]) -> Scores:
+    def limited(self: Classifier, views: tuple[torch.Tensor, ...], encoded: object = None) -> Scores:
         tried.append(len(views[0]))
         if len(views[0]) > 3:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lensmith.errors import UserError, optional
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import read_json
+from lensmith.runs.folder import read_run
 from lensmith.verbs import terminal
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def serve(runs: dict[str, Path], options: Options, tell: Tell = silent) -> None:
 
     if not runs and not options.labels:
         raise UserError("Which model?", "Name the run folder of a `lensmith train`, or add --labels a,b,c.")
+    for folder in runs.values():
+        read_run(folder)  # said before anything is loaded
     allow_connections()
     service, token = Service(), os.environ.get(TOKEN, "")
     _look_on(service, runs, options, tell)
