@@ -118,7 +118,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(tiny: Model, m
     assert [p.predicted for p in predictions] == expected
     assert tried == [8, 4, 2, 2, 2, 2, 2, 1]
 
-    def none_left(self: Classifier, pixels: torch.Tensor) -> Scores:
+    def none_left(self: Classifier, views: tuple[torch.Tensor, ...], encoded: object = None) -> Scores:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Classifier, "score", none_left)
