@@ -98,6 +98,11 @@ class Service:
                 refused = refusal
         return refused
 
+    @property
+    def waiting(self) -> int:
+        """Images that wait or are being scored, in all models."""
+        return sum(worker.waiting for worker in set(self.workers.values()))
+
     def labels(self, name: str) -> tuple[str, ...]:
         """The classes of a model."""
         return self.workers[name].panel.classifiers[name].labels

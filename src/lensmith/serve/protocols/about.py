@@ -38,9 +38,8 @@ def routes(service: Service) -> list[Route]:
         return JSONResponse({"object": "list", "data": data, "models": described})
 
     async def health(_: Request) -> Response:
-        waiting = sum(worker.waiting for worker in set(service.workers.values()))
         return JSONResponse(
-            {"status": service.state, "waiting": waiting},
+            {"status": service.state, "waiting": service.waiting},
             200 if service.state == "ok" else 503,
             {} if service.state == "ok" else {"Retry-After": "2"},
         )

@@ -35,7 +35,8 @@ def routes(service: Service) -> list[Route]:
     """`GET /`, the page's files, and `POST /v1/corrections/{name}`."""
 
     async def file(request: Request) -> Response:
-        name = request.url.path.rpartition("/")[2] or "page.html"
+        # Not `request.url`, which is made of the Host that the caller sends.
+        name = request.scope["path"].rpartition("/")[2] or "page.html"
         text = files("lensmith.serve").joinpath("page", name).read_text(encoding="utf-8")
         return Response(text, media_type=TYPES[name], headers=HEADERS)
 

@@ -45,7 +45,7 @@ class Metrics(Watcher):
             "lensmith_drift_alarms", "Windows that differed; 1 in 100 if nothing changed.", ["model"], registry=registry
         )
         waiting = Gauge("lensmith_waiting", "Images that wait or are being scored.", registry=registry)
-        waiting.set_function(lambda: sum(worker.waiting for worker in set(service.workers.values())))
+        waiting.set_function(lambda: service.waiting)
 
     def answered(self, answer: Answer) -> None:
         """Count an answer."""

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +66,6 @@ class Options:
     allow_origin: Sequence[str] = ()
     corrections: str = ""
     log_requests: str | None = None
-    names: Sequence[str] = field(default_factory=tuple)
-    """Further names by which the server is called."""
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
@@ -104,7 +102,7 @@ def serve(runs: dict[str, Path], options: Options, tell: Tell = silent) -> None:
     allow_connections()
     service, token = Service(), os.environ.get(TOKEN, "")
     _look_on(service, runs, options, tell)
-    app = make_app(service, token, [options.host, *options.names], options.allow_origin)
+    app = make_app(service, token, [options.host], options.allow_origin)
     config = uvicorn.Config(
         app, options.host, options.port, log_level="error", timeout_graceful_shutdown=30, server_header=False
     )
