@@ -139,6 +139,8 @@ class Evaluation:
     """How probabilities were calibrated: `prior`, `temperature`, `n` validation images, and the candidates `tried`."""
     unreadable: list[str] = field(default_factory=list)
     """One sentence for each unreadable image. These images count as wrong."""
+    unanswered: list[str] = field(default_factory=list)
+    """One sentence for each image that an outside model gave no answer to. These images count as wrong."""
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 

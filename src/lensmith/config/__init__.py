@@ -1,5 +1,6 @@
 """Recipes: all options of Lensmith (`options`), and how they are read from files and command lines (`reading`)."""
 
+from lensmith.config.api import ApiOptions, Price
 from lensmith.config.options import (
     RENAMED,
     AugmentOptions,
@@ -38,6 +39,7 @@ from lensmith.config.reading import (
 __all__ = [
     "RENAMED",
     "SHIPPED",
+    "ApiOptions",
     "AugmentOptions",
     "CurveOptions",
     "DataOptions",
@@ -46,6 +48,7 @@ __all__ = [
     "ModelOptions",
     "OldName",
     "PlaceOptions",
+    "Price",
     "ProbeOptions",
     "QuestionOptions",
     "Range",

@@ -13,16 +13,10 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-Fraction = Annotated[float, Ge(0.0), Le(1.0)]
-Positive = Annotated[int, Gt(0)]
+from lensmith.config.api import ApiOptions
+from lensmith.config.section import Fraction, Options, Positive
+
 SplitName = Literal["train", "validation", "test"]
-
-
-class Options:
-    """Base class of all sections: tells pydantic how to validate them."""
-
-    # Not annotated, so that dataclasses don't take it for a field.
-    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}  # noqa: RUF012
 
 
 @dataclass
@@ -90,7 +84,9 @@ class ModelOptions(Options):
     """The base model, and how it is loaded."""
 
     base: str = "nano"
-    """`nano` (shipped with Lensmith), a folder with a model, or the name of a model on the Hugging Face hub."""
+    """`nano` (shipped with Lensmith), a folder with a model, or the name of a model on the Hugging Face hub.
+    `evaluate` and `label` also ask outside models: openai:NAME, openai-decisions:NAME, anthropic:NAME, gemini:NAME,
+    systemone:NAME, each with @URL for another server that speaks the same."""
     adapter: str | None = None
     """A run folder or PEFT adapter folder to load on top of the base model."""
     device: str = "auto"
@@ -347,6 +343,7 @@ class Recipe(Options):
     tune: TuneOptions = field(default_factory=TuneOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    api: ApiOptions = field(default_factory=ApiOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     probe: ProbeOptions = field(default_factory=ProbeOptions)
     ladder: LadderOptions = field(default_factory=LadderOptions)

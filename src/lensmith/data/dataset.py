@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from lensmith.data.images import MAX_PIXELS, Enough, decode_image
+from lensmith.data.images import MAX_PIXELS, Enough, decode_image, read_file
 from lensmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class Split:
         row = self._rows[i]
         source = Path(row["source"]) if row["bytes"] is None else row["bytes"]
         return decode_image(source, name=row["source"], max_pixels=max_pixels, enough=enough)
+
+    def encoded(self, i: int) -> bytes:
+        """The file of image `i`. Raises `ImageError` if it can't be read."""
+        row = self._rows[i]
+        return row["bytes"] if row["bytes"] is not None else read_file(Path(row["source"]))
 
     def items(
         self, max_pixels: int = MAX_PIXELS, enough: Enough | None = None

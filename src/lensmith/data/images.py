@@ -101,6 +101,17 @@ def decode_image(
         ) from error
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises `ImageError` if there is none or it can't be read."""
+    try:
+        with _opened(path, str(path)) as stream:
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"There is no image file {path}.", "Check the path.") from None
+    except OSError as error:
+        raise ImageError(f"The image {path} can't be read: {error.strerror}.", "Check the file.") from None
+
+
 def full_size(image: Image.Image) -> tuple[int, int]:
     """The full (height, width) of an image, even if `decode_image` decoded it at a smaller size."""
     # Pillow copies `info` to crops and scaled copies, whose size no longer matches. And a file's own metadata can put

@@ -150,6 +150,12 @@ def macro_f1_interval(counts: Sequence[Sequence[int]], *, seed: int = 0, resampl
     return Estimate(value, min(max(0.0, float(low)), value), max(min(1.0, float(high)), value))
 
 
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """`p50`, `p95` and `p99`: the smallest value that is no less than this percentage of all (nearest rank)."""
+    ordered = sorted(values)
+    return {f"p{q}": ordered[max(0, math.ceil(q / 100 * len(ordered)) - 1)] for q in (50, 95, 99)}
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Exact two-sided p-value of the hypothesis that two classifiers have the same accuracy.
 

@@ -31,6 +31,8 @@ PREDICTIONS, CALIBRATION, REPORT = "predictions.parquet", "calibration.json", "r
 ANYWHERE = {"name", "data.uri", "model.device", "place.gpu", "place.hours", "place.retries", "place.secrets"}
 """Options that may change when a run is resumed: they affect where it runs and finds its images, but not what it
 computes. The images must be the same (`same_data`)."""
+ASKING = {"api.budget", "api.price", "api.concurrency", "api.timeout", "api.replay"}
+"""Options that may change when the asking of an outside model is resumed: they don't change what is asked."""
 SAME_TRAINING = ANYWHERE | {
     *("train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
     *("evaluate.batch_size", "evaluate.top", "evaluate.calibration", "evaluate.labels"),

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lensmith.progress import Advance, Note
 
@@ -56,6 +56,7 @@ class Output:
     parts: Sequence[Part]
 
 
+@runtime_checkable
 class Screen(Protocol):
     """Shows progress, and asks for confirmation."""
 
@@ -124,6 +125,17 @@ def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
     many = len(sentences) > 1
     subject = f"{len(sentences)} images could not be read, and were" if many else "1 image could not be read, and was"
     return [f"{subject} {consequence}:", *(f"  {s}" for s in sentences[:5]), *more]
+
+
+def unanswered_lines(sentences: Sequence[str]) -> list[str]:
+    """Lines about images that an outside model gave no answer to, naming the first few."""
+    if not sentences:
+        return []
+    more = [f"  and {len(sentences) - 5} more, in the report"] if len(sentences) > 5 else []
+    subject = (
+        f"{len(sentences)} images got no answer, and were" if len(sentences) > 1 else "1 image got no answer, and was"
+    )
+    return [f"{subject} counted as wrong:", *(f"  {s}" for s in sentences[:5]), *more]
 
 
 def untested_lines(record: dict[str, Any]) -> list[Part]:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensmith.apis import is_outside
 from lensmith.config import Recipe
 from lensmith.config import recipe_from as recipe_of
 from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.jobs.job import Job
 from lensmith.places import place
-from lensmith.progress import Tell, silent, working
+from lensmith.progress import Note, Tell, silent, working
 from lensmith.records import TASK
-from lensmith.runs.folder import adapter_folder, begin_run, name_of, read_run, taught_labels
+from lensmith.runs.folder import ANYWHERE, ASKING, adapter_folder, begin_run, name_of, read_run, taught_labels
 from lensmith.runs.shapes import Record, Task, read_as
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 from lensmith.verbs.words import recipe_from, words_for
 
 if TYPE_CHECKING:
-    from lensmith.data import ImageDataset
+    from lensmith.data import ImageDataset, Split
 
 RECORD = "evaluation.json"
 EXAMPLES = ("lensmith evaluate my-images", "lensmith evaluate runs/mine more-labelled-images")
@@ -32,12 +35,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's command-line arguments."""
     terminal.add_recipe(parser, "evaluate")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="images to score")
+    parser.add_argument("--yes", action="store_true", help="send images to an outside model without asking")
     terminal.add_place(parser)
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    job = Job("evaluate", recipe_from(args.recipe), args.run, options={"split": args.split})
+    recipe, options = recipe_from(args.recipe), {"split": args.split}
+    if is_outside(recipe.model.base):
+        if args.on != "local":
+            raise UserError(f"{recipe.model.base} is asked from this machine.", "Leave --on out.")
+        options["yes"] = args.yes
+    job = Job("evaluate", recipe, args.run, options=options)
     return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
 
 
@@ -50,9 +59,13 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     table = terminal.rate_table({record["name"]: record["accuracy"]})
     rate, left_out = record["accuracy"], record["data"].get("left_out")
     lines = [with_left_out(rate["accuracy"], rate["n"], left_out)] if left_out else []
-    lines += terminal.unreadable_lines(record["unreadable"], "counted as wrong") + terminal.run_lines(record)
+    lines += terminal.unreadable_lines(record["unreadable"], "counted as wrong")
+    lines += terminal.unanswered_lines(record.get("unanswered", []))
+    lines += record.get("outside", []) + terminal.run_lines(record)
     recipe = read_run(Path(record["run"]))
-    if recipe.model.adapter:
+    if is_outside(recipe.model.base):
+        then = terminal.next_line("compare", record["run"], "runs/mine")
+    elif recipe.model.adapter:
         then = terminal.next_line("predict", recipe.model.adapter, "new-images")
     else:
         then = terminal.next_line("train", *words_for(recipe, record["run"]))
@@ -60,7 +73,12 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
 
 
 def evaluate(
-    recipe: Recipe, folder: Path | None = None, tell: Tell = silent, split: str = "test", resume: bool = False
+    recipe: Recipe,
+    folder: Path | None = None,
+    tell: Tell = silent,
+    split: str = "test",
+    resume: bool = False,
+    yes: bool = False,
 ) -> dict[str, Any]:
     """Score the recipe's model, zero-shot or with its adapter, and write the run folder.
 
@@ -69,9 +87,11 @@ def evaluate(
         tell: called with progress.
         split: the images to score; a resumed run keeps its split.
         resume: resume the run in `folder`; see `lensmith.resume`.
+        yes: images may be sent to an outside model without asking.
 
     Returns:
-        The evaluation as plain values, with `run` and `report`.
+        The evaluation as plain values, with `run` and `report`; of an outside model also `outside`, sentences on its
+        cost and delays.
 
     Raises:
         UserError: see `open_data`, `models.load` and `measure.evaluation`.
@@ -95,6 +115,8 @@ def evaluate(
         )
     images = dataset.split(split)
     dataset.require(split, hint="Give more images, or score others: --split train, --split validation.")
+    if is_outside(recipe.model.base):
+        return _evaluate_outside(recipe, dataset, images, folder, tell, resume, yes or resume)
     tuned = models.load(recipe.model)
     question = make_question(tuned.model, recipe.question, dataset.labels)
     classifier = classifier_for(tuned, question, recipe.evaluate)  # raises errors before anything is written
@@ -107,6 +129,32 @@ def evaluate(
     with working("writing the report", tell):
         report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
     return scored.evaluation.to_dict() | {"run": str(run.folder), "report": str(report)}
+
+
+def _evaluate_outside(
+    recipe: Recipe, dataset: ImageDataset, images: Split, folder: Path | None, tell: Tell, resume: bool, yes: bool
+) -> dict[str, Any]:
+    """Score an outside model. A run that is resumed was agreed to when it was started."""
+    from lensmith.measure.outside import items, repeated, score_outside, sentences, summary_of, to_calibrate
+    from lensmith.pages.run import write_run
+    from lensmith.verbs.outside import SAMPLES, consent, outside_model, planned, write_question
+
+    outside = outside_model(recipe, dataset.labels)
+    validation = to_calibrate(dataset, recipe.evaluate.calibration, outside.provider.PROBABILITIES, images.name)
+    again = repeated(images, recipe.api.repeat, recipe.seed)
+    requests = sum(len(split) for split in (images, validation, again) if split)
+    samples = list(islice(items(images, recipe.data.max_pixels, recipe.api.pixels), SAMPLES))
+    plan = planned(outside, recipe, requests, samples)
+    tell(Note(dataset.describe()))
+    consent(plan, tell, yes)
+    run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, images.name, free=ANYWHERE | ASKING)
+    write_question(outside, recipe, run.folder, samples[0])
+    with closing(outside.asking(recipe, run.folder)) as asking:
+        scored = score_outside(run, asking, images, outside.labels, plan)
+    with working("writing the report", tell):
+        report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
+    record = scored.evaluation.to_dict() | {"outside": sentences(summary_of(run.folder))}
+    return record | {"run": str(run.folder), "report": str(report)}
 
 
 def asked_images(recipe: Recipe, tell: Tell) -> tuple[Recipe, ImageDataset]:

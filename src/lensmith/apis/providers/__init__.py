@@ -1,0 +1,1 @@
+"""One module for each protocol, with a class `Provider`; see `apis.provider`."""
