@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _OUTSIDE = re.compile(r"(?P<provider>[a-z]{3,}(?:-[a-z]+)*):(?P<name>[^@]+?)(?:@(?P<url>.+))?")
 
 
-def providers() -> list[str]:
+def known() -> list[str]:
     """The names of all providers, which are the modules of their folder."""
     from lensmith.apis import providers as folder
 
@@ -38,9 +38,9 @@ def find(base: str) -> Provider:
     """
     if not (found := _OUTSIDE.fullmatch(base)):
         raise UserError(f"{base!r} doesn't name an outside model.", "Write PROVIDER:NAME or PROVIDER:NAME@URL.")
-    known, word, url = providers(), found["provider"], found["url"]
-    if word not in known:
-        raise UserError(f"There is no provider {word!r}.", f"{nearest(word, known)} Known: {', '.join(known)}.".strip())
+    names, word, url = known(), found["provider"], found["url"]
+    if word not in names:
+        raise UserError(f"There is no provider {word!r}.", f"{nearest(word, names)} Known: {', '.join(names)}.".strip())
     if url and not re.match(r"https?://[^/\s]+", url):
         raise UserError(f"{url!r} isn't the URL of a server.", f"Write {word}:NAME@http://HOST:PORT/v1, for example.")
     made: Provider = importlib.import_module(f"lensmith.apis.providers.{word.replace('-', '_')}").Provider(

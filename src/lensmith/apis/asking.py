@@ -84,9 +84,8 @@ class Asking:
         self.failures: dict[str, str] = {}
         """Why images got no answer, by id."""
         self.most_flying = 0
-        self._sender = sender(provider, key, options)
-        self._pacing = Pacing(options.concurrency)
-        self._fatal: UserError | None = None
+        self._key, self._pacing = key, Pacing(options.concurrency)
+        self._fatal: Exception | None = None
         self._dearest = 0.0
         self._in_a_row = 0
         self._answered = sum(answer.kind != "rejected" for answer in recording)
@@ -114,7 +113,8 @@ class Asking:
         """
         asked, tasks = Asked(), set[asyncio.Task[None]]()
         requests, done, on_way = self._requests(items, asked, turn), 0, set[str]()
-        async with self._sender as sender:
+        self._pacing = Pacing(self.options.concurrency, self._pacing.limit)  # which belongs to the running event loop
+        async with sender(self.provider, self._key, self.options) as there:
             try:
                 while not self._fatal:
                     await self._pacing.take()  # an image is read while others are on their way
@@ -126,7 +126,7 @@ class Asking:
                     if request.digest not in on_way:  # an exact copy has the same answer
                         on_way.add(request.digest)
                         self.most_flying = max(self.most_flying, self._pacing.flying)
-                        task = asyncio.create_task(self._answer(request, sender, turn))
+                        task = asyncio.create_task(self._answer(request, there, turn))
                         tasks.add(task)
                         task.add_done_callback(tasks.discard)
                     done += ready
@@ -180,20 +180,20 @@ class Asking:
         )
         return True
 
-    async def _answer(self, request: _Request, sender: Sender, turn: int) -> None:
+    async def _answer(self, request: _Request, there: Sender, turn: int) -> None:
         try:
-            await self._attempts(request, sender, turn)
-        except UserError as error:  # the disk is full
+            await self._attempts(request, there, turn)
+        except Exception as error:  # such as a full disk, which ends all requests
             self._fatal = self._fatal or error
         finally:
             await self._pacing.give()
 
-    async def _attempts(self, request: _Request, sender: Sender, turn: int) -> None:
+    async def _attempts(self, request: _Request, there: Sender, turn: int) -> None:
         attempts: list[JSON] = []
         begun, tries = time.monotonic(), 0
         while True:
             await self._pacing.rest()
-            response = await sender.send(request.body)
+            response = await there.send(request.body)
             attempts.append({"status": response.status, "seconds": round(response.seconds, 6)})
             problem = response.text[:300]
             if response.status == 200:

@@ -13,10 +13,11 @@ class Pacing:
 
     Args:
         most: the largest number in flight.
+        limit: the number to begin with.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.limit, self.flying = most, 1.0, 0
+    def __init__(self, most: int, limit: float = 1.0) -> None:
+        self.most, self.limit, self.flying = most, limit, 0
         self.limited = 0
         """How often the API limited the rate."""
         self._until = 0.0
