@@ -10,12 +10,11 @@ import pkgutil
 import re
 from typing import TYPE_CHECKING
 
+from lensmith.config.api import OUTSIDE
 from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from lensmith.apis.provider import Provider
-
-_OUTSIDE = re.compile(r"(?P<provider>[a-z]{3,}(?:-[a-z]+)*):(?P<name>[^@]+?)(?:@(?P<url>.+))?")
 
 
 def known() -> list[str]:
@@ -27,7 +26,7 @@ def known() -> list[str]:
 
 def is_outside(base: str) -> bool:
     """Whether a base model is an outside model (`PROVIDER:NAME` or `PROVIDER:NAME@URL`)."""
-    return _OUTSIDE.fullmatch(base) is not None
+    return OUTSIDE.fullmatch(base) is not None
 
 
 def find(base: str) -> Provider:
@@ -36,7 +35,7 @@ def find(base: str) -> Provider:
     Raises:
         UserError: there is no such provider, or the URL isn't one.
     """
-    if not (found := _OUTSIDE.fullmatch(base)):
+    if not (found := OUTSIDE.fullmatch(base)):
         raise UserError(f"{base!r} doesn't name an outside model.", "Write PROVIDER:NAME or PROVIDER:NAME@URL.")
     names, word, url = known(), found["provider"], found["url"]
     if word not in names:

@@ -114,6 +114,12 @@ class Recording:
         """Close the file."""
         self._file.close()
 
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def earlier(folder: Path) -> dict[str, tuple[Answer, Any]]:
     """The first answers of another run, by the digest of their requests.

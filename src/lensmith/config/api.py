@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ from annotated_types import Ge, Gt
 
 from lensmith.config.section import Fraction, Options, Positive
 
+OUTSIDE = re.compile(r"(?P<provider>[a-z]{3,}(?:-[a-z]+)*):(?P<name>[^@]+?)(?:@(?P<url>.+))?")
+"""The name of an outside model in `model.base`."""
 Dollars = Annotated[float, Ge(0)]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import ModelOptions
+from lensmith.config.api import OUTSIDE
 from lensmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def load_base(options: ModelOptions) -> Model:
     """Load the base model alone, even if the options name an adapter. Raises UserError as `load` does."""
     from lensmith.models.memory import out_of_memory
 
+    if OUTSIDE.fullmatch(options.base):
+        raise UserError(
+            f"{options.base} is an outside model, which can only be asked.",
+            "Ask it with `lensmith evaluate` or `lensmith label`, and teach another: leave model.base out.",
+        )
     folder = find(options.base)
     config = read_config(folder, options.base)
     family = str(config.get("model_type", "")).replace("-", "_")
