@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lensmith.verbs.teach.resume import resume
     from lensmith.verbs.teach.train import train
     from lensmith.verbs.use.fetch import fetch
+    from lensmith.verbs.use.label import label
     from lensmith.verbs.use.predict import predict
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "demo",
     "evaluate",
     "fetch",
+    "label",
     "ladder",
     "load_recipe",
     "predict",

@@ -54,6 +54,9 @@ class DataOptions(Options):
     """A table of corrected labels, as written by `lensmith suspects` or kept by `lensmith serve`. Of the former, a
     changed value in its column `label` replaces the image's label; an empty value excludes the image. Images of the
     latter are added to the training images."""
+    more: list[str] | str | None = None
+    """Files of labels that a model gave, as `lensmith label` writes them. Their images are added to the training
+    images; validation and test stay those of `uri`."""
     unreadable: Literal["skip", "stop"] = "skip"
     """What to do with an unreadable image: `skip` lists it, excludes it from training and counts it as wrong; `stop`
     ends with an error."""

@@ -20,6 +20,7 @@ from lensmith.data.build import build_dataset
 from lensmith.data.corrections import corrected
 from lensmith.data.dataset import ImageDataset, Sample, Split
 from lensmith.data.images import decode_image, list_images
+from lensmith.data.more import with_labels
 from lensmith.data.source import Columns
 from lensmith.data.sources import open_source
 from lensmith.errors import UserError
@@ -84,6 +85,8 @@ def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
     dataset = _opened(options.uri, Columns.of(options), options.class_names, options.validation, options.test, tell)
     if options.corrections:
         dataset = corrected(dataset, Path(options.corrections))
+    for path in [options.more] if isinstance(options.more, str) else options.more or []:
+        dataset = with_labels(dataset, path)
     train, test = _limited(dataset.train, options.train_limit), _limited(dataset.test, options.test_limit)
     return replace(dataset, train=train, test=test)
 

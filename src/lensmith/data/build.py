@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lensmith.data.dataset import ImageDataset, Scratch, Split
+from lensmith.data.dataset import ImageDataset, Scratch, Split, written_targets
 from lensmith.data.paths import natural_key
 from lensmith.data.source import Row, Source, count
 from lensmith.data.splitting.holdout import assign_splits
@@ -105,6 +105,7 @@ def build_dataset(
         _check_length(class_names, table.labels)
     rows = Dataset.from_file(str(file))
     source_splits = set(table.splits)
+    test = 0.0 if source.by_models else test
     splits = assign_splits(table.contents, table.labels, table.splits, validation=validation, test=test)
     trainable = not source_splits <= {"validation", "test"}
     labels, notes = _class_order(table.labels, class_names or source.names)
@@ -127,9 +128,10 @@ def build_dataset(
 def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Callable[[int], None]) -> _Table:
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-    schema = pa.schema({"id": pa.string(), "label": pa.string(), "source": pa.string(), "bytes": pa.binary()})
+    text = dict.fromkeys(("id", "label", "source"), pa.string())
+    schema = pa.schema(text | {"bytes": pa.binary(), "targets": pa.string()})
     table = _Table()
-    batch: list[tuple[str, str, str, bytes | None]] = []
+    batch: list[tuple[str, str, str, bytes | None, str | None]] = []
     buffered_bytes = 0
     with pa.ipc.new_stream(str(file), schema) as writer:
 
@@ -151,7 +153,15 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
             table.labels.append(label)
             table.splits.append(row.split)
             number = table.copies[content]
-            batch.append((content if number == 1 else f"{content}-{number}", label, row.source, row.data))
+            batch.append(
+                (
+                    content if number == 1 else f"{content}-{number}",
+                    label,
+                    row.source,
+                    row.data,
+                    written_targets(row.targets),
+                )
+            )
             buffered_bytes += len(row.data or b"")
             if i % _SHOWN == 0:
                 progress(i)

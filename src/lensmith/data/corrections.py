@@ -110,7 +110,7 @@ def _with_files(dataset: ImageDataset, path: Path) -> ImageDataset:
     changes = {content: _Change(content, "", label) for content, (_, label) in files.items()}
     train, validation, test = (_corrected(split, changes) for split in dataset.splits)
     present = {content for split in dataset.splits for content in split.contents}
-    new = [(content, label, str(file)) for content, (file, label) in files.items() if content not in present]
+    new = [(content, label, str(file), None) for content, (file, label) in files.items() if content not in present]
     note = f"Corrected by {path}: {len(new):,} training images added, {len(files) - len(new):,} images labelled."
     added = train.extended(new) if new else train
     return replace(dataset, train=added, validation=validation, test=test, notes=(*dataset.notes, note))

@@ -42,6 +42,11 @@ def content_of(sample_id: str) -> str:
     return sample_id.partition("-")[0]
 
 
+def written_targets(targets: Mapping[str, float] | None) -> str | None:
+    """Targets as a cell of the stored table."""
+    return json.dumps(targets, ensure_ascii=False) if targets else None
+
+
 class Scratch:
     """A temporary folder that is removed when this object is garbage-collected in the process that created it.
 
@@ -92,6 +97,12 @@ class Split:
         """Class name of each sample."""
         # Every image repeats its class name: keep one string object per class.
         return [sys.intern(label) for label in self._rows["label"][:]]
+
+    @cached_property
+    def targets(self) -> Sequence[Mapping[str, float] | None]:
+        """Of each sample that a model labelled, the probabilities that it gave to the labels; else None."""
+        cells = self._rows["targets"][:] if self._rows.column_names and "targets" in self._rows.column_names else []
+        return [json.loads(cell) if cell else None for cell in cells]
 
     def image(self, i: int, max_pixels: int = MAX_PIXELS, enough: Enough | None = None) -> Image.Image:
         """Image `i`, decoded to RGB; see `decode_image`. If that fails, raises an `ImageError` with the file or row."""
@@ -171,14 +182,19 @@ class Split:
         """The same images with new labels, given in the order of the images; images with the label None are removed."""
         kept = [i for i, label in enumerate(labels) if label is not None]
         rows = self._rows.select(kept).remove_columns("label").add_column("label", [labels[i] for i in kept])
+        if any(self.targets[i] and labels[i] != self.labels[i] for i in kept):  # a corrected label is certain
+            cells = [written_targets(self.targets[i]) if labels[i] == self.labels[i] else None for i in kept]
+            rows = rows.remove_columns("targets").add_column("targets", cells)
         return Split(self.name, rows, self._scratch)
 
-    def extended(self, files: Sequence[tuple[str, str, str]]) -> Split:
-        """The same images followed by others: files, each given as its content id, its class and its path."""
+    def extended(self, files: Sequence[tuple[str, str, str, Mapping[str, float] | None]]) -> Split:
+        """The same images followed by others: files, each given as its content id, its class, its path and its targets
+        (see `targets`)."""
         from datasets import Dataset, concatenate_datasets
 
-        ids, labels, sources = zip(*files, strict=True)
+        ids, labels, sources, targets = zip(*files, strict=True)
         columns = {"id": list(ids), "label": list(labels), "source": list(sources), "bytes": [None] * len(files)}
+        columns["targets"] = [written_targets(target) for target in targets]
         more = Dataset.from_dict(columns, features=self._rows.features)
         return Split(self.name, concatenate_datasets([self._rows, more]), self._scratch)
 

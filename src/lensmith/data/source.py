@@ -26,13 +26,14 @@ class Row:
 
     `source` is the path of the image file; if `data` holds the encoded image instead, `source` says where that came
     from. An `int` label is an index into the class names, if there are any. `split` is one of `names.SPLITS`, or empty
-    if the source doesn't assign one.
+    if the source doesn't assign one. `targets` are the probabilities of the labels, if a model gave the label.
     """
 
     label: str | int
     source: str
     data: bytes | None = None
     split: str = ""
+    targets: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Source:
     rows: Iterable[Row]
     names: tuple[str, ...] | None = None
     notes: list[str] = field(default_factory=list)
+    by_models: bool = False
+    """Whether models gave the labels, so that no test is held out."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lensmith.config import AugmentOptions, Recipe
 from lensmith.data import ImageDataset, Split
+from lensmith.engine.objective import SoftLabels
 from lensmith.errors import ImageError, UserError
 from lensmith.learn.feature_store import FeatureStore, cache_folder, fill, fingerprint
 from lensmith.learn.processes import Processes
@@ -21,6 +22,8 @@ from lensmith.progress import Tell
 
 SEPARATOR_TOKENS = 16
 """An upper bound on the tokens between an image's tiles."""
+LEAST_TARGET = 0.01
+"""Less probable labels aren't learned from: each takes an answer of its own."""
 CACHE_BYTES = 1 << 30
 """Size of the prepared images that are kept in memory; the others are read again in every epoch."""
 
@@ -156,6 +159,26 @@ def class_weights(split: Split, labels: tuple[str, ...], method: str) -> list[fl
             "Add some, or raise data.train_limit.",
         )
     return [len(split) / (len(labels) * counts[c]) if method == "balanced" else 1.0 for c in labels]
+
+
+def soft_labels(split: Split, index: Mapping[str, int], weights: Sequence[float]) -> Callable[[int], SoftLabels]:
+    """The labels of an image, given its number: its one label; or, if a model gave it with probabilities, those from
+    `LEAST_TARGET` on, as far as they are of known classes.
+
+    Args:
+        index: the index of each label.
+        weights: the weight of an image of each class; see `class_weights`.
+    """
+    labels, targets = [index[label] for label in split.labels], split.targets
+    if not any(targets):
+        return lambda i: [(labels[i], weights[labels[i]])]
+
+    def soft(i: int) -> SoftLabels:
+        given = {index[name]: p for name, p in (targets[i] or {}).items() if name in index and p >= LEAST_TARGET}
+        total, weight = sum(given.values()), weights[labels[i]]
+        return [(label, weight * p / total) for label, p in given.items()] if given else [(labels[i], weight)]
+
+    return soft
 
 
 def batches(n: int, size: int, seed: int, first: int, last: int) -> Iterator[list[int]]:

@@ -28,7 +28,7 @@ from lensmith.engine.step import Step
 from lensmith.errors import Diverged, Stopped
 from lensmith.learn import checkpoint
 from lensmith.learn.augment.randomness import BatchRandomness, vary
-from lensmith.learn.batches import batches, class_weights, open_images
+from lensmith.learn.batches import batches, class_weights, open_images, soft_labels
 from lensmith.learn.learner import Learner
 from lensmith.learn.processes import Processes
 from lensmith.learn.run_log import RunLog
@@ -88,7 +88,7 @@ def train(
     steps = max(1, math.ceil(options.epochs * len(images) / batch_size))
     validate_every = max(1, round(options.validate_every * len(images) / batch_size))
     index = {label: i for i, label in enumerate(dataset.labels)}
-    ids, labels = dataset.train.ids, [index[label] for label in dataset.train.labels]
+    ids, targets_of = dataset.train.ids, soft_labels(dataset.train, index, weight_of)
     if resume and (warning := checkpoint.load(folder / "checkpoint", weights, optimizer, state, recipe)):
         run.tell(Note(warning))
     log = RunLog(run, tuned, optimizer, state, processes)
@@ -126,7 +126,7 @@ def train(
             state.note(images.errors.values())
             with uninterrupted():
                 randomness = randomness.of([k for k, _ in readable])
-                targets: list[SoftLabels] = [[(labels[batch[k]], weight_of[labels[batch[k]]])] for k, _ in readable]
+                targets = [targets_of(batch[k]) for k, _ in readable]
                 originals = [image for _, image in readable]
                 varied, targets = vary(originals, targets, recipe.augment, randomness, model.device)
                 losses = step.gradients(varied, targets, randomness.negatives, seed + processes.rank)

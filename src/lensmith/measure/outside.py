@@ -28,7 +28,7 @@ from lensmith.errors import Stopped
 from lensmith.measure.calibration import ENOUGH, LEAST
 from lensmith.measure.evaluation import Scored, evaluate
 from lensmith.measure.metrics import quantiles
-from lensmith.progress import counter
+from lensmith.progress import Tell, counter
 from lensmith.records import Calibration, Prediction
 from lensmith.runs.files import read_json, write_json
 from lensmith.runs.folder import CALIBRATION, PREDICTIONS, Run
@@ -96,7 +96,7 @@ def score_outside(run: Run, asking: Asking, split: Split, labels: Mapping[str, s
 
     def ask(images: Split, task: str, turn: int = 0) -> Asked:
         rows = items(images, data.max_pixels, options.pixels)
-        return ask_all(run, asking, rows, len(images), task, turn)
+        return ask_all(run.folder, asking, rows, len(images), task, run.tell, turn)
 
     calibration, record = Calibration(), dict[str, Any]()
     if validation:
@@ -110,14 +110,13 @@ def score_outside(run: Run, asking: Asking, split: Split, labels: Mapping[str, s
         steady = _steadiness(second, recording)
     _write(run, split, lambda name, label: _prediction(name, label, asked, recording, labels, calibration))
     predictions = read_predictions(run.folder / PREDICTIONS)
-    summary = _summary(asking, asked, steady, plan, _seconds(run))
+    summary = summarise(run.folder, asking, asked, steady, plan)
     evaluation = evaluate(
         plan.provider.model, predictions, run.dataset, split, summary["seconds"], record, None, run.recipe.seed
     )
     evaluation.unreadable = list(asked.unreadable.values())
     evaluation.unanswered = [p.error for p in predictions if p.error and p.id not in asked.unreadable]
     evaluation.notes += sentences(summary)
-    write_json(run.folder / SUMMARY, summary)
     write_json(run.folder / "evaluation.json", evaluation.to_dict())
     return Scored(evaluation, predictions)
 
@@ -134,20 +133,22 @@ def _write(run: Run, split: Split, predicted: Callable[[str, str], Prediction]) 
     unfinished.join()
 
 
-def ask_all(run: Run, asking: Asking, rows: Iterable[Item], total: int, task: str, turn: int = 0) -> Asked:
+def ask_all(
+    folder: Path, asking: Asking, rows: Iterable[Item], total: int, task: str, tell: Tell, turn: int = 0
+) -> Asked:
     """Ask about images, and keep how long it took. Raises as `Asking.all`, and Stopped."""
-    start, path = time.perf_counter(), run.folder / SUMMARY
-    before = _seconds(run)
+    start, path = time.perf_counter(), folder / SUMMARY
+    before = _seconds(folder)
     try:
-        return asyncio.run(asking.all(rows, counter(task, total, run.tell), turn))
+        return asyncio.run(asking.all(rows, counter(task, total, tell), turn))
     except KeyboardInterrupt:
-        raise Stopped(run.folder) from None
+        raise Stopped(folder) from None
     finally:
         write_json(path, {"seconds": before + time.perf_counter() - start})
 
 
-def _seconds(run: Run) -> float:
-    path = run.folder / SUMMARY
+def _seconds(folder: Path) -> float:
+    path = folder / SUMMARY
     return float(read_json(path).get("seconds", 0.0)) if path.exists() else 0.0
 
 
@@ -218,8 +219,8 @@ def _steadiness(second: Asked, recording: Recording) -> Steadiness:
     return Steadiness(len(both), sum((a.kind, a.name) != (b.kind, b.name) for a, b in both))
 
 
-def _summary(asking: Asking, asked: Asked, steady: Steadiness | None, plan: Plan, seconds: float) -> dict[str, Any]:
-    """What api.json holds."""
+def summarise(folder: Path, asking: Asking, asked: Asked, steady: Steadiness | None, plan: Plan) -> dict[str, Any]:
+    """Write api.json: what was asked and answered, what it cost, and how long it took."""
     provider, tariff = asking.provider, asking.tariff
     wanted, fresh, replayed, usage, spent = set(asked.digests.values()), 0, 0, Usage(), 0.0
     names, kinds, retried, delays, cost = Counter[str](), Counter[str](), Counter[str](), list[float](), list[float]()
@@ -236,7 +237,7 @@ def _summary(asking: Asking, asked: Asked, steady: Steadiness | None, plan: Plan
             continue
         fresh, spent, usage = fresh + 1, spent + dollars, usage + answer.usage
         retried.update(str(attempt["status"]) for attempt in answer.attempts[:-1])
-    return {
+    summary = {
         "provider": provider.word,
         "model": provider.model,
         "answered_as": dict(names),
@@ -257,8 +258,10 @@ def _summary(asking: Asking, asked: Asked, steady: Steadiness | None, plan: Plan
         "retried": dict(retried),
         "repeated": asdict(steady) if steady else None,
         "shutdown": plan.shutdown,
-        "seconds": seconds,
+        "seconds": _seconds(folder),
     }
+    write_json(folder / SUMMARY, summary)
+    return summary
 
 
 def summary_of(folder: Path) -> dict[str, Any]:

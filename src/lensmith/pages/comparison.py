@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -47,6 +48,9 @@ class ComparisonData:
     facts: list[tuple[str, str]]
     """Where the results come from: data, runs, commits, time."""
     notes: list[str]
+    costs: dict[str, Any] = field(default_factory=dict)
+    """If an outside model is among the runs: the `head` and `rows` of a table, `sentences`, and `notes` on how its
+    figures were measured."""
     picture_note: str = ""
     """Why pictures are missing, if they are."""
 

@@ -222,10 +222,13 @@ def settled(recipe: Recipe) -> Recipe:
         return os.path.abspath(os.path.expanduser(path)) if os.path.exists(os.path.expanduser(path)) else path
 
     data, model = recipe.data, recipe.model
+    more = place(data.more) if isinstance(data.more, str | None) else [str(place(path)) for path in data.more]
     base = place(model.base) if os.path.isdir(os.path.expanduser(model.base)) and model.base != "nano" else model.base
     return replace(
         recipe,
-        data=replace(data, uri=str(place(data.uri)), corrections=place(data.corrections), images=place(data.images)),
+        data=replace(
+            data, uri=str(place(data.uri)), corrections=place(data.corrections), images=place(data.images), more=more
+        ),
         model=replace(model, base=str(base), adapter=place(model.adapter)),
     )
 

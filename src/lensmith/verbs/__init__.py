@@ -33,6 +33,7 @@ GROUPS = {
     },
     "use": {
         "predict": "classify images with a tuned model, or zero-shot",
+        "label": "label images with a model, to teach another: a taught one, an outside one, or both",
         "serve": "answer over HTTP as OpenAI's, TypeSafe's and Hugging Face's services do",
         "fetch": "download weights and data to a folder, for machines without network access",
     },

@@ -9,43 +9,70 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lensmith.config import Recipe, flat
+from lensmith.config import LadderOptions, Recipe, flat, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import ImageError, UserError
 from lensmith.measure.paired import compare_all
+from lensmith.progress import Tell, silent, working
 from lensmith.records import Comparison, Evaluation, Prediction
 from lensmith.runs.files import write_json
 from lensmith.runs.folder import PREDICTIONS, claimed, read_evaluation, read_run
 from lensmith.runs.provenance import facts
 from lensmith.runs.shapes import Record, read_as
 from lensmith.verbs import terminal
+from lensmith.verbs.words import is_option
 
-EXAMPLES = ("lensmith compare runs/before runs/mine",)
+EXAMPLES = ("lensmith compare runs/before runs/mine", "lensmith compare runs/api runs/mine ladder.label_cost=0.03")
+COSTS = ("ladder.hourly_cost", "ladder.label_cost")
+"""The options that a comparison has."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's command-line arguments."""
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; each is compared with the first"
+        "recipe",
+        nargs="+",
+        metavar="RUN|OPTION",
+        help="run folders; each is compared with the first. To compare costs with those of an outside model: "
+        "ladder.hourly_cost=... of this machine, ladder.label_cost=... of an image",
     )
     parser.add_argument("--run", type=Path, help="run folder to create (default: runs/NAME-compare-TIME)")
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    record = compare(args.runs, args.run)
+    options = [word for word in args.recipe if is_option(word)]
+    runs = [Path(word) for word in args.recipe if not is_option(word)]
+    record = compare(runs, args.run, _costs(options), screen)
     best = max(record["accuracies"], key=lambda name: float(record["accuracies"][name]["accuracy"]))
-    run = next(run for run in args.runs if best in (run.name, str(run)))
+    run = next(run for run in runs if best in (run.name, str(run)))
     then = ("predict", run, "new-images") if (run / "adapter").exists() else ("train", run)
-    lines = ["", *(c["sentence"] for c in record["comparisons"]), terminal.path_line("Report", record["report"])]
-    return terminal.Output(record, [terminal.rate_table(record["accuracies"]), *lines, terminal.next_line(*then)])
+    parts: list[terminal.Part] = [terminal.rate_table(record["accuracies"]), ""]
+    parts += [c["sentence"] for c in record["comparisons"]]
+    if costs := record["costs"]:
+        parts += ["", terminal.Table(costs["head"], costs["rows"]), "", *costs["sentences"], *costs["notes"]]
+    return terminal.Output(record, [*parts, terminal.path_line("Report", record["report"]), terminal.next_line(*then)])
 
 
-def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
+def _costs(options: Sequence[str]) -> LadderOptions:
+    """The costs that options name. Raises UserError for other options."""
+    if other := [word for word in options if word.partition("=")[0] not in COSTS]:
+        raise UserError(f"A comparison has no option {other[0]!r}.", f"It has {' and '.join(COSTS)}.")
+    return load_recipe(None, options).ladder
+
+
+def compare(
+    runs: Sequence[Path], folder: Path | None = None, costs: LadderOptions | None = None, tell: Tell = silent
+) -> dict[str, Any]:
     """Compare each of several finished runs with the first, on the same images, and write a report of what changed.
 
+    Args:
+        costs: of this machine and of labels, for a comparison with an outside model.
+        tell: called with progress.
+
     Returns:
-        `comparisons`, one for each run after the first, `accuracies` by run, `run` and `report`.
+        `comparisons`, one for each run after the first, `accuracies` by run, `costs` (empty without an outside model),
+        `run` and `report`.
 
     Raises:
         UserError: fewer than two runs; one isn't finished or is damaged; they scored different images.
@@ -63,10 +90,12 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
     predictions = [read_predictions(run / PREDICTIONS) for run in runs]
     _require_same_classes(names, evaluations, predictions)
     comparisons = compare_all(names, predictions)
+    paid = _paid(runs, names, evaluations, recipes, costs or LadderOptions(), tell)
     folder, _lock = claimed(folder, Recipe(name=names[-1]), "compare")
     record = {
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "accuracies": {name: asdict(e.accuracy) for name, e in zip(names, evaluations, strict=True)},
+        "costs": paid,
         "run": str(folder),
         "report": str(folder / "report.html"),
     }
@@ -86,11 +115,47 @@ def compare(runs: Sequence[Path], folder: Path | None = None) -> dict[str, Any]:
         ],
         facts=[(key, value) for key, value in facts(runs[0]) if key in ("Data", "Commit", "Versions", "Machine")],
         notes=[],
+        costs=paid,
         picture_note=note,
     )
     write_comparison(folder / "report.html", data)
     write_json(folder / "comparison.json", record)
     return record
+
+
+def _paid(
+    runs: Sequence[Path],
+    names: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    recipes: Sequence[Recipe],
+    costs: LadderOptions,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Costs and delays as tables show them; empty if no outside model is among the runs."""
+    from lensmith.measure.expense import HEAD, alone, expense, notes, rows, verdict
+    from lensmith.measure.outside import summary_of
+
+    if not any(map(summary_of, runs)):
+        return {}
+    expenses = []
+    for run, name, evaluation, recipe in zip(runs, names, evaluations, recipes, strict=True):
+        record = read_as(run / "record.json", Record)
+        taught = record["data"]["train"]["n"] if (run / "adapter").exists() else 0
+        paid = expense(run, name, evaluation, taught, costs)
+        if not paid.outside and (run / "adapter").exists():
+            with suppress(UserError), working(f"timing {name}", tell):  # the images may be gone
+                split = open_data(recipe.data).split(record["split"])
+                paid = replace(paid, delay=alone(run, split, recipe.data.max_pixels))
+        expenses.append(paid)
+    pairs = [(a, b) for a in expenses for b in expenses if a.outside and not b.outside]
+    sentences = [sentence for a, b in pairs if (sentence := verdict(a, b))]
+    return {
+        "head": HEAD,
+        "rows": rows(expenses),
+        "sentences": sentences,
+        "notes": notes(expenses),
+        "runs": [asdict(paid) for paid in expenses],
+    }
 
 
 def _require_same_classes(

@@ -1,0 +1,45 @@
+"""Further training images, labelled by a model (`lensmith label`). Validation and test stay those of people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lensmith.data.build import content_id
+from lensmith.data.dataset import ImageDataset
+from lensmith.data.paths import existing
+from lensmith.data.source import count
+from lensmith.data.sources.labels import labelled, recognises
+from lensmith.errors import UserError, nearest
+
+
+def with_labels(dataset: ImageDataset, location: str) -> ImageDataset:
+    """The dataset with the images of a file of labels added to its training images.
+
+    An image that the dataset has already, in whichever split, keeps the label that a person gave it.
+
+    Raises:
+        UserError: the file isn't one of labels, or names a class that the dataset doesn't have.
+    """
+    path = existing(location)
+    if not recognises(Path(path)):
+        raise UserError(f"{location} isn't a file of labels.", "Name the labels.jsonl that `lensmith label` wrote.")
+    present = {content for split in dataset.splits for content in split.contents}
+    known, new, seen = set(dataset.labels), dict[str, tuple[str, str, Mapping[str, float] | None]](), 0
+    for row, _ in labelled(Path(path)):
+        label = str(row.label)
+        if label not in known:
+            hint = nearest(label, known) or f"The classes are: {', '.join(dataset.labels[:10])}."
+            raise UserError(f"{location} has the label {label!r}, which no image of {dataset.uri} has.", hint)
+        content = content_id(row)
+        if content in present:
+            seen += 1
+        else:
+            new.setdefault(content, (label, row.source, row.targets))
+    note = f"Added by {location}, for training: {count(len(new), 'image')} labelled by a model."
+    if seen:
+        note += f" {count(seen, 'image')} of it that people labelled keep{'s' * (seen == 1)} that label."
+    files = [(content, label, source, targets) for content, (label, source, targets) in new.items()]
+    train = dataset.train.extended(files) if files else dataset.train
+    return replace(dataset, train=train, notes=(*dataset.notes, note))
