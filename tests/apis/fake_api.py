@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.apis.fake_batches import FakeBatches
+
 JSON = dict[str, Any]
 
 
@@ -51,6 +53,7 @@ class FakeApi:
 
     def __post_init__(self) -> None:
         self._random, self._flying = random.Random(self.seed), 0
+        self.batches = FakeBatches(self._in_batch)
         self._steady = {"refuse", "chatty", "unlisted", "loose", "reject"}  # of the image, and not of the moment
 
     @property
@@ -80,6 +83,11 @@ class FakeApi:
     async def _respond(
         self, method: str, path: str, fields: JSON, body: bytes, writer: asyncio.StreamWriter, start: float
     ) -> bool:
+        if (batched := self.batches.handle(method, path, body, self.url)) is not None:
+            head = f"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: {len(batched)}\r\n\r\n"
+            writer.write(head.encode() + batched)
+            await writer.drain()
+            return True
         key = image_key(body)
         fault = self._fault(key) if method == "POST" else ""
         status, value, headers = 200, dict[str, Any](), dict[str, str]()
@@ -112,6 +120,12 @@ class FakeApi:
         await writer.drain()
         self._note(key, 0 if fault == "garbage" else status, start)
         return True
+
+    def _in_batch(self, body: bytes) -> tuple[int, JSON]:
+        fault = self._fault(image_key(body))
+        if fault == "reject":
+            return 400, {"error": {"message": "this image is too small"}}
+        return 200, self._answer(body, fault)
 
     def _note(self, key: str, status: int, start: float) -> None:
         row = {"key": key, "status": status, "seconds": time.perf_counter() - start}

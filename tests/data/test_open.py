@@ -16,7 +16,7 @@ from tests.data.conftest import Tree
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
-        ("fodler:x", r"'fodler'.*Did you mean 'folder'\?.*cifar, demo, folder, hub, idx, table"),
+        ("fodler:x", r"'fodler'.*Did you mean 'folder'\?.*cifar, demo, folder, hub, idx, labels, table"),
         ("images:x", "Unknown kind of dataset 'images'"),  # a module of the package, but not a source
         ("demo:fashon", "Did you mean 'fashion'"),
         ("demo:", "Nothing follows"),

@@ -84,7 +84,7 @@ class Asking:
         self.failures: dict[str, str] = {}
         """Why images got no answer, by id."""
         self.most_flying = 0
-        self._key, self._pacing = key, Pacing(options.concurrency)
+        self.key, self._pacing = key, Pacing(options.concurrency)
         self._fatal: Exception | None = None
         self._dearest = 0.0
         self._in_a_row = 0
@@ -114,7 +114,7 @@ class Asking:
         asked, tasks = Asked(), set[asyncio.Task[None]]()
         requests, done, on_way = self._requests(items, asked, turn), 0, set[str]()
         self._pacing = Pacing(self.options.concurrency, self._pacing.limit)  # which belongs to the running event loop
-        async with sender(self.provider, self._key, self.options) as there:
+        async with sender(self.provider, self.key, self.options) as there:
             try:
                 while not self._fatal:
                     await self._pacing.take()  # an image is read while others are on their way
@@ -279,6 +279,11 @@ class Asking:
             self._keep_rejected()
         elif len(self._rejected) >= FIRST_IMAGES:
             self._fatal = self._fatal or self._all_rejected()
+
+    def add_rejected(self, key: str, said: str, raw: Any) -> None:
+        """Record that a batch rejected an image."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.recording.add(Answer(key, 0, "rejected", None, said, "", at, [], batch=True), raw)
 
     def _keep_rejected(self) -> None:
         """Once the API has answered about an image, rejecting others is an answer too."""

@@ -30,6 +30,8 @@ class Plan:
     """How images are sent."""
     shutdown: str
     """The date of the model's shutdown; empty if none is known."""
+    over_budget: float = 0.0
+    """The budget, if a batch is going to exceed it; a batch can't be stopped in the middle."""
 
     def sentences(self) -> list[str]:
         """What a person needs to agree to."""
@@ -70,4 +72,5 @@ def plan(
     usage = Usage(round(requests * (image + text / _CHARACTERS)), 0, requests * written)
     pixels = f"of at most {options.pixels:,} pixels" if options.pixels else "as its file is"
     dollars = tariff.cost(usage, options.batch)
-    return Plan(provider, tariff, requests, usage, dollars, pixels, shutdown or shutdown_of(provider))
+    over = options.budget if options.batch and options.budget and dollars > options.budget else 0.0
+    return Plan(provider, tariff, requests, usage, dollars, pixels, shutdown or shutdown_of(provider), over)

@@ -11,13 +11,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from lensmith.apis.asking import Asked, Asking, Item
+from lensmith.apis.batches import settle
 from lensmith.apis.pictures import picture
 from lensmith.apis.plan import Plan
 from lensmith.apis.prices import shutdown_note
@@ -79,15 +81,19 @@ def repeated(split: Split, fraction: float, seed: int) -> Split | None:
     return split.take(max(1, round(fraction * len(split))), seed) if fraction and len(split) else None
 
 
-def score_outside(run: Run, asking: Asking, split: Split, labels: Mapping[str, str], plan: Plan) -> Scored:
+def score_outside(
+    run: Run, asking: Asking, split: Split, labels: Mapping[str, str], plan: Plan, wait: bool = False
+) -> Scored:
     """Ask about a split's images, and those needed to calibrate, and summarise the answers. Resumes a stopped call.
 
     Args:
         labels: the label of each name that the model may answer.
+        wait: wait for a batch that was submitted.
 
     Raises:
         UserError, Unanswered: see `Asking.all`. What is answered is kept.
         Stopped: Ctrl-C.
+        Submitted: the requests were submitted as a batch.
     """
     data, options, recording = run.recipe.data, asking.options, asking.recording
     method = run.recipe.evaluate.calibration
@@ -98,6 +104,10 @@ def score_outside(run: Run, asking: Asking, split: Split, labels: Mapping[str, s
         rows = items(images, data.max_pixels, options.pixels)
         return ask_all(run.folder, asking, rows, len(images), task, run.tell, turn)
 
+    if options.batch:
+        rows = (items(images, data.max_pixels, options.pixels) for images in (validation, split) if images)
+        with stopped(run.folder):
+            settle(asking, chain.from_iterable(rows), run.folder, run.tell, wait)
     calibration, record = Calibration(), dict[str, Any]()
     if validation:
         said = ask(validation, "asking (validation)")
@@ -140,11 +150,19 @@ def ask_all(
     start, path = time.perf_counter(), folder / SUMMARY
     before = _seconds(folder)
     try:
-        return asyncio.run(asking.all(rows, counter(task, total, tell), turn))
-    except KeyboardInterrupt:
-        raise Stopped(folder) from None
+        with stopped(folder):
+            return asyncio.run(asking.all(rows, counter(task, total, tell), turn))
     finally:
         write_json(path, {"seconds": before + time.perf_counter() - start})
+
+
+@contextmanager
+def stopped(folder: Path) -> Iterator[None]:
+    """Turns Ctrl-C into `Stopped`: what is answered is in the run folder."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(folder) from None
 
 
 def _seconds(folder: Path) -> float:

@@ -32,7 +32,7 @@ ANYWHERE = {"name", "data.uri", "model.device", "place.gpu", "place.hours", "pla
 """Options that may change when a run is resumed: they affect where it runs and finds its images, but not what it
 computes. The images must be the same (`same_data`)."""
 ASKING = {"api.budget", "api.price", "api.concurrency", "api.timeout", "api.replay"}
-"""Options that may change when the asking of an outside model is resumed: they don't change what is asked."""
+"""Options that don't change what an outside model is asked."""
 SAME_TRAINING = ANYWHERE | {
     *("train.micro_batch", "train.checkpoint_minutes", "train.tracker", "train.cache_features"),
     *("evaluate.batch_size", "evaluate.top", "evaluate.calibration", "evaluate.labels"),
@@ -222,13 +222,12 @@ def settled(recipe: Recipe) -> Recipe:
         return os.path.abspath(os.path.expanduser(path)) if os.path.exists(os.path.expanduser(path)) else path
 
     data, model = recipe.data, recipe.model
+    paths: dict[str, Any] = {name: place(getattr(data, name)) for name in ("uri", "corrections", "images")}
     more = place(data.more) if isinstance(data.more, str | None) else [str(place(path)) for path in data.more]
     base = place(model.base) if os.path.isdir(os.path.expanduser(model.base)) and model.base != "nano" else model.base
     return replace(
         recipe,
-        data=replace(
-            data, uri=str(place(data.uri)), corrections=place(data.corrections), images=place(data.images), more=more
-        ),
+        data=replace(data, more=more, **paths),
         model=replace(model, base=str(base), adapter=place(model.adapter)),
     )
 

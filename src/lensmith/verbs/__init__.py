@@ -23,7 +23,7 @@ GROUPS = {
         "train": "teach the model your classes, and score it on held-out test images",
         "probe": "fit simple classifiers on the frozen model's features, in seconds",
         "resume": "resume a run that was stopped or killed, whichever verb started it",
-        "attach": "follow a job on a remote machine, and copy its run back",
+        "attach": "follow a job on a remote machine, or pick up the answers of a batch",
     },
     "compare": {
         "compare": "compare runs on the same images: better, worse, or can't tell",

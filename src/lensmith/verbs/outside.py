@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 
 from lensmith import apis
 from lensmith.apis.asking import Asking, Item
+from lensmith.apis.batches import service
 from lensmith.apis.plan import Plan, plan
 from lensmith.apis.prices import Tariff, tariff
 from lensmith.apis.provider import Ask, Provider
@@ -23,6 +25,7 @@ from lensmith.engine.question import messages, names_of
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell
 from lensmith.runs.files import write_json
+from lensmith.runs.folder import read_run
 from lensmith.verbs.terminal import Screen
 
 SAMPLES = 16
@@ -61,6 +64,10 @@ def outside_model(recipe: Recipe, labels: Sequence[str]) -> Outside:
     names = [first for first, *_ in names_of(recipe.question, labels)]
     if len(set(names)) < len(names):
         raise UserError("Two classes have the same name.", "Give them different ones in question.names.")
+    if recipe.api.batch and recipe.api.repeat:
+        raise UserError("A batch asks about each image once.", "Leave api.repeat or api.batch out.")
+    if recipe.api.batch:
+        service(provider, "none")  # raises if there is no batch interface
     ask = _ask(recipe, names)
     provider.require(ask)
     key = _key(provider)
@@ -84,6 +91,11 @@ def consent(plan: Plan, tell: Tell, yes: bool) -> None:
         UserError: nobody can be asked.
         KeyboardInterrupt: the user doesn't agree.
     """
+    if plan.over_budget:
+        raise UserError(
+            f"The batch would cost about ${plan.dollars:.2f}, and the budget is ${plan.over_budget:g}.",
+            "Raise api.budget, or score fewer images: data.test_limit=...",
+        )
     for sentence in plan.sentences():
         tell(Note(sentence))
     if yes or plan.provider.local or not plan.requests:
@@ -94,6 +106,22 @@ def consent(plan: Plan, tell: Tell, yes: bool) -> None:
             "Agree with --yes (in Python: yes=True).",
         )
     tell.agree()
+
+
+def submitted(folder: Path) -> dict[str, Any]:
+    """The record of a run whose requests were submitted as a batch."""
+    again = f"lensmith attach {shlex.quote(str(folder))}"
+    sentence = f"Submitted. The answers come within a day; pick them up with: {again}. To cancel: {again} --cancel"
+    return {"run": str(folder), "report": None, "detached": sentence}
+
+
+def cancel_batch(folder: Path) -> dict[str, Any]:
+    """Cancel the batch of a run; what it has answered by then can be picked up."""
+    from lensmith.apis.batches import cancel
+
+    provider = apis.find(read_run(folder).model.base)
+    number = cancel(provider, _key(provider), folder)
+    return {"run": str(folder), "cancelled": f"Cancelled: {number} batch{'es' * (number != 1)} of {folder}."}
 
 
 def write_question(outside: Outside, recipe: Recipe, folder: Path, item: Item | None) -> None:

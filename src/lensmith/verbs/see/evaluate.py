@@ -135,9 +135,10 @@ def _evaluate_outside(
     recipe: Recipe, dataset: ImageDataset, images: Split, folder: Path | None, tell: Tell, resume: bool, yes: bool
 ) -> dict[str, Any]:
     """Score an outside model. A run that is resumed was agreed to when it was started."""
+    from lensmith.apis.batches import Submitted
     from lensmith.measure.outside import items, repeated, score_outside, sentences, summary_of, to_calibrate
     from lensmith.pages.run import write_run
-    from lensmith.verbs.outside import SAMPLES, consent, outside_model, planned, write_question
+    from lensmith.verbs.outside import SAMPLES, consent, outside_model, planned, submitted, write_question
 
     outside = outside_model(recipe, dataset.labels)
     validation = to_calibrate(dataset, recipe.evaluate.calibration, outside.provider.PROBABILITIES, images.name)
@@ -150,7 +151,10 @@ def _evaluate_outside(
     run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, images.name, free=ANYWHERE | ASKING)
     write_question(outside, recipe, run.folder, samples[0])
     with closing(outside.asking(recipe, run.folder)) as asking:
-        scored = score_outside(run, asking, images, outside.labels, plan)
+        try:
+            scored = score_outside(run, asking, images, outside.labels, plan, wait=resume)
+        except Submitted:
+            return submitted(run.folder)
     with working("writing the report", tell):
         report = write_run(run.folder, images, [scored.evaluation], scored.predictions)
     record = scored.evaluation.to_dict() | {"outside": sentences(summary_of(run.folder))}

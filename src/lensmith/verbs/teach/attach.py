@@ -1,13 +1,16 @@
-"""`lensmith attach`: follow a job on a remote machine, and copy its run back."""
+"""`lensmith attach`: follow a job on a remote machine, or pick up the answers of a batch."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from lensmith.jobs.job import Job, perform
 from lensmith.places import place_of
+from lensmith.runs.folder import verb_of
 from lensmith.runs.shapes import JobNote, read_as
 from lensmith.verbs import module, terminal
+from lensmith.verbs.outside import cancel_batch
 
 EXAMPLES = ("lensmith attach runs/mine", "lensmith attach runs/mine --cancel")
 
@@ -20,6 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
+    if (args.run / "batch.json").exists():  # a batch of an outside model's interface
+        verb = verb_of(args.run)
+        record = cancel_batch(args.run) if args.cancel else perform(Job(verb, None, args.run, resume=True), screen)
+        return terminal.Output(record, module(verb).text(record))
     remote = place_of(args.run)
     verb = read_as(args.run / "place.json", JobNote)["verb"]
     record = remote.cancel(args.run, screen) if args.cancel else remote.attach(args.run, screen)

@@ -83,6 +83,8 @@ def _base(taught: str | None) -> Recipe | None:
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
+    if "labelled" not in record:
+        return terminal.elsewhere(record)
     table = terminal.Table(["labelled by", "images"], [[name, f"{n:,}"] for name, n in record["labelled"].items()])
     lines = terminal.unreadable_lines(record["unreadable"], "left out")
     if number := len(record["unanswered"]):
@@ -134,7 +136,9 @@ def label(
         UserError: there is no model, no class or no image; or an outside model can't be asked.
         Stopped: Ctrl-C; the answers of an outside model are kept.
     """
+    from lensmith.apis.batches import Submitted
     from lensmith.data import list_images
+    from lensmith.verbs.outside import submitted
 
     if resume and folder:
         asked = read_json(folder / "asked.json")
@@ -159,7 +163,10 @@ def label(
         asked = {"images": [str(Path(path).resolve()) for path in images], "labels": classes, "sure": sure}
         _start(folder, recipe, asked | {"taught": str(Path(taught).resolve()) if taught else None})
     if ask:
-        said, unreadable_there, unanswered, sentences = ask.answers(folder, recipe, tell)
+        try:
+            said, unreadable_there, unanswered, sentences = ask.answers(folder, recipe, tell, wait=resume)
+        except Submitted:
+            return submitted(folder)
         unreadable |= unreadable_there
     chosen = {file: said.get(file) or (None if outside and file in left else found.get(file)) for file in files}
     rows = [(file, given) for file, given in chosen.items() if given]
@@ -242,15 +249,19 @@ class _Outside:
         consent(self.plan, tell, yes)
 
     def answers(
-        self, folder: Path, recipe: Recipe, tell: Tell
+        self, folder: Path, recipe: Recipe, tell: Tell, wait: bool
     ) -> tuple[dict[str, _Label], dict[str, str], list[str], list[str]]:
         """Labels and unreadable images by file, sentences on images without an answer, and sentences on the cost."""
-        from lensmith.measure.outside import WORDS, ask_all, sentences, summarise
+        from lensmith.apis.batches import settle
+        from lensmith.measure.outside import WORDS, ask_all, sentences, stopped, summarise
         from lensmith.verbs.outside import write_question
 
         write_question(self.model, recipe, folder, self.items[0])
         labels, said, unanswered = self.model.labels, dict[str, _Label](), []
         with closing(self.model.asking(recipe, folder)) as asking:
+            if recipe.api.batch:
+                with stopped(folder):
+                    settle(asking, self.items, folder, tell, wait)
             asked = ask_all(folder, asking, self.items, len(self.items), "asking", tell)
             for file, key in asked.digests.items():
                 answer = asking.recording.get(key)
