@@ -70,7 +70,7 @@ class FakeApi:
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
                 self._flying += 1
                 try:
-                    alive = await self._respond(method, path, fields, body, writer, start)
+                    alive = await self._respond(method, path, fields, body, reader, writer, start)
                 finally:
                     self._flying -= 1
                 if not alive:
@@ -81,7 +81,14 @@ class FakeApi:
             writer.close()
 
     async def _respond(
-        self, method: str, path: str, fields: JSON, body: bytes, writer: asyncio.StreamWriter, start: float
+        self,
+        method: str,
+        path: str,
+        fields: JSON,
+        body: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        start: float,
     ) -> bool:
         if (batched := self.batches.handle(method, path, body, self.url)) is not None:
             head = f"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: {len(batched)}\r\n\r\n"
@@ -108,6 +115,9 @@ class FakeApi:
         elif status == 200:
             await asyncio.sleep(self.delay + (0.2 if fault == "slow" else 0.0))
             value = {"id": "m", "shutdown_date": self.shutdown_date} if method == "GET" else self._answer(body, fault)
+            if reader.at_eof():  # the caller has gone
+                self._note(key, 499, start)
+                return False
         if fault == "cut":
             self._note(key, 0, start)
             return False

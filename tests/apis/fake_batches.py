@@ -66,7 +66,10 @@ class FakeBatches:
         for row in reversed(self.batches[int(path.rpartition("-")[2])]):  # in any order
             status, body = self.answer(json.dumps(row["body"]).encode())
             if anthropic:
-                error: JSON = {"type": "errored", "error": {"type": "error", "error": {"type": "invalid_request_error"}}}
+                error: JSON = {
+                    "type": "errored",
+                    "error": {"type": "error", "error": {"type": "invalid_request_error"}},
+                }
                 result: JSON = {"result": {"type": "succeeded", "message": body} if status == 200 else error}
             else:
                 result = {"id": "r", "response": {"status_code": status, "body": body}, "error": None}
