@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from lensmith.engine.taught import load_panels
+from lensmith.serve.service import Service
 from tests.apis.fake_api import FakeApi, running
 from tests.conftest import Run, Shapes
+from tests.serve.conftest import serving
 
 pytestmark = pytest.mark.long
 
@@ -87,6 +92,45 @@ def test_a_replay_needs_no_server(shapes: Shapes, api: FakeApi, run: Run) -> Non
     assert json.loads(Path("second/api.json").read_text())["delay"] == {"n": 0}
     code, out, err = run("compare", "first", "second", "--run", "both")
     assert (code, "can't tell" in out) == (0, True), err
+
+
+def test_the_readme_compares_end_to_end_as_written(shapes: Shapes, run: Run, tmp_path: Path, tiny_folder: Path) -> None:
+    shapes("my-images", circle=40, square=40)
+    options = [f"model.base={tiny_folder}", "model.dtype=float32"]
+    assert run("probe", "my-images", *options, "--run", "runs/mine")[0] == 0
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.+?)```", page, re.DOTALL)
+    serve, evaluate, compare = (shlex.split(line)[1:] for line in block.splitlines())
+    assert serve[:2] == ["serve", "runs/mine"]
+    with serving(Service(load_panels({"mine": tmp_path / "runs" / "mine"}))) as server:
+        code, _, err = run(*(word.replace("http://127.0.0.1:8000", server.url) for word in evaluate))
+        assert code == 0, err
+    code, out, err = run(*compare, "ladder.hourly_cost=1", "ladder.label_cost=0.1")
+    assert code == 0, err
+    assert "can't tell" in out, "the same model, in process and over HTTP"
+    assert "They are correct on the same images" in out
+    assert re.search(r"1,000 images cost \$0.00 with api and \$\S+ with mine: at these prices, mine is never", out)
+    page = next(Path("runs").glob("*compare*/report.html")).read_text()
+    assert "Cost and delay" in page
+
+
+def test_what_a_local_model_saves_is_counted(shapes: Shapes, api: FakeApi, run: Run, tiny_folder: Path) -> None:
+    api.usage = {"prompt_tokens": 10_000, "completion_tokens": 0}
+    command = words(shapes, api)
+    code, _, err = run(*command, "api.price={input: 1}", "api.repeat=0.5", "--run", "api")
+    assert code == 0, err
+    options = [f"model.base={tiny_folder}", "model.dtype=float32", "data.test=0.5"]
+    assert run("probe", command[1], *options, "--run", "mine")[0] == 0
+    code, out, err = run("compare", "api", "mine", "ladder.label_cost=0.5", "--run", "both", "--json")
+    assert code == 0, err
+    paid, own = json.loads(out)["costs"]["runs"]
+    labels = json.loads(Path("mine/record.json").read_text())["data"]["train"]["n"]
+    assert (paid["per_image"], own["per_image"], own["fixed"]) == (pytest.approx(0.01), 0.0, labels * 0.5)
+    assert f"cheaper from {labels * 50:,} images on" in json.loads(out)["costs"]["sentences"][0]
+    assert paid["repeated"]["n"] == round(0.5 * json.loads(Path("api/evaluation.json").read_text())["accuracy"]["n"])
+    assert own["delay"]["n"] > 0
+    code, _, err = run("compare", "api", "mine", "ladder.methods=[probe]")
+    assert (code, "A comparison has no option" in err) == (2, True)
 
 
 FAR = "model.base=openai:m@http://api.example.com/v1"
