@@ -10,7 +10,6 @@ from lensmith.places import place_of
 from lensmith.runs.folder import verb_of
 from lensmith.runs.shapes import JobNote, read_as
 from lensmith.verbs import module, terminal
-from lensmith.verbs.outside import cancel_batch
 
 EXAMPLES = ("lensmith attach runs/mine", "lensmith attach runs/mine --cancel")
 
@@ -24,6 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     if (args.run / "batch.json").exists():  # a batch of an outside model's interface
+        from lensmith.verbs.outside import cancel_batch
+
         verb = verb_of(args.run)
         record = cancel_batch(args.run) if args.cancel else perform(Job(verb, None, args.run, resume=True), screen)
         return terminal.Output(record, module(verb).text(record))
