@@ -197,7 +197,7 @@ def test_the_rate_that_the_api_allows_is_found(asking: Make) -> None:
 def test_the_pace_stays_within_its_bounds(answered: list[bool], most: int) -> None:
     pacing = Pacing(most)
     for good in answered:
-        pacing.succeeded() if good else pacing.refused(0.0)
+        pacing.succeeded(0.1) if good else pacing.refused(0.0)
         assert 1 <= pacing.limit <= most
 
 

@@ -21,6 +21,8 @@ from lensmith.errors import ImageError, UserError
 
 Item = tuple[str, Callable[[], Picture]]
 """An image's id, and a function that reads it (which may raise ImageError)."""
+READY = 32
+"""Requests whose images are read ahead."""
 TRIES = 6
 """Attempts of a request. A limited rate isn't one."""
 PATIENCE = 600.0
@@ -112,24 +114,27 @@ class Asking:
             Unanswered: some images got no answer.
         """
         asked, tasks = Asked(), set[asyncio.Task[None]]()
-        requests, done, on_way = self._requests(items, asked, turn), 0, set[str]()
+        ready, done, on_way = asyncio.Queue[tuple[_Request | None, int]](READY), 0, set[str]()
+        reader = asyncio.create_task(self._read(self._requests(items, asked, turn), ready, turn))
         self._pacing = Pacing(self.options.concurrency, self._pacing.limit)  # which belongs to the running event loop
         async with sender(self.provider, self.key, self.options) as there:
             try:
                 while not self._fatal:
-                    await self._pacing.take()  # an image is read while others are on their way
-                    request, ready = await asyncio.to_thread(self._next, requests, turn)
-                    if request is None or request.digest in on_way or self._over_budget():
-                        await self._pacing.give()
-                    if request is None or self._fatal:
+                    request, images = await ready.get()
+                    if request is None:
+                        await reader  # raises what reading did
                         break
                     if request.digest not in on_way:  # an exact copy has the same answer
+                        await self._pacing.take()
+                        if self._fatal or self._over_budget():
+                            await self._pacing.give()
+                            break
                         on_way.add(request.digest)
                         self.most_flying = max(self.most_flying, self._pacing.flying)
                         task = asyncio.create_task(self._answer(request, there, turn))
                         tasks.add(task)
                         task.add_done_callback(tasks.discard)
-                    done += ready
+                    done += images
                     progress(max(0, done - len(tasks)))
                 while tasks:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -138,6 +143,8 @@ class Asking:
                 if tasks:
                     await asyncio.wait(tasks, timeout=self.options.timeout)
                 raise
+            finally:
+                reader.cancel()
         if self._rejected and not self._fatal:
             self._fatal = self._all_rejected()
         if self._fatal:
@@ -145,6 +152,19 @@ class Asking:
         if self.failures:
             raise self._unanswered(len(asked.digests))
         return asked
+
+    async def _read(
+        self, requests: Iterator[_Request], ready: asyncio.Queue[tuple[_Request | None, int]], turn: int
+    ) -> None:
+        """Read images ahead, so that a request can follow at once when another is answered."""
+        try:
+            while True:
+                request, images = await asyncio.to_thread(self._next, requests, turn)
+                if request is None:
+                    return
+                await ready.put((request, images))
+        finally:
+            await ready.put((None, 0))
 
     def _requests(self, items: Iterable[Item], asked: Asked, turn: int) -> Iterator[_Request]:
         for name, read in items:
@@ -229,7 +249,7 @@ class Asking:
         self._answered += 1
         self._keep_rejected()
         self._in_a_row = 0
-        self._pacing.succeeded()
+        self._pacing.succeeded(response.seconds)
         return ""
 
     def read(self, raw: JSON, key: str, turn: int, attempts: list[JSON], batch: bool = False) -> Answer:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
+SPREAD = 0.6
+"""The least time between two requests, as a fraction of that at which as many as allowed are always in flight.
+
+Without it, answers come in waves, and their delays are in part the time in which this process reads the others."""
+
 
 class Pacing:
     """Hands out permits to send. The number in flight begins at one and doubles until the API first limits the rate;
@@ -20,7 +25,7 @@ class Pacing:
         self.most, self.limit, self.flying = most, limit, 0
         self.limited = 0
         """How often the API limited the rate."""
-        self._until = 0.0
+        self._until = self._last = self._delay = 0.0
         self._free = asyncio.Condition()
 
     async def take(self) -> None:
@@ -28,6 +33,9 @@ class Pacing:
         async with self._free:
             await self._free.wait_for(lambda: self.flying < int(self.limit))
             self.flying += 1
+        if (wait := self._last + SPREAD * self._delay / self.limit - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        self._last = time.monotonic()
 
     async def give(self) -> None:
         """Return a permit."""
@@ -40,8 +48,9 @@ class Pacing:
         while (wait := self._until - time.monotonic()) > 0:
             await asyncio.sleep(wait)
 
-    def succeeded(self) -> None:
-        """A request was answered."""
+    def succeeded(self, seconds: float) -> None:
+        """A request was answered, after so many seconds."""
+        self._delay = 0.9 * self._delay + 0.1 * seconds
         self.limit = min(self.most, self.limit + (1 / self.limit if self.limited else 1))
 
     def refused(self, wait: float) -> None:
