@@ -12,7 +12,7 @@ Without it, answers come in waves, and their delays are in part the time in whic
 
 
 class Pacing:
-    """Hands out permits to send. The number in flight begins at one and doubles until the API first limits the rate;
+    """Hands out permits to send. The number in flight begins at one and triples until the API first limits the rate;
     after that it grows by one per round, and halves with each limit (additive increase, multiplicative decrease: Chiu
     and Jain, 1989).
 
@@ -51,7 +51,7 @@ class Pacing:
     def succeeded(self, seconds: float) -> None:
         """A request was answered, after so many seconds."""
         self._delay = 0.9 * self._delay + 0.1 * seconds
-        self.limit = min(self.most, self.limit + (1 / self.limit if self.limited else 1))
+        self.limit = min(self.most, self.limit + (1 / self.limit if self.limited else 2))
 
     def refused(self, wait: float) -> None:
         """The API said that there are too many requests, and that none should be sent for `wait` seconds."""
