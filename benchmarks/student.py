@@ -2,8 +2,8 @@
 
 The demo's 3,000 training photographs are divided by chance, by class: 1,700 teach the better model (LoRA, the demo's
 recipe), which `lensmith serve` then answers with, as an API does; 1,000 are labelled by `lensmith label` through
-System One, whose answers have probabilities; 300 keep their labels. All are scored on the demo's 2,000 test photographs.
-The photographs that the teacher learned from are seen by no student.
+System One, whose answers have probabilities; 300 keep their labels. All are scored on the demo's 2,000 test
+photographs. The photographs that the teacher learned from are seen by no student.
 
 Run: python benchmarks/student.py   (about ten minutes; the last line is JSON)
 """

@@ -50,6 +50,8 @@ class FakeApi:
     usage: JSON = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 10})
     bodies: list[bytes] = field(default_factory=list)
     shutdown_date: str | None = None
+    location: str = ""
+    """Where every request is redirected to, if anywhere."""
 
     def __post_init__(self) -> None:
         self._random, self._flying = random.Random(self.seed), 0
@@ -103,7 +105,9 @@ class FakeApi:
         for end, wanted in self.statuses.items():
             if path.endswith(end):
                 status, value = wanted, {"error": {"message": f"status {wanted}", "type": "test"}}
-        if fault in ("limit", "limit_silently") or (self.most is not None and self._flying > self.most):
+        if self.location:
+            status, headers = 307, {"location": f"{self.location}{path}"}
+        elif fault in ("limit", "limit_silently") or (self.most is not None and self._flying > self.most):
             status, value = 429, {"error": {"message": "too many requests"}}
             headers = {} if fault == "limit_silently" else {"retry-after-ms": "50"}
         elif fault == "error":

@@ -72,7 +72,10 @@ def test_the_delay_is_that_of_the_last_attempt_alone(asking: Make, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(401, "OPENAI_API_KEY"), (403, "allowed"), (404, "Check the model's name"), (402, "no credit")],
+    [
+        *((401, "OPENAI_API_KEY"), (403, "allowed"), (404, "Check the model's name"), (402, "no credit")),
+        (307, "server's address"),
+    ],
 )
 def test_what_every_image_would_be_told_stops_at_once(status: int, words: str, asking: Make) -> None:
     with running(FakeApi(statuses={"completions": status})) as api:
@@ -81,6 +84,19 @@ def test_what_every_image_would_be_told_stops_at_once(status: int, words: str, a
         assert words in str(error.value)
         assert f"status {status}" in str(error.value)
         assert len(api.bodies) == 1, "the first request goes alone"
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_an_image_does_not_follow_a_redirect(provider: str, asking: Make) -> None:
+    with running(FakeApi()) as elsewhere, running(FakeApi(location=elsewhere.url)) as api:
+        with pytest.raises(UserError, match="HTTP 307"):
+            ask(asking(api, provider), items(3))
+        assert elsewhere.bodies == []
+
+
+def test_a_key_that_the_api_repeats_is_masked() -> None:
+    said = Response(401, json.dumps({"error": {"message": f"Incorrect key: sk-{'a1' * 40}"}}), 0.0).message
+    assert said == "Incorrect key: ***."
 
 
 def test_a_model_that_takes_no_images_says_so_and_nothing_is_kept(asking: Make, tmp_path: Path) -> None:

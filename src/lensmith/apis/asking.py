@@ -36,7 +36,7 @@ REFUSAL = re.compile(
 )
 """How a refusal reads that a model writes as an ordinary answer."""
 RETRIED = {0, 408, 409, 425, 429, 500, 502, 503, 504, 529}
-FATAL = {401, 402, 403, 404, 405}
+FATAL = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}
 """Statuses that say the same of every image."""
 
 

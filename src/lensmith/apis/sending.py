@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +47,8 @@ class Response:
                 value = value[0].get("msg", value[0]) if isinstance(value[0], dict) else value[0]
             if isinstance(value, dict) and key in value:
                 value = value[key]
-        return (" ".join(str(value).split())[:300] or "nothing else").rstrip(".") + "."
+        text = re.sub(r"[\w-]{40,}", "***", " ".join(str(value).split()))[:300]  # an API may repeat the key
+        return (text or "nothing else").rstrip(".") + "."
 
     def wait(self, tries: int, most: float) -> float:
         """Seconds until the next attempt: what the API says, or else longer each time, with chance, so that not all
@@ -142,7 +144,11 @@ class SdkSender:
 
     def __init__(self, provider: Provider, key: str, options: ApiOptions) -> None:
         self._sdk: Any = optional("openai", "api", f"{provider.word}:")
-        self._client = self._sdk.AsyncOpenAI(base_url=provider.url, api_key=key, max_retries=0, timeout=options.timeout)
+        # The SDK would follow a redirect, and send the image to wherever it leads.
+        http = self._sdk.DefaultAsyncHttpxClient(follow_redirects=False, timeout=options.timeout)
+        self._client = self._sdk.AsyncOpenAI(
+            base_url=provider.url, api_key=key, max_retries=0, timeout=options.timeout, http_client=http
+        )
         self._path = provider.path
 
     async def __aenter__(self) -> SdkSender:

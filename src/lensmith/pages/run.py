@@ -38,8 +38,10 @@ def write_run(
         UserError: the disk is full or the folder can't be written.
     """
     last, log, recipe = evaluations[-1], folder / "metrics.jsonl", read_run(folder)
+    base = recipe.model.base
+    name = base if last.name in base else f"{last.name.capitalize()} {base}"  # an outside model has but one name
     data = EvaluationData(
-        title=f"{last.name.capitalize()} {recipe.model.base} on {last.data['uri']}",
+        title=f"{name} on {last.data['uri']}",
         question=read_as(folder / "question.json", QuestionFile)["text"],
         evaluations=list(evaluations),
         steps=rows_as(log, LogRow),

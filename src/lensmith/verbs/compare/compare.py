@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from lensmith.apis import is_outside
 from lensmith.config import LadderOptions, Recipe, flat, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import ImageError, UserError
@@ -46,7 +47,10 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     record = compare(runs, args.run, _costs(options), screen)
     best = max(record["accuracies"], key=lambda name: float(record["accuracies"][name]["accuracy"]))
     run = next(run for run in runs if best in (run.name, str(run)))
+    local = [other for other in runs if not is_outside(read_run(other).model.base)]
     then = ("predict", run, "new-images") if (run / "adapter").exists() else ("train", run)
+    if run not in local:  # the outside model is ahead: would more labels help the local one?
+        then = ("curve", local[0]) if local else ("report", run)
     parts: list[terminal.Part] = [terminal.rate_table(record["accuracies"]), ""]
     parts += [c["sentence"] for c in record["comparisons"]]
     if costs := record["costs"]:
