@@ -12,7 +12,8 @@ from datetime import date
 from pathlib import Path
 
 MODELS = {
-    "openai": "gpt-6-luna gpt-6-sol gpt-5.6-luna gpt-5 gpt-5-mini gpt-5-nano gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-4o gpt-4o-mini",
+    "openai": "gpt-6-luna gpt-6-sol gpt-5.6-luna gpt-5 gpt-5-mini gpt-5-nano gpt-4.1 gpt-4.1-mini gpt-4.1-nano "
+    "gpt-4o gpt-4o-mini",
     "openai-decisions": "gpt-6-luna",
     "anthropic": "claude-haiku-5-5 claude-haiku-4-5 claude-sonnet-4-5",
     "gemini": "gemini/gemini-3.5-flash-lite gemini/gemini-2.5-flash gemini/gemini-2.5-flash-lite",
@@ -23,7 +24,8 @@ PER = 1_000_000
 def main() -> None:
     """Write the file."""
     package = importlib.util.find_spec("litellm")
-    assert package and package.origin, "LiteLLM isn't installed"
+    if not package or not package.origin:
+        raise SystemExit("LiteLLM isn't installed.")
     listed = json.loads((Path(package.origin).parent / "model_prices_and_context_window_backup.json").read_text())
     models = {}
     for provider, names in MODELS.items():
