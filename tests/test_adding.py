@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import re
 import shutil
@@ -18,8 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lensmith import models, verbs
-from lensmith.config import ModelOptions
+from lensmith import apis, models, verbs
+from lensmith.apis.pictures import picture
+from lensmith.apis.provider import Ask, Malformed
+from lensmith.config import ApiOptions, ModelOptions
 from lensmith.data import open_dataset
 from lensmith.data.source import Columns
 from lensmith.data.sources import SourceModule, needed_files
@@ -62,7 +65,7 @@ def add_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddP
 
 
 def test_no_example_is_the_name_of_something_that_exists() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
     for path in EXAMPLES:
         assert not (ROOT / path).exists(), path
 
@@ -215,6 +218,22 @@ def test_the_place(add_plugin: AddPlugin, shapes: Shapes, tiny_folder: Path, run
     assert not Path("runs/none").exists()
     code, _, err = run("evaluate", *options, "--on", "rehearsal", "--detach")
     assert code == 2
+
+
+def test_the_provider(add_plugin: AddPlugin, tmp_path: Path) -> None:
+    add_plugin("src/lensmith/apis/providers/ollama.py")
+    provider = apis.find("ollama:llava")
+    ask = Ask("What is it?", "Be brief.", ("cat", "dog"))
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    body = provider.body(ask, picture(stream.getvalue(), "a", 100), ApiOptions())
+    assert body["format"]["properties"]["label"]["enum"] == ["cat", "dog"]
+    said = {"model": "llava", "message": {"content": '{"label": "dog"}'}, "prompt_eval_count": 20, "eval_count": 4}
+    reply = provider.reply(said)
+    assert (reply.name, reply.usage.input, reply.usage.output) == ("dog", 20, 4)
+    with pytest.raises(Malformed):
+        provider.reply({"model": "llava", "message": {"content": "a dog"}})
+    assert provider.local
 
 
 def test_the_model_family(add_plugin: AddPlugin, tmp_path: Path) -> None:
