@@ -31,13 +31,17 @@ FAULTS |= {"slow": 0.02}
 
 @pytest.mark.long
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-def test_faults_of_the_moment_cost_no_answer(provider: str, asking: Make, tmp_path: Path) -> None:
+def test_faults_of_the_moment_cost_no_answer(
+    provider: str, asking: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lensmith.apis.sending.FIRST_WAIT", 0.1)
     with running(FakeApi(faults=FAULTS, delay=0.01)) as api:
         one = asking(api, provider, timeout=2.0)
         asked = ask(one, items(150))
     with Recording(tmp_path) as recording:
         answers = [recording.get(key) for key in asked.digests.values()]
     assert len(answers) == 150
+    assert all(answer and answer.sent == {"width": 12, "height": 8} | answer.sent for answer in answers)
     assert all(answer and answer.kind == "answer" for answer in answers)
     answered = Counter(row["key"] for row in api.log if row["status"] == 200)
     assert set(answered.values()) == {1}, "an image was paid for twice"

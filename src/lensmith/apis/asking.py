@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -239,7 +239,7 @@ class Asking:
         """Record an answer; returns what is wrong with the response if it isn't one."""
         try:
             raw = json.loads(response.text)
-            answer = self.read(raw, request.digest, turn, attempts)
+            answer = replace(self.read(raw, request.digest, turn, attempts), sent=request.picture.about)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             return f"a response that isn't the API's: {type(error).__name__}"
         self.recording.add(answer, raw)

@@ -28,6 +28,11 @@ class Picture:
     height: int
 
     @property
+    def about(self) -> JSON:
+        """All but the bytes."""
+        return {"width": self.width, "height": self.height, "bytes": len(self.data), "media": self.media}
+
+    @property
     def base64(self) -> str:
         """The file in base64."""
         return base64.b64encode(self.data).decode()

@@ -46,6 +46,8 @@ class Answer:
     replayed: bool = False
     """Taken from an earlier run, so that nothing was asked."""
     batch: bool = False
+    sent: JSON = field(default_factory=dict)
+    """Of the image as it was sent: `width`, `height`, `bytes` and `media`. A batch's results don't come with it."""
 
     @property
     def seconds(self) -> float | None:

@@ -132,9 +132,8 @@ def write_question(outside: Outside, recipe: Recipe, folder: Path, item: Item | 
         if item:
             picture = item[1]()
             body = outside.provider.body(outside.ask, picture, recipe.api) | recipe.api.body
-            about = {"media": picture.media, "pixels": [picture.width, picture.height], "bytes": len(picture.data)}
             request = {"url": outside.provider.url + outside.provider.path, "body": _hidden(body, picture.base64)}
-            write_json(folder / "request.json", request | {"first_image": about})
+            write_json(folder / "request.json", request | {"first_image": picture.about})
 
 
 def _hidden(value: Any, image: str) -> Any:
