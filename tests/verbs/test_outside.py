@@ -165,6 +165,31 @@ def test_an_outside_model_cant_be_taught(verb: str, shapes: Shapes, run: Run) ->
     assert "openai:gpt-6-luna is an outside model" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"), [(["api.replay=nowhere"], "nowhere has no recorded answers"), ([], "answered HTTP 404")]
+)
+def test_a_run_that_ends_before_its_first_answer_leaves_no_folder(
+    options: list[str], sentence: str, shapes: Shapes, api: FakeApi, run: Run
+) -> None:
+    api.statuses["completions"] = 404
+    code, _, err = run(*words(shapes, api), *options, "--run", "api")
+    assert code == 2
+    assert sentence in err
+    assert not Path("api").exists()
+
+
+def test_a_run_lends_its_images_and_its_question_to_an_outside_model(
+    shapes: Shapes, api: FakeApi, run: Run, tiny_folder: Path
+) -> None:
+    question = ["question.names={circle: a dark disc, square: a light one}"]
+    options = [f"model.base={tiny_folder}", "model.dtype=float32", "data.test=0.5", *question]
+    assert run("probe", shapes(circle=20, square=20), *options, "--run", "mine")[0] == 0
+    code, _, err = run("evaluate", "mine", f"model.base=openai:m@{api.url}/v1", "--run", "api")
+    assert code == 0, err
+    assert b"a dark disc" in api.bodies[0]
+    assert run("compare", "api", "mine", "--run", "both")[0] == 0
+
+
 def test_a_server_that_isnt_there_is_named(shapes: Shapes, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from lensmith.apis.sending import Response
 

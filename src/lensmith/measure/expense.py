@@ -68,7 +68,8 @@ def expense(run: Path, name: str, evaluation: Evaluation, labels: int, costs: La
     learnt = float(read_json(training).get("seconds", 0.0)) if training.exists() else 0.0
     second = costs.hourly_cost / 3600
     rate = evaluation.accuracy.n / evaluation.seconds if evaluation.seconds else 0.0
-    how = f"{rate:,.0f} images/s, ${costs.hourly_cost:g} an hour" if rate else ""
+    machine = f"at ${costs.hourly_cost:g} an hour" if costs.hourly_cost else "of your own (ladder.hourly_cost=0)"
+    how = f"{rate:,.0f} images/s on a machine {machine}" if rate else ""
     per_image = second / rate if rate else 0.0 if not second else None
     return Expense(name, False, per_image, learnt * second + labels * costs.label_cost, how)
 

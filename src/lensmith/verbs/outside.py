@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lensmith import apis
-from lensmith.apis.asking import Asking, Item
+from lensmith.apis.asking import Asking, Item, Unanswered
 from lensmith.apis.batches import service
 from lensmith.apis.plan import Plan, plan
 from lensmith.apis.prices import Tariff, tariff
 from lensmith.apis.provider import Ask, Provider
-from lensmith.apis.recording import Recording, earlier
+from lensmith.apis.recording import FILE, Recording, earlier
 from lensmith.apis.sending import Response, sender
 from lensmith.config import Recipe
 from lensmith.engine.question import messages, names_of
@@ -106,6 +107,20 @@ def consent(plan: Plan, tell: Tell, yes: bool) -> None:
             "Agree with --yes (in Python: yes=True).",
         )
     tell.agree()
+
+
+@contextmanager
+def leaving_nothing(folder: Path, resumed: bool) -> Iterator[None]:
+    """If a new run ends before it has an answer, remove its folder: there is nothing to resume."""
+    try:
+        yield
+    except Unanswered:  # which may be different later
+        raise
+    except UserError:
+        answers = folder / FILE
+        if not resumed and not (answers.exists() and answers.stat().st_size):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def submitted(folder: Path) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     recipe, options = recipe_from(args.recipe), {"split": args.split}
     if is_outside(recipe.model.base):
+        if not any(word.startswith("model.adapter=") for word in args.recipe):
+            recipe.model.adapter = None  # of a run that was named for its images and its question
         if args.on != "local":
             raise UserError(f"{recipe.model.base} is asked from this machine.", "Leave --on out.")
         options["yes"] = args.yes
@@ -138,7 +140,15 @@ def _evaluate_outside(
     from lensmith.apis.batches import Submitted
     from lensmith.measure.outside import items, repeated, score_outside, sentences, summary_of, to_calibrate
     from lensmith.pages.run import write_run
-    from lensmith.verbs.outside import SAMPLES, consent, outside_model, planned, submitted, write_question
+    from lensmith.verbs.outside import (
+        SAMPLES,
+        consent,
+        leaving_nothing,
+        outside_model,
+        planned,
+        submitted,
+        write_question,
+    )
 
     outside = outside_model(recipe, dataset.labels)
     validation = to_calibrate(dataset, recipe.evaluate.calibration, outside.provider.PROBABILITIES, images.name)
@@ -150,7 +160,7 @@ def _evaluate_outside(
     consent(plan, tell, yes)
     run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, images.name, free=ANYWHERE | ASKING)
     write_question(outside, recipe, run.folder, samples[0])
-    with closing(outside.asking(recipe, run.folder)) as asking:
+    with leaving_nothing(run.folder, resume), closing(outside.asking(recipe, run.folder)) as asking:
         try:
             scored = score_outside(run, asking, images, outside.labels, plan, wait=resume)
         except Submitted:

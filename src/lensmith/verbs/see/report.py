@@ -79,6 +79,10 @@ def _of_comparison(folder: Path, tell: Tell) -> None:
             f"The run {folder} has no page, since there were no test images.",
             f"Score it on others: lensmith evaluate {folder} other-labelled-images",
         )
+    if name == "label":
+        raise UserError(
+            f"The run {folder} has no page: it labelled images.", f"Its labels are in {folder}/labels.jsonl."
+        )
     if name not in ("ladder", "curve", "sweep") or not record.exists():
         raise UserError(f"The run {folder} isn't finished.", f"Resume it with: lensmith resume {folder}")
     content = record.read_bytes()

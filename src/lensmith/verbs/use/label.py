@@ -138,7 +138,7 @@ def label(
     """
     from lensmith.apis.batches import Submitted
     from lensmith.data import list_images
-    from lensmith.verbs.outside import submitted
+    from lensmith.verbs.outside import leaving_nothing, submitted
 
     if resume and folder:
         asked = read_json(folder / "asked.json")
@@ -164,7 +164,8 @@ def label(
         _start(folder, recipe, asked | {"taught": str(Path(taught).resolve()) if taught else None})
     if ask:
         try:
-            said, unreadable_there, unanswered, sentences = ask.answers(folder, recipe, tell, wait=resume)
+            with leaving_nothing(folder, resume):
+                said, unreadable_there, unanswered, sentences = ask.answers(folder, recipe, tell, wait=resume)
         except Submitted:
             return submitted(folder)
         unreadable |= unreadable_there
