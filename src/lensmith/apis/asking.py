@@ -21,7 +21,7 @@ from lensmith.errors import ImageError, UserError
 
 Item = tuple[str, Callable[[], Picture]]
 """An image's id, and a function that reads it (which may raise ImageError)."""
-READY = 32
+READY = 8
 """Requests whose images are read ahead."""
 TRIES = 6
 """Attempts of a request. A limited rate isn't one."""
@@ -57,7 +57,8 @@ class _Request:
     id: str
     digest: str
     body: JSON
-    picture: Picture
+    about: JSON
+    """Of the image."""
 
 
 class Asking:
@@ -82,13 +83,13 @@ class Asking:
     ) -> None:
         self.provider, self.ask, self.options, self.recording = provider, ask, options, recording
         self.tariff, self.earlier = tariff, earlier or {}
-        self.spent = sum(tariff.cost(answer.usage, answer.batch) for answer in recording if not answer.replayed)
+        costs = [tariff.cost(answer.usage, answer.batch) for answer in recording if not answer.replayed]
+        self.spent, self._dearest = sum(costs), max(costs, default=0.0)
         self.failures: dict[str, str] = {}
         """Why images got no answer, by id."""
         self.most_flying = 0
         self.key, self._pacing = key, Pacing(options.concurrency)
         self._fatal: Exception | None = None
-        self._dearest = 0.0
         self._in_a_row = 0
         self._answered = sum(answer.kind != "rejected" for answer in recording)
         self._rejected: list[tuple[Answer, Any]] = []
@@ -100,7 +101,7 @@ class Asking:
     def request(self, name: str, picture: Picture) -> _Request:
         """The request about an image."""
         body = self.provider.body(self.ask, picture, self.options) | self.options.body
-        return _Request(name, digest(encoded(body)), body, picture)
+        return _Request(name, digest(encoded(body)), body, picture.about)
 
     async def all(self, items: Iterable[Item], progress: Callable[[int], Any], turn: int = 0) -> Asked:
         """Ask about images. Interrupted, it waits for the answers that are on their way, because they are paid for.
@@ -239,7 +240,7 @@ class Asking:
         """Record an answer; returns what is wrong with the response if it isn't one."""
         try:
             raw = json.loads(response.text)
-            answer = replace(self.read(raw, request.digest, turn, attempts), sent=request.picture.about)
+            answer = replace(self.read(raw, request.digest, turn, attempts), sent=request.about)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             return f"a response that isn't the API's: {type(error).__name__}"
         self.recording.add(answer, raw)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,6 +70,8 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
+        self._lock = threading.Lock()
+        """Images are read ahead by another thread, which adds the answers that are replayed."""
         self._places: dict[tuple[bytes, int], int] = {}
         """Where the line of a request's answer begins, by its digest and turn."""
         try:
@@ -93,8 +96,10 @@ class Recording:
         place = self._places.get(_key(key, turn))
         if place is None:
             return None
-        self._file.seek(place)
-        answer, _ = _parsed(self._file.readline())
+        with self._lock:
+            self._file.seek(place)
+            line = self._file.readline()
+        answer, _ = _parsed(line)
         return answer
 
     def add(self, answer: Answer, raw: Any) -> None:
@@ -105,9 +110,10 @@ class Recording:
         """
         line = json.dumps(asdict(answer) | {"raw": raw}, ensure_ascii=False) + "\n"
         try:
-            place = self._file.seek(0, 2)
-            self._file.write(line.encode(errors="backslashreplace"))
-            self._file.flush()
+            with self._lock:
+                place = self._file.seek(0, 2)
+                self._file.write(line.encode(errors="backslashreplace"))
+                self._file.flush()
         except OSError as error:
             raise disk_error(self.path, error) from None
         self._places[_key(answer.digest, answer.turn)] = place
