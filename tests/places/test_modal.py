@@ -166,6 +166,13 @@ def test_archives_and_folders_of_other_kinds(run: Run, tmp_path: Path) -> None:
         uploads(a_job("demo:digits", Path("./gone")))
 
 
+@pytest.mark.parametrize("option", ["data.more=labels.jsonl", "data.corrections=table.csv"])
+def test_files_that_are_not_sent_are_refused_before_a_machine_is_rented(option: str, shapes: Shapes, run: Run) -> None:
+    folder = shapes(circle=8, square=8)
+    with pytest.raises(UserError, match=r"names files of this machine, which aren't sent"):
+        uploads(Job("train", load_recipe(None, [f"data.uri={folder}", option])))
+
+
 def test_the_images_of_tables_are_uploaded(shapes: Shapes, run: Run, tmp_path: Path) -> None:
     shapes("tables/pictures", circle=2)
     (tmp_path / "tables" / "big.jpg").write_bytes(b"unused")

@@ -86,6 +86,12 @@ def _data(job: Job) -> Files | None:
 
     assert job.recipe
     options = job.recipe.data
+    for name in ("corrections", "more"):
+        if getattr(options, name):
+            raise UserError(
+                f"data.{name} names files of this machine, which aren't sent to another one.",
+                "Train here, or without it; or put the corrected labels into a table of their own.",
+            )
     files = needed_files(options.uri, Columns.of(options))
     if files and not files.paths:
         raise UserError(
