@@ -335,7 +335,7 @@ def soak(requests: list[bytes], minutes: float, process: psutil.Process) -> None
 
     caller = Caller(8101, requests)
     uvloop.run(caller.at_rate(rate, 60 * minutes, each))
-    # Each new size of a batch takes memory once, in oneDNN and torch, so the first third is left out.
+    # glibc's heap keeps what the first large batches took (dev/LOG.md), so the first third is left out.
     third = len(memory) // 3
     start = statistics.median(memory[third : third + 30])
     growth = statistics.median(memory[-30:]) / start - 1

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ REFUSAL = re.compile(
     r"\b(sorry|can(no|['’])t (help|assist|identify|process|comply)|unable to (help|assist|comply))\b", re.I
 )
 """How a refusal reads that a model writes as an ordinary answer."""
+NO_RESPONSE = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+"""What reading raises if something isn't a response of the API."""
 RETRIED = {0, 408, 409, 425, 429, 500, 502, 503, 504, 529}
 FATAL = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}
 """Statuses that say the same of every image."""
@@ -241,7 +244,7 @@ class Asking:
         try:
             raw = json.loads(response.text)
             answer = replace(self.read(raw, request.digest, turn, attempts), sent=request.about)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except NO_RESPONSE as error:
             return f"a response that isn't the API's: {type(error).__name__}"
         self.recording.add(answer, raw)
         cost = self.tariff.cost(answer.usage)
@@ -257,10 +260,10 @@ class Asking:
         """The answer in a response.
 
         Raises:
-            KeyError, TypeError, ...: it isn't a response of this API.
+            NO_RESPONSE: it isn't a response of this API.
         """
         kind: Kind = "answer"
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at = _now()
         try:
             reply = self.provider.reply(raw)
         except Malformed as error:
@@ -293,8 +296,7 @@ class Asking:
 
     def _reject(self, request: _Request, response: Response, attempts: list[JSON], turn: int) -> None:
         """The API doesn't want this image; or doesn't want any, which the first few show."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        answer = Answer(request.digest, turn, "rejected", None, response.message, "", at, attempts)
+        answer = Answer(request.digest, turn, "rejected", None, response.message, "", _now(), attempts)
         self._rejected.append((answer, {"status": response.status, "body": response.text[:2000]}))
         if self._answered:
             self._keep_rejected()
@@ -303,8 +305,7 @@ class Asking:
 
     def add_rejected(self, key: str, said: str, raw: Any) -> None:
         """Record that a batch rejected an image."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        self.recording.add(Answer(key, 0, "rejected", None, said, "", at, [], batch=True), raw)
+        self.recording.add(Answer(key, 0, "rejected", None, said, "", _now(), [], batch=True), raw)
 
     def _keep_rejected(self) -> None:
         """Once the API has answered about an image, rejecting others is an answer too."""
@@ -326,11 +327,13 @@ class Asking:
             self._fatal = self._fatal or self._unanswered(len(self.failures))
 
     def _unanswered(self, images: int) -> Unanswered:
-        kinds: dict[str, int] = {}
-        for why in self.failures.values():
-            kinds[why] = kinds.get(why, 0) + 1
+        kinds = Counter(self.failures.values())
         listed = ", ".join(f"{number:,} times {why}" for why, number in kinds.items())
         return Unanswered(
             f"{len(self.failures):,} of {images:,} images got no answer from {self.provider.host}: {listed}.",
             "What is answered is kept. Ask for the rest with: lensmith resume RUN",
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

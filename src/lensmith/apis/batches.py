@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lensmith.apis.asking import Asking, Item, Unanswered
+from lensmith.apis.asking import NO_RESPONSE, Asking, Item, Unanswered
 from lensmith.apis.provider import JSON, Provider
 from lensmith.apis.sending import encoded
 from lensmith.errors import ImageError, UserError, optional, reason
@@ -175,7 +175,7 @@ def settle(asking: Asking, rows: Iterable[Item], folder: Path, tell: Tell, wait:
         submitted = list[str]()
         for chunk in _chunks(asking, rows):
             submitted.append(there.submit(chunk))
-            write_json(path, {"batches": submitted, "model": asking.provider.model})
+            write_json(path, {"batches": submitted})
     if submitted:
         raise Submitted
 
@@ -211,10 +211,10 @@ def _explained(provider: Provider) -> Iterator[None]:
 
 def cancel(provider: Provider, key: str, folder: Path) -> int:
     """Cancel the batches of a run folder; returns their number."""
+    there, batches = service(provider, key), read_json(folder / FILE)["batches"]
     with _explained(provider):
-        batches = read_json(folder / FILE)["batches"]
         for batch in batches:
-            service(provider, key).cancel(batch)
+            there.cancel(batch)
     return len(batches)
 
 
@@ -223,7 +223,7 @@ def _recorded(asking: Asking, result: Result) -> bool:
     if result.status == 200:
         try:
             answer = asking.read(result.body, result.digest, 0, [], batch=True)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except NO_RESPONSE:
             return False
         asking.recording.add(answer, result.body)
         return True

@@ -101,8 +101,7 @@ class Split:
     @cached_property
     def targets(self) -> Sequence[Mapping[str, float] | None]:
         """Of each sample that a model labelled, the probabilities that it gave to the labels; else None."""
-        cells = self._rows["targets"][:] if self._rows.column_names and "targets" in self._rows.column_names else []
-        return [json.loads(cell) if cell else None for cell in cells]
+        return [json.loads(cell) if cell else None for cell in self._rows["targets"][:]]
 
     def image(self, i: int, max_pixels: int = MAX_PIXELS, enough: Enough | None = None) -> Image.Image:
         """Image `i`, decoded to RGB; see `decode_image`. If that fails, raises an `ImageError` with the file or row."""

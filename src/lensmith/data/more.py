@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from lensmith.data.build import content_id
 from lensmith.data.dataset import ImageDataset
@@ -23,11 +22,11 @@ def with_labels(dataset: ImageDataset, location: str) -> ImageDataset:
         UserError: the file isn't one of labels, or names a class that the dataset doesn't have.
     """
     path = existing(location)
-    if not recognises(Path(path)):
+    if not recognises(path):
         raise UserError(f"{location} isn't a file of labels.", "Name the labels.jsonl that `lensmith label` wrote.")
     present = {content for split in dataset.splits for content in split.contents}
     known, new, seen = set(dataset.labels), dict[str, tuple[str, str, Mapping[str, float] | None]](), 0
-    for row, _ in labelled(Path(path)):
+    for row, _ in labelled(path):
         label = str(row.label)
         if label not in known:
             hint = nearest(label, known) or f"The classes are: {', '.join(dataset.labels[:10])}."

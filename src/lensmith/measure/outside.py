@@ -166,8 +166,7 @@ def stopped(folder: Path) -> Iterator[None]:
 
 
 def _seconds(folder: Path) -> float:
-    path = folder / SUMMARY
-    return float(read_json(path).get("seconds", 0.0)) if path.exists() else 0.0
+    return float(summary_of(folder).get("seconds", 0.0))
 
 
 def _prediction(
@@ -283,7 +282,7 @@ def summarise(folder: Path, asking: Asking, asked: Asked, steady: Steadiness | N
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """api.json of a finished run of an outside model; empty if it isn't one's."""
+    """api.json of an outside model's run, which has only `seconds` until it is finished; empty if it isn't one's."""
     path = folder / SUMMARY
     return read_json(path) if path.exists() else {}
 

@@ -117,25 +117,14 @@ def path_line(name: str, path: str) -> str:
     return Verbatim(f"{name}: {path}")
 
 
-def unreadable_lines(sentences: Sequence[str], consequence: str) -> list[str]:
-    """Lines about unreadable images, naming the first few; the report lists all of them."""
+def unreadable_lines(sentences: Sequence[str], consequence: str, what: str = "could not be read") -> list[str]:
+    """Lines about images that failed, such as unreadable ones, naming the first few; the report lists all of them."""
     if not sentences:
         return []
     more = [f"  and {len(sentences) - 5} more, in the report"] if len(sentences) > 5 else []
     many = len(sentences) > 1
-    subject = f"{len(sentences)} images could not be read, and were" if many else "1 image could not be read, and was"
+    subject = f"{len(sentences)} images {what}, and were" if many else f"1 image {what}, and was"
     return [f"{subject} {consequence}:", *(f"  {s}" for s in sentences[:5]), *more]
-
-
-def unanswered_lines(sentences: Sequence[str]) -> list[str]:
-    """Lines about images that an outside model gave no answer to, naming the first few."""
-    if not sentences:
-        return []
-    more = [f"  and {len(sentences) - 5} more, in the report"] if len(sentences) > 5 else []
-    subject = (
-        f"{len(sentences)} images got no answer, and were" if len(sentences) > 1 else "1 image got no answer, and was"
-    )
-    return [f"{subject} counted as wrong:", *(f"  {s}" for s in sentences[:5]), *more]
 
 
 def untested_lines(record: dict[str, Any]) -> list[Part]:

@@ -39,10 +39,8 @@ def recipe_from(words: Sequence[str], resumed: Path | None = None) -> Recipe:
     if resumed:
         return recipe_for(None, words, read_run(resumed))
     named: dict[str, str] = {}
-    options = [word for word in words if is_option(word)]
-    for word in words:
-        if is_option(word):
-            continue
+    options, sources = divided(words)
+    for word in sources:
         role = "data" if kind_of(word) == "data" else "recipe"
         if role in named:
             what = "two sets of images" if role == "data" else "two recipes or runs"
@@ -57,6 +55,17 @@ def recipe_from(words: Sequence[str], resumed: Path | None = None) -> Recipe:
         base.data = replace(base.data, **ours | {"uri": named["data"]})
         return load_recipe(None, options, base)
     return recipe_for(named.get("recipe"), options)
+
+
+def divided(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options among the words, and the others, which name sources."""
+    options = [word for word in words if is_option(word)]
+    return options, [word for word in words if word not in options]
+
+
+def listed(text: str) -> list[str]:
+    """The names in a list as it is typed: `a,b,c`."""
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def is_option(word: str) -> bool:

@@ -6,6 +6,7 @@ They are for training: no test is held out of them, since agreeing with the mode
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ def recognises(path: Path) -> bool:
 def read(location: str, columns: Columns) -> Source:
     """The rows. Raises `UserError` if the file isn't one, or a row lacks a field or has a wrong one."""
     path = existing(location)
-    models: dict[str, int] = {}
+    models = Counter[str]()
     notes: list[str] = []
 
     def rows() -> Iterator[Row]:
         for row, model in labelled(path, columns):
-            models[model] = models.get(model, 0) + 1
+            models[model] += 1
             yield row
         by = ", ".join(f"{number:,} by {model}" for model, number in models.items())
         notes.append(f"Labelled by models, and so for training only: {by}.")

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lensmith.apis import is_outside
 from lensmith.config import LadderOptions, Recipe, flat, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import ImageError, UserError
@@ -21,7 +20,7 @@ from lensmith.runs.folder import PREDICTIONS, claimed, read_evaluation, read_run
 from lensmith.runs.provenance import facts
 from lensmith.runs.shapes import Record, read_as
 from lensmith.verbs import terminal
-from lensmith.verbs.words import is_option
+from lensmith.verbs.words import divided
 
 EXAMPLES = ("lensmith compare runs/before runs/mine", "lensmith compare runs/api runs/mine ladder.label_cost=0.03")
 COSTS = ("ladder.hourly_cost", "ladder.label_cost")
@@ -42,12 +41,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    options = [word for word in args.recipe if is_option(word)]
-    runs = [Path(word) for word in args.recipe if not is_option(word)]
+    options, words = divided(args.recipe)
+    runs = list(map(Path, words))
     record = compare(runs, args.run, _costs(options), screen)
     best = max(record["accuracies"], key=lambda name: float(record["accuracies"][name]["accuracy"]))
     run = next(run for run in runs if best in (run.name, str(run)))
-    local = [other for other in runs if not is_outside(read_run(other).model.base)]
+    paid = record["costs"].get("runs") or [{"outside": False}] * len(runs)
+    local = [other for other, cost in zip(runs, paid, strict=True) if not cost["outside"]]
     then = ("predict", run, "new-images") if (run / "adapter").exists() else ("train", run)
     if run not in local:  # the outside model is ahead: would more labels help the local one?
         then = ("curve", local[0]) if local else ("report", run)

@@ -62,7 +62,7 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     rate, left_out = record["accuracy"], record["data"].get("left_out")
     lines = [with_left_out(rate["accuracy"], rate["n"], left_out)] if left_out else []
     lines += terminal.unreadable_lines(record["unreadable"], "counted as wrong")
-    lines += terminal.unanswered_lines(record.get("unanswered", []))
+    lines += terminal.unreadable_lines(record.get("unanswered", []), "counted as wrong", "got no answer")
     lines += record.get("outside", []) + terminal.run_lines(record)
     recipe = read_run(Path(record["run"]))
     if is_outside(recipe.model.base):

@@ -22,7 +22,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    if (args.run / "batch.json").exists():  # a batch of an outside model's interface
+    from lensmith.apis.batches import FILE
+
+    if (args.run / FILE).exists():
         from lensmith.verbs.outside import cancel_batch
 
         verb = verb_of(args.run)

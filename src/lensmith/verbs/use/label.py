@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lensmith.runs.files import read_json, write, write_json
 from lensmith.runs.folder import claimed, is_run, read_run, recipe_for, settled, taught_labels
 from lensmith.runs.lock import locked
 from lensmith.verbs import terminal
-from lensmith.verbs.words import is_option
+from lensmith.verbs.words import divided, listed
 
 RECORD = "labels.json"
 TABLE = "labels.jsonl"
@@ -56,16 +57,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    options = [word for word in args.recipe if is_option(word)]
-    sources = [word for word in args.recipe if not is_option(word)]
+    options, sources = divided(args.recipe)
     taught = [word for word in sources if is_run(Path(word))]
     if len(taught) > 1:
         raise UserError(f"{taught[0]} and {taught[1]} are two runs.", "Give one of them.")
-    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
     given: dict[str, Any] = {
         "images": [word for word in sources if word not in taught],
         "taught": taught[0] if taught else None,
-        "labels": labels,
+        "labels": listed(args.labels),
         "sure": args.sure,
         "yes": args.yes,
     }
@@ -78,7 +77,7 @@ def _base(taught: str | None) -> Recipe | None:
     if taught is None:
         return None
     recipe = read_run(Path(taught))
-    return Recipe(name=recipe.name, question=recipe.question, data=Recipe().data, seed=recipe.seed)
+    return Recipe(name=recipe.name, question=recipe.question, seed=recipe.seed)
 
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:
@@ -172,11 +171,8 @@ def label(
     chosen = {file: said.get(file) or (None if outside and file in left else found.get(file)) for file in files}
     rows = [(file, given) for file, given in chosen.items() if given]
     write(folder / TABLE, "".join(_row(file, given) for file, given in rows))
-    numbers: dict[str, int] = {}
-    for _, given in rows:
-        numbers[given.by] = numbers.get(given.by, 0) + 1
     record = {
-        "labelled": numbers,
+        "labelled": dict(Counter(given.by for _, given in rows)),
         "unreadable": list(unreadable.values()),
         "unanswered": unanswered,
         "outside": sentences,

@@ -18,6 +18,7 @@ from lensmith.records import Prediction
 from lensmith.runs.files import write
 from lensmith.runs.folder import is_run, read_run
 from lensmith.verbs import terminal
+from lensmith.verbs.words import listed
 
 EXAMPLES = (
     "lensmith predict runs/mine new-images",
@@ -43,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
-    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    labels = listed(args.labels)
     run, images = args.run, args.images
     if run is None and is_run(Path(images[0])):
         run, images = Path(images[0]), images[1:]

@@ -18,6 +18,7 @@ from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import read_json
 from lensmith.runs.folder import read_run
 from lensmith.verbs import terminal
+from lensmith.verbs.words import listed
 
 if TYPE_CHECKING:
     from lensmith.serve.service import Service
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     runs = named(args.runs)
     if args.check:
         return check(runs, Path(args.check))
-    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    labels = listed(args.labels)
     options = Options(labels, args.host, args.port, args.allow_origin, args.corrections, args.log_requests)
     serve(runs, options, screen)
     return terminal.Output({"stopped": True}, ["Stopped."])
