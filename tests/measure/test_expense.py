@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lensmith.measure.expense import Expense, break_even, dollars, milliseconds, verdict
@@ -12,6 +12,7 @@ from lensmith.measure.metrics import quantiles
 PRICES = st.floats(0, 1, allow_nan=False)
 
 
+@example(api=2.2250738585072014e-308, local=0.0, fixed=4.0)
 @given(api=PRICES, local=PRICES, fixed=st.floats(0, 1e4))
 def test_from_the_break_even_on_the_local_model_is_cheaper_and_before_it_is_not(
     api: float, local: float, fixed: float

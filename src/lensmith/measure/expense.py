@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from lensmith.config import LadderOptions
@@ -93,11 +94,12 @@ def alone(run: Path, split: Split, max_pixels: int) -> dict[str, float]:
     return {"n": float(len(delays))} | quantiles(delays) if delays else {}
 
 
-def break_even(api: Expense, local: Expense) -> float | None:
+def break_even(api: Expense, local: Expense) -> int | None:
     """The number of images from which on a local model is cheaper in all; None if it never is, or isn't known."""
     if api.per_image is None or local.per_image is None or local.per_image >= api.per_image:
         return None
-    return math.ceil(local.fixed / (api.per_image - local.per_image))
+    # Exact: as floats, prices that differ by almost nothing would give infinity.
+    return math.ceil(Fraction(local.fixed) / (Fraction(api.per_image) - Fraction(local.per_image)))
 
 
 def verdict(api: Expense, local: Expense) -> str:
