@@ -73,7 +73,7 @@ def test_only_the_command_line_prints() -> None:
     for path in SOURCE.rglob("*.py"):
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-        assert not prints or path.parent.name == "cli", path
+        assert not prints or path.parent.name in ("cli", "files"), path  # files are programs that are handed over
 
 
 def test_no_pickle_and_no_remote_code() -> None:

@@ -84,7 +84,7 @@ def fork(branch: Branch, index: Tensor) -> Branch:
     """
     cache = copy.copy(branch.cache)
     cache.layers = [_fork_layer(layer, index) for layer in branch.cache.layers]
-    return Branch(cache, len(index), branch.length, branch.shared)
+    return Branch(cache, index.shape[0], branch.length, branch.shared)
 
 
 def fork_all(branch: Branch, rows: int) -> Branch:
@@ -123,9 +123,14 @@ def cut(branch: Branch) -> Branch:
     # time, with gradients, before `hand_on`.
     run_twice = not any(t.requires_grad for t in floats)
     leaves = {id(t): t.detach().requires_grad_(run_twice or t.requires_grad) for t in floats}
-    shared = {i: (leaves.get(id(k), k), leaves.get(id(v), v)) for i, (k, v) in branch.shared.items()}
+    return copied(branch, lambda t: leaves.get(id(t), t))
+
+
+def copied(branch: Branch, change: Callable[[Tensor], Tensor]) -> Branch:
+    """A copy of the branch with `change` applied to its tensors."""
+    shared = {i: (change(k), change(v)) for i, (k, v) in branch.shared.items()}
     cache = copy.copy(branch.cache)
-    cache.layers = [_copy_layer(layer, lambda t: leaves.get(id(t), t)) for layer in branch.cache.layers]
+    cache.layers = [_copy_layer(layer, change) for layer in branch.cache.layers]
     return Branch(cache, branch.rows, branch.length, shared)
 
 

@@ -70,10 +70,10 @@ def extract(
         features["tower grid"] = nn.functional.adaptive_avg_pool2d(last_view, 2).flatten(1)
     if set(wanted) - features.keys():
         image = model.assemble(model.project(encoded or model.encode_images(views)))
-        segment = torch.cat([image, after.expand(len(image), -1, -1).to(image.dtype)], 1)
+        segment = torch.cat([image, after.expand(image.shape[0], -1, -1).to(image.dtype)], 1)
         inner = [depth for depth in depths(model) if any(name.startswith(f"decoder {depth} ") for name in wanted)]
         with _states(model, inner) as states:
-            states[""], _ = grow(model.decoder, segment, fork_all(before, len(image)))
+            states[""], _ = grow(model.decoder, segment, fork_all(before, image.shape[0]))
         for depth, state in states.items():
             prefix = f"decoder {depth} ".replace("  ", " ")
             features[f"{prefix}end"] = state[:, -1].float()

@@ -23,7 +23,7 @@ from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
 from lensmith.models.loading import Checkpoint, compute_dtype
 from lensmith.models.memory import available_memory, machine_memory
-from lensmith.models.views import Shape, Views, resize, to_pixels
+from lensmith.models.views import Fit, Shape, Views, resize, to_pixels
 
 
 class Model(ABC):
@@ -80,6 +80,17 @@ class Model(ABC):
         """(height, width) in pixels of each view of an image. If there are several views, the first is a grid of
         tiles."""
 
+    @property
+    def fit(self) -> Fit | None:
+        """How the size of the last view is chosen: the only one, or the thumbnail. None if the family does it in
+        another way."""
+        return None
+
+    @property
+    def tiled(self) -> bool:
+        """Whether a large image has several views."""
+        return True
+
     def prepare(self, image: Image.Image | Tensor) -> Views:
         """Resize an image to its views, (3, H, W) bytes each, as the model was trained.
 
@@ -105,7 +116,7 @@ class Model(ABC):
 
     def assemble(self, projected: Views) -> Tensor:
         """The result of `project` -> (n, tokens, hidden) embeddings of the views and the text between them."""
-        n, items = len(projected[0]), self.sequence(projected)
+        n, items = projected[0].shape[0], self.sequence(projected)
         embeddings = (self.embed(self._ids(i)).expand(n, -1, -1) if isinstance(i, str) else i for i in items)
         return torch.cat([item.to(projected[0].dtype) for item in embeddings], 1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -109,6 +110,20 @@ def fit_size(
             high, wide = (max(step, math.floor(side * stretch / step) * step) for side in (height, width))
     limit = max(1, max_pixels // step**2) * step
     return min(high, limit), min(wide, limit)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the size of an image's one view is chosen; the arguments of `fit_size`."""
+
+    step: int
+    min_pixels: int
+    max_pixels: int
+    narrow: bool = True
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the view of an image of this size, in pixels."""
+        return fit_size(height, width, self.step, self.min_pixels, self.max_pixels, self.narrow)
 
 
 def choose_grid(height: int, width: int, min_tiles: int, max_tiles: int, tile_side: int) -> tuple[int, int]:

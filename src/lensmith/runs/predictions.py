@@ -75,6 +75,24 @@ def read_predictions(path: Path) -> list[Prediction]:
     return [Prediction(**row) for row in rows]
 
 
+def read_scores(path: Path, labels: Sequence[str]) -> Any:
+    """(images, labels) float32 array of the scores in a predictions file, NaN where a label was not scored.
+
+    Raises:
+        UserError: the file doesn't exist or is damaged, or has other labels.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=[f"score: {label}" for label in labels], page_checksum_verification=True)
+        return np.stack([column.to_numpy().astype(np.float32) for column in table.columns], 1)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The scores in {path} can't be read: {reason}", "Score the images again.") from None
+
+
 class Unfinished:
     """The predictions file `path` while it is being written in chunks.
 

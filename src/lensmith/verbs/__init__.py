@@ -35,6 +35,7 @@ GROUPS = {
         "predict": "classify images with a tuned model, or zero-shot",
         "label": "label images with a model, to teach another: a taught one, an outside one, or both",
         "serve": "answer over HTTP as OpenAI's, TypeSafe's and Hugging Face's services do",
+        "export": "write a taught model for another program, and prove that it answers there as here",
         "fetch": "download weights and data to a folder, for machines without network access",
     },
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Lfm2VlForConditionalGeneration
 
@@ -18,7 +19,7 @@ from lensmith.config import ModelOptions
 from lensmith.errors import UserError
 from lensmith.models import base
 from lensmith.models.loading import Checkpoint, load
-from lensmith.models.views import Views, choose_grid, cut_tiles, fit_size, join_tiles, resample_filter, tiles_of
+from lensmith.models.views import Fit, Views, choose_grid, cut_tiles, join_tiles, resample_filter, tiles_of
 
 
 class Model(base.Model):
@@ -70,8 +71,16 @@ class Model(base.Model):
     def _token(self, name: str, default: str) -> str:
         return str(getattr(self.tokenizer, name, None) or default)
 
+    @property
+    def fit(self) -> Fit:
+        return Fit(self.token_side, self.min_pixels, self.max_pixels)
+
+    @property
+    def tiled(self) -> bool:
+        return self.tile_limits is not None
+
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        single = fit_size(height, width, self.token_side, self.min_pixels, self.max_pixels)
+        single = self.fit.size(height, width)
         if not self.tile_limits:
             return [single]
         high, wide = (max(self.patch_side, round(side / self.token_side) * self.token_side) for side in (height, width))
@@ -86,22 +95,25 @@ class Model(base.Model):
 
     def _encode(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
-        if height * width > self.max_pixels:
+        if self.tile_limits and height * width > self.max_pixels:
             return join_tiles(
                 self._encode(cut_tiles(pixels, self.tile_side)), height // self.tile_side, width // self.tile_side
             )
-        n, p = len(pixels), self.patch_side
+        n, p = pixels.shape[0], self.patch_side
         rows, columns = height // p, width // p
         patches = pixels.reshape(n, 3, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1)
         values = (patches.reshape(n, rows * columns, -1).float() - self.mean).div_(self.std)
         tower = self.network.model.vision_tower
         embeddings = tower.embeddings
-        grid = embeddings.position_embedding.weight.view(*[embeddings.position_embedding_size] * 2, -1)
         # All images here have the same size. Positions are therefore resized once (the tower would do it for each
         # image), and attention needs no mask.
-        positions = embeddings.resize_positional_embeddings(
-            grid, torch.tensor([[rows, columns]], device=self.device), max_length=rows * columns
+        grid = embeddings.position_embedding.weight.view(*[embeddings.position_embedding_size] * 2, -1)
+        # As the tower does it: a CPU can't smooth in 16 bits.
+        grid = grid.float() if grid.device.type == "cpu" else grid
+        positions = F.interpolate(
+            grid.permute(2, 0, 1)[None], (rows, columns), mode="bilinear", align_corners=False, antialias=True
         )
+        positions = positions.flatten(2).transpose(1, 2).to(embeddings.position_embedding.weight.dtype)
         weight = embeddings.patch_embedding.weight
         embedded = embeddings.patch_embedding(values.to(weight.dtype)) + positions
         states = tower.post_layernorm(tower.encoder(inputs_embeds=embedded).last_hidden_state)
@@ -117,7 +129,9 @@ class Model(base.Model):
     def sequence(self, projected: Views) -> list[Tensor | str]:
         *grids, last = projected
         side = self.tile_side // self.token_side
-        if not grids and last.shape[1] * last.shape[2] * self.token_side**2 <= self.max_pixels:
+        if not grids and (
+            not self.tile_limits or last.shape[1] * last.shape[2] * self.token_side**2 <= self.max_pixels
+        ):
             return [last.flatten(1, 2)]
         items: list[Tensor | str] = []
         for row, tiles in enumerate(tiles_of(projected[0], side), 1):

@@ -17,7 +17,7 @@ from transformers import Lfm3VlForConditionalGeneration
 from lensmith.config import ModelOptions
 from lensmith.models import base
 from lensmith.models.loading import Checkpoint, load
-from lensmith.models.views import Views, fit_size, resample_filter
+from lensmith.models.views import Fit, Views, resample_filter
 
 
 class Model(base.Model):
@@ -58,8 +58,16 @@ class Model(base.Model):
     def image_frame(self) -> tuple[str, str]:
         return "", ""  # the chat template writes the frame
 
+    @property
+    def fit(self) -> Fit:
+        return Fit(self.token_side, self.min_pixels, self.max_pixels, narrow=False)
+
+    @property
+    def tiled(self) -> bool:
+        return False
+
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        return [fit_size(height, width, self.token_side, self.min_pixels, self.max_pixels, narrow=False)]
+        return [self.fit.size(height, width)]
 
     def encode_images(self, views: Views) -> Views:
         (pixels,) = views

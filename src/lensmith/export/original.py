@@ -1,0 +1,116 @@
+"""What is exported: the classifier of a run in float32 on the CPU, its LoRA merged into the model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from lensmith import models
+from lensmith.config import ModelOptions, Recipe
+from lensmith.engine.classifier import Classifier
+from lensmith.engine.taught import load_taught
+from lensmith.errors import UserError
+from lensmith.models.base import Model
+from lensmith.models.loading import weight_sizes
+from lensmith.records import TASK, Evaluation
+from lensmith.runs.folder import adapter_folder, read_evaluation, read_run
+from lensmith.runs.shapes import Task, read_as
+
+
+@dataclass(frozen=True)
+class Original:
+    """A finished run and its classifier."""
+
+    run: Path
+    recipe: Recipe
+    task: Task
+    evaluation: Evaluation | None
+    """None if there were no test images."""
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, loaded when it is first used. Raises UserError as `models.load_base` does."""
+        base = models.load_base(self.options)
+        classifier = load_taught(self.run, model=base).classifier
+        classifier.top, model = None, classifier.model
+        if model.peft is not None:
+            model.peft.merge_and_unload()
+            model.peft = None
+        model.network.requires_grad_(False)
+        return classifier
+
+    @property
+    def model(self) -> Model:
+        """The classifier's model, LoRA merged."""
+        return self.classifier.model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the scores."""
+        return tuple(self.task["labels"])
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a probe or another head answers instead of the decoder."""
+        return self.classifier.head is not None
+
+    @property
+    def options(self) -> ModelOptions:
+        """How the base model is loaded."""
+        model = replace(self.recipe.model, base=self.task["base"], adapter=None)
+        return replace(model, device="cpu", dtype="float32", quantize="none")
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that identify what was taught, and the base that it belongs to."""
+        content = hashlib.sha256(str(self.task.get("base_weights")).encode())
+        for path in sorted(adapter_folder(self.run).iterdir()):
+            content.update(path.name.encode() + path.read_bytes())
+        return content.hexdigest()[:16]
+
+    @property
+    def parameters(self) -> int:
+        """The number of the base model's weights, from the headers of its files."""
+        return sum(map(prod, weight_sizes(models.find(self.task["base"])).values()))
+
+    def about(self) -> dict[str, Any]:
+        """What every exported file says of itself, as plain values."""
+        question, accuracy = self.classifier.prompt.text, self.evaluation and asdict(self.evaluation.accuracy)
+        about: dict[str, Any] = {"labels": list(self.labels), "base": self.task["base"], "question": question}
+        about |= {"calibration": asdict(self.classifier.calibration), "test": accuracy}
+        return about | {"made_by": f"lensmith {version('lensmith')}"}
+
+
+def open_original(run: Path) -> Original:
+    """A run that can be exported.
+
+    Raises:
+        UserError: it isn't a run folder, isn't finished or has no taught model, or its base has four-bit weights.
+    """
+    recipe = read_run(run)
+    path = adapter_folder(run) / TASK
+    unfinished = UserError(f"The run {run} isn't finished.", f"Resume it with: lensmith resume {run}")
+    if (run / "checkpoint").exists() or (run / "predictions.unfinished").exists():
+        raise unfinished
+    if not path.exists():
+        if (run / "record.json").exists() and not (run / "evaluation.json").exists():
+            raise unfinished
+        raise UserError(
+            f"The run {run} has no taught model to export.",
+            "Use the run folder of a `lensmith train` or `lensmith probe`.",
+        )
+    task = read_as(path, Task)
+    base = models.read_config(models.find(task["base"]), task["base"])
+    if recipe.model.quantize != "none" or "quantization_config" in base:
+        raise UserError(
+            f"The run {run} was taught on four-bit weights, which no format here holds; merged into others its answers "
+            "would change.",
+            "Train again with model.quantize=none and export that run.",
+        )
+    evaluation = read_evaluation(run) if (run / "evaluation.json").exists() else None
+    return Original(run, recipe, task, evaluation)
