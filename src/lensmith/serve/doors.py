@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-PUBLIC = frozenset({("GET", path) for path in ("/health", "/", "/page.css", "/page.js")})
+PUBLIC = frozenset({("GET", path) for path in ("/health", "/", "/page.js", "/pictures.css", "/pictures.js")})
 """What needs no token."""
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.resources import files
+from functools import cache
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lensmith.errors import UserError
+from lensmith.pages.pictures import part, render
 from lensmith.serve.openapi import Operation
 from lensmith.serve.pictures import decoded
 from lensmith.serve.refusal import Refusal
 from lensmith.serve.service import Service
 
-TYPES = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+TYPES = {"page.html": "text/html", "pictures.css": "text/css", "pictures.js": "text/javascript", "page.js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -37,8 +39,7 @@ def routes(service: Service) -> list[Route]:
     async def file(request: Request) -> Response:
         # Not `request.url`, which is made of the Host that the caller sends.
         name = request.scope["path"].rpartition("/")[2] or "page.html"
-        text = files("lensmith.serve").joinpath("page", name).read_text(encoding="utf-8")
-        return Response(text, media_type=TYPES[name], headers=HEADERS)
+        return Response(_text(name), media_type=TYPES[name], headers=HEADERS)
 
     async def correct(request: Request) -> Response:
         try:
@@ -46,8 +47,17 @@ def routes(service: Service) -> list[Route]:
         except Refusal as refusal:
             return JSONResponse({"error": refusal.message}, refusal.status, refusal.headers)
 
-    shown = [Route(path, file, methods=["GET"]) for path in ("/", "/page.css", "/page.js")]
+    shown = [Route(path, file, methods=["GET"]) for path in ("/", "/page.js", "/pictures.css", "/pictures.js")]
     return [*shown, Route("/v1/corrections/{name}", correct, methods=["POST"])]
+
+
+@cache
+def _text(name: str) -> str:
+    """One of the page's files."""
+    own = Path(__file__).parents[1] / "page"
+    if name == "page.html":
+        return render(own / "page.html.j2")
+    return (own / name).read_text(encoding="utf-8") if (own / name).exists() else part(name)
 
 
 async def _corrected(request: Request, service: Service) -> dict[str, object]:

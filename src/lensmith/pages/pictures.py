@@ -1,0 +1,27 @@
+"""What the pages share that classify pictures as a person drops them: the server's, and the one that is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_PARTS = Path(__file__).with_name("live")
+
+
+def part(name: str) -> str:
+    """A shared file: `pictures.css`, or `pictures.js`."""
+    return (_PARTS / name).read_text(encoding="utf-8")
+
+
+def render(template: Path, **values: Any) -> str:
+    """A page as HTML. Its template extends `pictures.html.j2`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, _PARTS]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template.name).render(**values)
