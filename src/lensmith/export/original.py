@@ -10,8 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lensmith import models
 from lensmith.config import ModelOptions, Recipe
+from lensmith.data import decode_image
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.taught import load_taught
 from lensmith.errors import UserError
@@ -114,3 +117,17 @@ def open_original(run: Path) -> Original:
         )
     evaluation = read_evaluation(run) if (run / "evaluation.json").exists() else None
     return Original(run, recipe, task, evaluation)
+
+
+def decoded(original: Original, image: bytes) -> Image.Image:
+    """An image file as the run reads it. Raises ImageError as `decode_image` does."""
+    limit, enough = original.recipe.data.max_pixels, original.model.sufficient_size
+    return decode_image(image, name="the image", max_pixels=limit, enough=enough)
+
+
+def answers(original: Original, classifier: Classifier, image: bytes) -> list[float]:
+    """The log-probabilities of the labels for an image file, by a classifier in this process."""
+    views = classifier.model.prepare(decoded(original, image))
+    scores = classifier.score(tuple(view[None] for view in views)).bound
+    logs: list[float] = classifier.calibration.apply(scores).log_softmax(1)[0].tolist()
+    return logs

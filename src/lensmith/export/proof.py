@@ -57,7 +57,12 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Whether no more answers changed than is allowed."""
-        return len(self.changed) <= self.allowed * self.comparison.n
+        return self.changed_share <= self.allowed
+
+    @property
+    def changed_share(self) -> float:
+        """The fraction of the answers that changed."""
+        return len(self.changed) / self.comparison.n
 
     @property
     def sentence(self) -> str:

@@ -10,10 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lensmith.errors import UserError, optional
-from lensmith.export import format
 from lensmith.export.format import Way
 from lensmith.export.formats import onnx
 from lensmith.export.original import Original

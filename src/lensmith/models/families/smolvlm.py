@@ -57,6 +57,7 @@ class Model(base.Model):
                 f"Use model.image_tokens={minimum}.",
             )
         self.splits = False
+        self.settings |= {"do_image_splitting": False}
 
     @property
     def image_frame(self) -> tuple[str, str]:

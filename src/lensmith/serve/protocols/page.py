@@ -17,7 +17,12 @@ from lensmith.serve.pictures import decoded
 from lensmith.serve.refusal import Refusal
 from lensmith.serve.service import Service
 
-TYPES = {"page.html": "text/html", "pictures.css": "text/css", "pictures.js": "text/javascript", "page.js": "text/javascript"}
+TYPES = {
+    "page.html": "text/html",
+    "pictures.css": "text/css",
+    "pictures.js": "text/javascript",
+    "page.js": "text/javascript",
+}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -15,7 +15,7 @@ from lensmith.progress import Note, Tell, silent, size, working
 from lensmith.records import percent
 from lensmith.runs.files import read_json, replacing, write, write_json
 from lensmith.runs.folder import REPORT, same_data
-from lensmith.runs.provenance import facts
+from lensmith.runs.provenance import facts, provenance
 from lensmith.runs.shapes import Record, read_as
 from lensmith.verbs import terminal
 from lensmith.verbs.see.evaluate import asked_images
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     record = export(args.run, args.to, args.out, args.numbers, args.drift, args.images, screen)
     lines = [
-        *(proof["sentence"] for proof in record["proofs"]),
         record["verdict"],
+        *(proof["sentence"] for proof in record["proofs"] if proof["sentence"] not in record["verdict"]),
         f"Size: {size(record['bytes'])}",
         terminal.path_line("Folder", record["folder"]),
         *([terminal.path_line("Report", record["report"])] if record["report"] else []),
@@ -125,10 +125,9 @@ def _proven(
     allowed = form.numbers[form.chosen] if drift is None else drift
     with form.opened(original, folder) as ways:
         proofs = [prove(way, original, split, known, allowed, tell) for way in ways]
-    proven = all(proof.holds for proof in proofs)
-    verdict = f"Proven: of the run's test images, no more than {100 * allowed:g} % may be answered otherwise."
+    proven, worst = all(proof.holds for proof in proofs), max(proofs, key=lambda proof: proof.changed_share)
+    verdict = f"Proven: {worst.sentence}"
     if not proven:
-        worst = max(proofs, key=lambda proof: len(proof.changed))
         verdict = f"Not proven: {worst.sentence} At most {100 * allowed:g} % of the answers may change."
     with working("writing the report", tell):
         _write_page(folder, form, original, split, proofs, verdict)
@@ -187,7 +186,11 @@ def _write_page(
         for i, before, now in proof.changed[: page.PICTURES]:
             with suppress(ImageError):
                 pictures.append(page.Changed(split.image(i), split.labels[i], before, now, proof.way))
+    now = provenance()
+    exported = [
+        ("Exported", f"{now['created']}, {form.chosen}, {now['machine']['processor']}, {now['machine']['cores']} cores")
+    ]
     title = f"{original.run.name} as {Path(folder).name}"
     proven = all(proof.holds for proof in proofs)
-    data = page.ProofData(title, verdict, proven, ways, pictures, form.usage(folder), facts(original.run))
+    data = page.ProofData(title, verdict, proven, ways, pictures, form.usage(folder), exported + facts(original.run))
     page.write_proof(folder / REPORT, data)
