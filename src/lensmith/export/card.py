@@ -7,7 +7,6 @@ from typing import Any
 
 from lensmith import models
 from lensmith.export.original import Original
-from lensmith.records import percent
 from lensmith.runs.folder import read_evaluation
 from lensmith.runs.shapes import Record, read_as
 
@@ -64,13 +63,6 @@ def _figures(original: Original) -> list[str]:
         )
     data: Any = read_as(original.run / "record.json", Record)["data"]
     counts = ", ".join(f"{data[name]['n']:,} {name}" for name in ("train", "validation", "test"))
-    rows += [
-        "",
-        f"Of {counts} images; no test image was seen in training. {percent(evaluation.accuracy)} is the figure of",
-    ]
-    rows += [f"this model{_error(evaluation.calibration_error)}."]
-    return rows
-
-
-def _error(error: float | None) -> str:
-    return f"; its probabilities are off by {100 * error:.1f} points on average" if error is not None else ""
+    error = evaluation.calibration_error
+    calibrated = f" Its probabilities are off by {100 * error:.1f} points on average." if error is not None else ""
+    return [*rows, "", f"Of {counts} images; no test image was seen in training.{calibrated}"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Format(format.Format):
         assert isinstance(head, ClassHead)
         # softmax((x W' + b - offsets) / t), as one linear layer.
         offsets = np.array(calibration.offsets or [0.0] * len(original.labels), np.float32)
-        arrays = {
+        arrays: dict[str, Any] = {
             "weight": head.weight.numpy() / np.float32(calibration.temperature),
             "bias": (head.bias.numpy() - offsets) / np.float32(calibration.temperature),
             "labels": np.array(original.labels),

@@ -33,7 +33,8 @@ class Format(format.Format):
         require_no_head(original.has_head, "a model folder")
 
     def size(self, original: Original) -> int:
-        return original.parameters * getattr(torch, self.chosen).itemsize + 20_000_000
+        dtype: torch.dtype = getattr(torch, self.chosen)
+        return original.parameters * dtype.itemsize + 20_000_000
 
     def write(self, original: Original, folder: Path, tell: Tell) -> None:
         with working("writing the weights", tell):

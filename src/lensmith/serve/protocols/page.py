@@ -17,12 +17,7 @@ from lensmith.serve.pictures import decoded
 from lensmith.serve.refusal import Refusal
 from lensmith.serve.service import Service
 
-TYPES = {
-    "page.html": "text/html",
-    "pictures.css": "text/css",
-    "pictures.js": "text/javascript",
-    "page.js": "text/javascript",
-}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -44,7 +39,7 @@ def routes(service: Service) -> list[Route]:
     async def file(request: Request) -> Response:
         # Not `request.url`, which is made of the Host that the caller sends.
         name = request.scope["path"].rpartition("/")[2] or "page.html"
-        return Response(_text(name), media_type=TYPES[name], headers=HEADERS)
+        return Response(_text(name), media_type=TYPES[Path(name).suffix], headers=HEADERS)
 
     async def correct(request: Request) -> Response:
         try:

@@ -186,10 +186,9 @@ def _write_page(
         for i, before, now in proof.changed[: page.PICTURES]:
             with suppress(ImageError):
                 pictures.append(page.Changed(split.image(i), split.labels[i], before, now, proof.way))
-    now = provenance()
-    exported = [
-        ("Exported", f"{now['created']}, {form.chosen}, {now['machine']['processor']}, {now['machine']['cores']} cores")
-    ]
+    made = provenance()
+    machine = f"{made['machine']['processor']}, {made['machine']['cores']} cores"
+    exported = [("Exported", f"{made['created']}, numbers in {form.chosen}, on {machine}")]
     title = f"{original.run.name} as {Path(folder).name}"
     proven = all(proof.holds for proof in proofs)
     data = page.ProofData(title, verdict, proven, ways, pictures, form.usage(folder), exported + facts(original.run))
