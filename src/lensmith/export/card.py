@@ -58,9 +58,8 @@ def _figures(original: Original) -> list[str]:
     others = sorted(original.run.glob("*/evaluation.json"))
     for found in [*(read_evaluation(path.parent) for path in others), evaluation]:
         rate = found.accuracy
-        rows.append(
-            f"| {found.name} | {rate.accuracy * 100:.1f} % | {rate.low * 100:.1f} to {rate.high * 100:.1f} | {rate.n:,} |"
-        )
+        accuracy, interval = f"{rate.accuracy * 100:.1f} %", f"{rate.low * 100:.1f} to {rate.high * 100:.1f}"
+        rows.append(f"| {found.name} | {accuracy} | {interval} | {rate.n:,} |")
     data: Any = read_as(original.run / "record.json", Record)["data"]
     counts = ", ".join(f"{data[name]['n']:,} {name}" for name in ("train", "validation", "test"))
     error = evaluation.calibration_error

@@ -76,6 +76,8 @@ def write_onnx(original: Original, path: Path, int8: bool) -> None:
             f"{original.task['base']} can't be converted to ONNX: {type(error).__name__}: {reason(error)}.",
             "If it is LFM2-VL, please report it with the versions of torch and onnxscript.",
         ) from error
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))  # the functions' own domain is inlined
     about = original.about() | {"numbers": "int8" if int8 else "float32"}
     for key, value in about.items():
         model.metadata_props.add(

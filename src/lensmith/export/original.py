@@ -16,6 +16,7 @@ from lensmith import models
 from lensmith.config import ModelOptions, Recipe
 from lensmith.data import decode_image
 from lensmith.engine.classifier import Classifier
+from lensmith.engine.question import codes, messages, names_of
 from lensmith.engine.taught import load_taught
 from lensmith.errors import UserError
 from lensmith.models.base import Model
@@ -131,3 +132,13 @@ def answers(original: Original, classifier: Classifier, image: bytes) -> list[fl
     scores = classifier.score(tuple(view[None] for view in views)).bound
     logs: list[float] = classifier.calibration.apply(scores).log_softmax(1)[0].tolist()
     return logs
+
+
+def spoken(original: Original) -> tuple[list[str], list[dict[str, Any]]]:
+    """What the model says for each label, and the question as chat messages."""
+    question, labels = original.recipe.question, original.labels
+    names = [name for name, *_ in names_of(question, labels)]
+    if question.answers == "codes":
+        said = codes(original.model.tokenizer, len(labels))
+        return said, messages(question, [f"{code}. {name}" for code, name in zip(said, names, strict=True)])
+    return names, messages(question, names)

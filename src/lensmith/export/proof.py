@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,12 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Whether no more answers changed than is allowed."""
-        return self.changed_share <= self.allowed
+        return len(self.changed) <= self.most
+
+    @property
+    def most(self) -> int:
+        """The largest number of answers that may differ: the allowed fraction, rounded up."""
+        return math.ceil(self.allowed * self.comparison.n)
 
     @property
     def changed_share(self) -> float:
@@ -84,7 +90,7 @@ class Proof:
             "holds": self.holds,
             "images": n,
             "changed": len(rows),
-            "allowed": self.allowed,
+            "allowed": self.most,
             "accuracy": comparison.accuracy_second.accuracy,
             "accuracy_of_run": comparison.accuracy_first.accuracy,
             "p": comparison.p,

@@ -2,10 +2,11 @@
 // Needs: npm install onnxruntime-node sharp (in a browser: onnxruntime-web, and a canvas instead of sharp)
 
 import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import sharp from "sharp";
 
-const session = await InferenceSession.create(new URL("model.onnx", import.meta.url).pathname);
+const session = await InferenceSession.create(fileURLToPath(new URL("model.onnx", import.meta.url)));
 const labels = JSON.parse(await readFile(new URL("labels.json", import.meta.url), "utf8"));
 
 /** The probability of each label, for the bytes of an image file. */

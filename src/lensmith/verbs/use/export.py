@@ -128,7 +128,8 @@ def _proven(
     proven, worst = all(proof.holds for proof in proofs), max(proofs, key=lambda proof: proof.changed_share)
     verdict = f"Proven: {worst.sentence}"
     if not proven:
-        verdict = f"Not proven: {worst.sentence} At most {100 * allowed:g} % of the answers may change."
+        worst = next(proof for proof in proofs if not proof.holds)
+        verdict = f"Not proven: {worst.sentence} At most {worst.most:,} may change ({100 * allowed:g} %)."
     with working("writing the report", tell):
         _write_page(folder, form, original, split, proofs, verdict)
     rows = [proof.to_dict(split.ids) | {"sentence": proof.sentence} for proof in proofs]
@@ -176,10 +177,9 @@ def _write_page(
 
     pictures, ways = list[page.Changed](), list[page.WayRow]()
     for proof in proofs:
-        n = proof.comparison.n
         ways.append(
             page.WayRow(
-                proof.way, proof.holds, len(proof.changed), int(proof.allowed * n), proof.comparison,
+                proof.way, proof.holds, len(proof.changed), proof.most, proof.comparison,
                 proof.divergence, proof.largest, proof.per_second,
             )
         )  # fmt: skip
