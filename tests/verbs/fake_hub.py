@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ class Repo:
     card: dict[str, Any] = field(default_factory=dict)
     gated: bool = False
     revision: str = "main"
+    private: bool = False
 
     @property
     def sha(self) -> str:
@@ -55,6 +57,8 @@ class Hub(ThreadingHTTPServer):
         """Repositories that respond only with this status."""
         self.spoil: set[str] = set()
         """Files that are sent with a wrong last byte."""
+        self.sent: list[tuple[str, str]] = []
+        """Requests that change something, as (path, token)."""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -80,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
                 )
             siblings = [{"rfilename": p} | repo.describe(p) for p in repo.files]
             about = {"id": name, "sha": repo.sha, "siblings": siblings, "cardData": repo.card}
-            return self.say(about | {"gated": "manual" if repo.gated else False, "private": False, "tags": []})
+            return self.say(about | {"gated": "manual" if repo.gated else False, "private": repo.private, "tags": []})
         if match := re.fullmatch(r"(/cdn)?/(datasets/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path):
             repo = self.repo(f"{(match[2] or 'models/')}{match[3]}", match[4])
             if repo is None:
@@ -93,6 +97,29 @@ class Handler(BaseHTTPRequestHandler):
         return self.refuse(404, "")
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path, repos = unquote(urlsplit(self.path).path), self.server.repos
+        self.server.sent.append((path, self.headers.get("Authorization", "")))
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            private = asked.get("private", asked.get("visibility") == "private")
+            repos.setdefault(f"models/{name}", [Repo({}, private=bool(private))])
+            return self.say({"url": f"{self.server.url}/{name}", "name": name, "id": name})
+        if path == "/api/validate-yaml":
+            return self.say({"errors": [], "warnings": []})
+        if match := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
+            files = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            return self.say({"files": [file | {"shouldIgnore": False, "oid": None} for file in files]})
+        if match := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    repos[f"models/{match[1]}"][0].files[line["value"]["path"]] = content
+            return self.say({"commitUrl": f"{self.server.url}/{match[1]}/commit/{'0' * 40}", "commitOid": "0" * 40})
+        return self.refuse(404, "")
 
     def entry(self, repo: Repo, path: str) -> dict[str, Any]:
         found = repo.describe(path)

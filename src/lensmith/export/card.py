@@ -35,13 +35,14 @@ def model_card(original: Original, use: str) -> str:
         use: how to use it, as Markdown.
     """
     base = original.task["base"]
-    licence, header = licence_of(base)
+
+    licence, header = licence_of(original.public_base)
     on_hub = models.on_hub(base)
     lines = ["---", *header, *([f"base_model: {base}"] if on_hub else [])]
     lines += ["pipeline_tag: image-text-to-text", "library_name: transformers", "tags:", "- lensmith", "---", ""]
     lines += [f"# {original.recipe.name}", "", f"It tells {len(original.labels)} classes of images apart:"]
     lines += [", ".join(original.labels) + ".", ""]
-    lines += [f"Taught with Lensmith from {base if on_hub else Path(base).name}.", ""]
+    lines += [f"Taught with Lensmith from {original.public_base}.", ""]
     lines += ["## How good it is", "", *_figures(original), ""]
     question = original.classifier.prompt.text
     lines += ["## The question", "", "```text", question, "```", "", "## How to use it", "", use, ""]

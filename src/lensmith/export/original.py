@@ -64,6 +64,12 @@ class Original:
         return self.classifier.head is not None
 
     @property
+    def public_base(self) -> str:
+        """The base model's name, without the folder that it lies in on this machine: it goes to others."""
+        base = self.task["base"]
+        return base if models.on_hub(base) else Path(base).name
+
+    @property
     def options(self) -> ModelOptions:
         """How the base model is loaded."""
         model = replace(self.recipe.model, base=self.task["base"], adapter=None)
@@ -85,7 +91,7 @@ class Original:
     def about(self) -> dict[str, Any]:
         """What every exported file says of itself, as plain values."""
         question, accuracy = self.classifier.prompt.text, self.evaluation and asdict(self.evaluation.accuracy)
-        about: dict[str, Any] = {"labels": list(self.labels), "base": self.task["base"], "question": question}
+        about: dict[str, Any] = {"labels": list(self.labels), "base": self.public_base, "question": question}
         about |= {"calibration": asdict(self.classifier.calibration), "test": accuracy}
         return about | {"made_by": f"lensmith {version('lensmith')}"}
 

@@ -36,6 +36,7 @@ GROUPS = {
         "label": "label images with a model, to teach another: a taught one, an outside one, or both",
         "serve": "answer over HTTP as OpenAI's, TypeSafe's and Hugging Face's services do",
         "export": "write a taught model for another program, and prove that it answers there as here",
+        "push": "put a taught model, or an export of it, onto the Hugging Face hub; private unless told otherwise",
         "fetch": "download weights and data to a folder, for machines without network access",
     },
 }

@@ -50,7 +50,7 @@ class Format(format.Format):
             "bias": (head.bias.numpy() - offsets) / np.float32(calibration.temperature),
             "labels": np.array(original.labels),
             "feature": np.array(head.feature),
-            "base": np.array(original.task["base"]),
+            "base": np.array(original.public_base),
         }
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
