@@ -123,7 +123,9 @@ def lda(add_plugin: AddPlugin) -> Iterator[None]:
 
 
 @pytest.mark.long
-def test_the_method_and_the_export_format(lda: None, shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_the_method_and_the_export_format(
+    lda: None, add_plugin: AddPlugin, shapes: Shapes, tiny_folder: Path, run: Run
+) -> None:
     options = [f"data.uri={shapes(circle=40, square=40)}", f"model.base={tiny_folder}", "data.validation=0.3"]
     options += ["model.dtype=float32", "model.device=cpu"]
     code, out, err = run("ladder", *options, "ladder.methods=[zero-shot, lda]", "--run", "ladder", "--json")
@@ -143,13 +145,12 @@ def test_the_method_and_the_export_format(lda: None, shapes: Shapes, tiny_folder
     answers = [p["predicted"] for p in json.loads(out)["predictions"]]
     assert answers.count("circle") >= 36
 
-    namespace = {"__name__": "npz"}
-    exec(compile(EXAMPLES["src/lensmith/export/npz.py"], "npz.py", "exec"), namespace)
-    write: Callable[[Path, Path], None] = namespace["write"]  # type: ignore[assignment]
-    write(Path("ladder/lda"), Path("head.npz"))
-    head = np.load("head.npz")
-    assert head["labels"].tolist() == ["circle", "square"]
-    assert head["weight"].shape == (2, head["weight"].shape[1])
+    add_plugin("src/lensmith/export/formats/plain.py")
+    code, out, err = run("export", "ladder/lda", "--to", "plain", "--json")
+    assert code == 0, err
+    (proof,) = json.loads(out)["proofs"]
+    assert (proof["way"], proof["changed"]) == ("plain Python", 0)
+    assert proof["largest"] < 1e-4
 
 
 def test_discriminants_separate_classes_whose_features_are_correlated(lda: None) -> None:

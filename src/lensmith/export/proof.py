@@ -23,6 +23,8 @@ from lensmith.runs.folder import CALIBRATION, PREDICTIONS
 from lensmith.runs.predictions import read_predictions, read_scores
 from lensmith.runs.shapes import CalibrationFile, calibration_of, read_as
 
+LEAST = -100.0
+"""Log-probabilities below this are compared as this: float32 has no such probabilities."""
 Logs = NDArray[np.float64]
 
 
@@ -151,9 +153,10 @@ def prove(way: Way, original: Original, split: Split, known: Reference, allowed:
                 raise UserError(
                     f"{way.name} gave no probabilities for the image {taken.source(k)}.", "Please report it."
                 )
-            divergences.append(float(np.sum(np.exp(was) * (was - np.maximum(logs, -1e4)))))
-            largest = max(largest, float(np.abs(np.maximum(logs, -1e4) - was).max()))
             answer = original.labels[int(logs.argmax())]
+            logs, was = np.maximum(logs, LEAST), np.maximum(was, LEAST)
+            divergences.append(float(np.sum(np.exp(was) * (was - logs))))
+            largest = max(largest, float(np.abs(logs - was).max()))
         if answer != then.predicted:
             changed.append((i, str(then.predicted), answer))
         before.append(then)
