@@ -5,8 +5,8 @@ are compared with those of the float32 model; speeds are measured in turns with 
 decoded images to probabilities. The page is opened in headless Chromium from the disk; the GGUF files are asked by
 llama.cpp about 500 photographs.
 
-With --true-size, LFM2-VL-450M at its published shape with random weights is exported instead (weights of LoRA, ONNX of a
-probe): memory, sizes, and answers to 20 photographs.
+With --true-size, LFM2-VL-450M at its published shape with random weights is exported instead (weights of LoRA, ONNX of
+a probe): memory, sizes, and answers to 20 photographs.
 
 Run in a folder with onnxruntime-web (npm install --ignore-scripts onnxruntime-web), or name it with --npm:
 python benchmarks/export.py [--npm FOLDER] [--true-size]   (about 15 minutes; the last line is JSON)
@@ -155,7 +155,7 @@ def _short(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def true_size(folder: Path) -> dict[str, Any]:
     """LFM2-VL-450M with random weights: a probe as ONNX, and LoRA as a model folder."""
-    from benchmarks.true_size import photographs, write_apart
+    from true_size import photographs, write_apart
 
     write_apart("450m", folder / "base")
     for split, count in (("train", 12), ("validation", 4), ("test", 10)):
@@ -188,7 +188,6 @@ def main() -> None:
     parser.add_argument("--npm", type=Path, default=Path())
     parser.add_argument("--true-size", action="store_true")
     args = parser.parse_args()
-    sys.path.append(str(Path(__file__).parents[1]))
     with tempfile.TemporaryDirectory(prefix="lensmith-export-bench-") as temporary:
         folder = Path(temporary)
         result = true_size(folder) if args.true_size else small(folder, args.npm.resolve())

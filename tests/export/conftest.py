@@ -46,7 +46,8 @@ def _drawn(folder: Path, odd: bool) -> Path:
     return folder
 
 
-def _made(folder: Path, *words: str | Path) -> Path:
+def made(folder: Path, *words: str | Path) -> Path:
+    """A run folder made by a command."""
     assert cli.main([*map(str, words), "--run", str(folder), "model.dtype=float32", "model.device=cpu"]) == 0
     return folder
 
@@ -56,7 +57,7 @@ def probe_run(pictures: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPa
     """A probe; its run has test images."""
     os.environ["LENSMITH_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
     folder = tmp_path_factory.mktemp("runs") / "my probe"
-    return _made(folder, "probe", pictures, f"model.base={tiny_folder}")
+    return made(folder, "probe", pictures, f"model.base={tiny_folder}")
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +66,7 @@ def lora_run(pictures: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("runs") / "lora"
     options = ["tune.vision_tower=true", "tune.projector=true", "train.epochs=1", "train.batch_size=8"]
     options += ['question.names={"big star": ["big star", "bag"]}']
-    return _made(folder, "train", pictures, f"model.base={tiny_folder}", *options)
+    return made(folder, "train", pictures, f"model.base={tiny_folder}", *options)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +79,7 @@ def vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nano_run(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LoRA on the shipped model: other programs can't run the tiny one's sizes."""
     options = ["tune.vision_tower=true", "train.epochs=6", "train.batch_size=8", "train.learning_rate=0.002"]
-    return _made(tmp_path_factory.mktemp("runs") / "nano", "train", plain, *options)
+    return made(tmp_path_factory.mktemp("runs") / "nano", "train", plain, *options)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from lensmith import models
 from lensmith.config import ModelOptions
 from lensmith.export.original import answers, decoded, open_original
 from lensmith.verbs.use.export import export
+from tests.export.conftest import made
 from tests.models.fed import patches
 
 pytestmark = pytest.mark.long
@@ -88,6 +89,28 @@ def test_a_limit_on_image_tokens_is_in_the_exported_settings(vl_folder: Path) ->
     options = ModelOptions(base=str(vl_folder), image_tokens=64, dtype="float32", device="cpu")
     settings = models.load_base(options).settings
     assert (settings["max_image_tokens"], settings["do_image_splitting"]) == (64, False)
+
+
+def test_the_decision_pipeline_asks_the_question_that_was_taught(plain: Path, tmp_path: Path) -> None:
+    """Its inputs and scores; images can't be given here, since transformers' own processor needs torchvision."""
+    decision = pytest.importorskip("transformers.decision", reason="transformers 5.23 or later has it")
+    run = made(tmp_path / "codes", "train", plain, "question.answers=codes", "train.epochs=1", "train.batch_size=8")
+    export(run, "weights", tmp_path / "out", "float32", drift=0.2)
+    original = open_original(run)
+    config = decision.DecisionConfig.from_pretrained(tmp_path / "out")
+    assert config.temperature["choice"] == pytest.approx(original.classifier.calibration.temperature)
+    tokenizer, prompt = AutoTokenizer.from_pretrained(tmp_path / "out"), original.classifier.prompt
+    ids = decision.label_token_ids(tokenizer, tuple(config.labels["choice"]))
+    assert [[(token,)] for token in ids] == [list(map(tuple, answers)) for answers in prompt.answers]
+    question = {"type": "choice", "instructions": "", "criteria": dict.fromkeys(original.labels)}
+    request = {"state": "the image", "questions": {"what": question}}
+    ((inputs, (asked,)),) = config.prepare_inputs(request, tokenizer)
+    start, end = (tokenizer.encode(text, add_special_tokens=False) for text in original.model.image_frame)
+    before, after = list(prompt.before)[: -len(start)], list(prompt.after)[len(end) :]
+    image = tokenizer.convert_tokens_to_ids("<image>")  # which the processor replaces by the frame and the embeddings
+    assert inputs["input_ids"][0].tolist() == [*before, image, *after]
+    assert inputs["marks"].tolist() == [len(before) + 1 + len(after)]
+    assert asked.options == list(original.labels)
 
 
 @pytest.mark.parametrize("numbers", ["f16", "q8_0"])

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.compose
-import onnx.inliner
 import onnx.numpy_helper
 import torch
 from onnxscript.onnx_opset import opset20 as op
@@ -66,7 +65,7 @@ def write_onnx(original: Original, path: Path, int8: bool) -> None:
         scores = traced(original, fit)
         if int8:
             scores = quantised(scores)
-        pixels = onnx.inliner.inline_local_functions(preparation(fit, original.model.resample))
+        pixels = preparation(fit, original.model.resample)
         pixels = onnx.compose.add_prefix(pixels, "prepare/", rename_inputs=False, rename_outputs=False)
         model = onnx.compose.merge_models(pixels, scores, [(OUTPUT, OUTPUT)], producer_name="lensmith")
     except UserError:

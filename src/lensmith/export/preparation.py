@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxscript import DOUBLE, FLOAT, INT32, INT64, UINT8, script
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+from onnxscript import DOUBLE, FLOAT, INT32, INT64, UINT8, optimizer, script
 from onnxscript.onnx_opset import opset20 as op
 from onnxscript.values import Opset
 
 if TYPE_CHECKING:
-    import onnx
-
     from lensmith.models.views import Fit
 
 INPUT, OUTPUT = "images", "view"
@@ -104,7 +105,9 @@ def preparation(fit: Fit, resample: int) -> onnx.ModelProto:
         view = op.Transpose(op.Cast(high, to=FLOAT.dtype), perm=[0, 3, 2, 1])
         return view
 
-    model: onnx.ModelProto = prepared.to_model_proto()
+    # Without the optimizer, the types of constants would be looked up again for each image.
+    whole = onnx.inliner.inline_local_functions(prepared.to_model_proto())
+    model: onnx.ModelProto = optimizer.optimize(onnx.shape_inference.infer_shapes(whole))
     for value, names in ((model.graph.input[0], "n height width"), (model.graph.output[0], "n channels rows columns")):
         for dim, name in zip(value.type.tensor_type.shape.dim, names.split(), strict=False):
             dim.dim_param = name

@@ -17,7 +17,7 @@ from lensmith.engine.question import make_question
 from lensmith.export import format
 from lensmith.export.card import model_card
 from lensmith.export.format import Way
-from lensmith.export.original import Original, answers
+from lensmith.export.original import Original, answers, spoken
 from lensmith.export.published import require_no_head, write_model
 from lensmith.progress import Tell, working
 from lensmith.runs.files import write, write_json
@@ -41,6 +41,7 @@ class Format(format.Format):
             write_model(original.model, folder, getattr(torch, self.chosen))
         write_json(folder / "labels.json", original.about() | {"options": original.task["question"]})
         write(folder / "README.md", model_card(original, USE))
+        _write_decision(original, folder)
 
     @contextmanager
     def opened(self, original: Original, folder: Path) -> Iterator[list[Way]]:
@@ -57,6 +58,23 @@ class Format(format.Format):
 
     def usage(self, folder: Path) -> str:
         return f"AutoModelForImageTextToText.from_pretrained({str(folder)!r})"
+
+
+def _write_decision(original: Original, folder: Path) -> None:
+    """decision.json and its template, with which `pipeline("decision")` asks the question that was taught.
+
+    It reads single tokens and has one temperature, so the answers must be codes, and the calibration without a prior.
+    """
+    calibration = original.classifier.calibration
+    if original.recipe.question.answers != "codes" or calibration.offsets:
+        return
+    said, chat = spoken(original)
+    prompt = original.model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    # The question is always the one that was taught; what the request says is used for nothing but its image.
+    template = "{%- set asked = (state, question) -%}{% raw %}" + prompt + "{% endraw %}"
+    config = {"labels": {"choice": said}, "temperature": {"choice": calibration.temperature}}
+    write_json(folder / "decision.json", config | {"sanitize_control_tokens": False})
+    write(folder / "decision_template.jinja", template)
 
 
 USE = """In Lensmith, with exact probabilities of the classes:
