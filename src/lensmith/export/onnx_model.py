@@ -62,10 +62,12 @@ def write_onnx(original: Original, path: Path, int8: bool) -> None:
     """
     fit = require_one_view(original)
     try:
+        about, resample = original.about(), original.model.resample
         scores = traced(original, fit)
+        original.release()
         if int8:
             scores = quantised(scores)
-        pixels = preparation(fit, original.model.resample)
+        pixels = preparation(fit, resample)
         pixels = onnx.compose.add_prefix(pixels, "prepare/", rename_inputs=False, rename_outputs=False)
         model = onnx.compose.merge_models(pixels, scores, [(OUTPUT, OUTPUT)], producer_name="lensmith")
     except UserError:
@@ -77,7 +79,7 @@ def write_onnx(original: Original, path: Path, int8: bool) -> None:
         ) from error
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))  # the functions' own domain is inlined
-    about = original.about() | {"numbers": "int8" if int8 else "float32"}
+    about |= {"numbers": "int8" if int8 else "float32"}
     for key, value in about.items():
         model.metadata_props.add(
             key=key, value=value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

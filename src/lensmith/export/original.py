@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,9 +22,9 @@ from lensmith.engine.taught import load_taught
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 from lensmith.models.loading import weight_sizes
-from lensmith.records import TASK, Evaluation
+from lensmith.records import TASK, Calibration, Evaluation
 from lensmith.runs.folder import adapter_folder, read_evaluation, read_run
-from lensmith.runs.shapes import Task, read_as
+from lensmith.runs.shapes import Task, calibration_of, read_as
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class Original:
             model.peft = None
         model.network.requires_grad_(False)
         return classifier
+
+    def release(self) -> None:
+        """Give the model's memory back. It is loaded again if it is needed again."""
+        self.__dict__.pop("classifier", None)
+        gc.collect()
+
+    @property
+    def calibration(self) -> Calibration:
+        """How scores become probabilities."""
+        return calibration_of(adapter_folder(self.run) / TASK, self.task.get("calibration", {}), self.labels)
 
     @property
     def model(self) -> Model:
@@ -126,15 +137,15 @@ def open_original(run: Path) -> Original:
     return Original(run, recipe, task, evaluation)
 
 
-def decoded(original: Original, image: bytes) -> Image.Image:
-    """An image file as the run reads it. Raises ImageError as `decode_image` does."""
-    limit, enough = original.recipe.data.max_pixels, original.model.sufficient_size
+def decoded(original: Original, image: bytes, model: Model | None = None) -> Image.Image:
+    """An image file as the run reads it, for its model or another. Raises ImageError as `decode_image` does."""
+    limit, enough = original.recipe.data.max_pixels, (model or original.model).sufficient_size
     return decode_image(image, name="the image", max_pixels=limit, enough=enough)
 
 
 def answers(original: Original, classifier: Classifier, image: bytes) -> list[float]:
     """The log-probabilities of the labels for an image file, by a classifier in this process."""
-    views = classifier.model.prepare(decoded(original, image))
+    views = classifier.model.prepare(decoded(original, image, classifier.model))
     scores = classifier.score(tuple(view[None] for view in views)).bound
     logs: list[float] = classifier.calibration.apply(scores).log_softmax(1)[0].tolist()
     return logs

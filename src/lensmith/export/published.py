@@ -32,14 +32,16 @@ def family_of(model: Model) -> str:
 def write_model(model: Model, folder: Path, dtype: torch.dtype) -> None:
     """Write weights, configuration, tokenizer and image settings.
 
+    The model itself is rounded, so that there is no second copy of it: it can't be used afterwards.
+
     Args:
         dtype: in which the weights are stored.
     """
     old, new = RENAMED.get(family_of(model), ("", ""))
     state: dict[str, Tensor] = {}
-    for name, weight in model.network.state_dict().items():
+    for name, weight in model.network.to(dtype).state_dict().items():
         published = name if not old or name.startswith(new) or not name.startswith(old) else new + name[len(old) :]
-        state[published] = weight.to(dtype) if weight.is_floating_point() else weight
+        state[published] = weight
     if model.network.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     save_torch_state_dict(state, folder, max_shard_size=SHARD)

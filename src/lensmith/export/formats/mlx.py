@@ -40,7 +40,6 @@ class Format(weights.Format):
             )
 
     def write(self, original: Original, folder: Path, tell: Tell) -> None:
-        super().write(original, folder, tell)
         classifier, (_, chat) = original.classifier, spoken(original)
         prompt = original.model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         calibration = classifier.calibration
@@ -48,6 +47,7 @@ class Format(weights.Format):
         task |= {"offsets": list(calibration.offsets) or [0.0] * len(original.labels)}
         task |= {"temperature": calibration.temperature, "tiles": original.model.tiled}
         write_json(folder / "classes.json", task)
+        super().write(original, folder, tell)
         write(folder / PROGRAM, files("lensmith.export").joinpath("files", PROGRAM).read_bytes())
 
     @contextmanager

@@ -37,11 +37,12 @@ class Format(format.Format):
         return original.parameters * dtype.itemsize + 20_000_000
 
     def write(self, original: Original, folder: Path, tell: Tell) -> None:
-        with working("writing the weights", tell):
-            write_model(original.model, folder, getattr(torch, self.chosen))
         write_json(folder / "labels.json", original.about() | {"options": original.task["question"]})
         write(folder / "README.md", model_card(original, USE))
         _write_decision(original, folder)
+        with working("writing the weights", tell):
+            write_model(original.model, folder, getattr(torch, self.chosen))
+        original.release()
 
     @contextmanager
     def opened(self, original: Original, folder: Path) -> Iterator[list[Way]]:
@@ -51,7 +52,7 @@ class Format(format.Format):
         options = ModelOptions(base=str(folder), dtype="float32", device="cpu")
         model = models.load_base(options)
         question = make_question(model, original.recipe.question, original.labels)
-        classifier = Classifier(model, question, calibration=original.classifier.calibration)
+        classifier = Classifier(model, question, calibration=original.calibration)
         yield [
             Way(f"the folder, read by transformers {transformers.__version__}", partial(answers, original, classifier))
         ]
