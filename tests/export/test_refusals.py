@@ -14,6 +14,7 @@ from lensmith.verbs.use import export as verb
 from lensmith.verbs.use.export import export
 from tests.conftest import Run
 from tests.export.conftest import Exported
+from tests.models import checkpoints
 
 pytestmark = pytest.mark.long
 
@@ -149,3 +150,13 @@ def test_a_run_without_test_images_is_exported_but_not_proven(
     assert code == 0
     assert "Not proven: the run has no test images" in out
     assert (tmp_path / "untested" / "export" / "npz" / verb.UNPROVEN).exists()
+
+
+def test_a_family_that_cant_be_one_graph_is_told_so(pictures: Path, run: Run, tmp_path: Path) -> None:
+    base = checkpoints.make("smolvlm", tmp_path / "smol")
+    options = [f"model.base={base}", "model.dtype=float32", "model.image_tokens=4096"]
+    assert run("probe", pictures, *options, "--run", "mine")[0] == 0
+    code, _, err = run("export", "mine", "--to", "onnx")
+    assert code == 2
+    assert "isn't written as a graph" in err
+    assert not (tmp_path / "mine" / "export").exists()

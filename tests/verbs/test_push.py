@@ -103,3 +103,10 @@ def test_a_refused_token_is_said_in_a_sentence(hub: Hub, taught: Path) -> None:
     hub.status["models/me/classes"] = 401
     with pytest.raises(UserError, match="token"):
         push(taught, "me/classes", yes=True)
+
+
+def test_without_a_network_nothing_is_sent(hub: Hub, taught: Path) -> None:
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(UserError, match="nothing was sent to me/classes"):
+        push(taught, "me/classes", yes=True)

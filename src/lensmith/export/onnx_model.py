@@ -43,7 +43,12 @@ def require_one_view(original: Original) -> Fit:
     model, head = original.model, original.classifier.head
     # The tower's features are those of the last view, which every image has.
     of_last_view = head is not None and head.feature in feature_names(model)[:2]
-    if model.fit is None or (model.tiled and not (of_last_view and getattr(model, "thumbnail", False))):
+    if model.fit is None:
+        raise UserError(
+            f"{original.task['base']} prepares images in a way that isn't written as a graph here.",
+            "Use --to weights, or teach an LFM2-VL.",
+        )
+    if model.tiled and not (of_last_view and getattr(model, "thumbnail", False)):
         raise UserError(
             f"{original.task['base']} shows a large image as a grid of tiles, and one graph can't hold every grid.",
             "Teach it with one view per image (for example model.image_tokens=256) and export that run.",
@@ -194,7 +199,7 @@ def _store_in_eight_bits(path: Path, apart: bool) -> list[str]:
 def _quiet() -> Iterator[None]:
     """Without the warnings and log lines of the converters, which say nothing that a user could act on."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

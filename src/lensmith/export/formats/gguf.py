@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,7 @@ class Format(format.Format):
         yield [Way(chat, llama.says), Way(exact, llama.scores, few)]
 
     def usage(self, folder: Path) -> str:
-        return f"sh {folder / 'start.sh'} --port 8080"
+        return f"sh {shlex.quote(str(folder / 'start.sh'))} --port 8080"
 
     def _files(self) -> tuple[str, str]:
         return f"model-{self.chosen}.gguf", f"mmproj-{self.chosen}.gguf"

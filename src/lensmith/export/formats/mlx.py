@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -62,4 +63,4 @@ class Format(weights.Format):
         yield [Way(f"mlx-vlm {version('mlx-vlm')} on {where}", program["scores"], most)]
 
     def usage(self, folder: Path) -> str:
-        return f"python {folder / PROGRAM} IMAGE"
+        return f"python {shlex.quote(str(folder / PROGRAM))} IMAGE"

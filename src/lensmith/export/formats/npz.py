@@ -72,4 +72,4 @@ class Format(format.Format):
         yield [Way(f"NumPy {np.__version__}", ask)]
 
     def usage(self, folder: Path) -> str:
-        return f"python -c 'import numpy; print(numpy.load({str(folder / FILE)!r})[\"weight\"].shape)'"
+        return f"numpy.load({str(folder / FILE)!r}); {PROGRAM} beside it computes the probabilities"

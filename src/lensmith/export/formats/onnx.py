@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -54,7 +55,7 @@ class Format(format.Format):
         yield [Way(f"onnxruntime {onnxruntime.__version__}", example["scores"])]
 
     def usage(self, folder: Path) -> str:
-        return f"python {folder / EXAMPLES[0]} IMAGE"
+        return f"python {shlex.quote(str(folder / EXAMPLES[0]))} IMAGE"
 
 
 def _loaded(path: Path) -> dict[str, Any]:

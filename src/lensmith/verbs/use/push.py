@@ -65,7 +65,7 @@ def push(folder: Path, name: str, public: bool = False, yes: bool = False, tell:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    from lensmith.hub.errors import explain
+    from lensmith.hub.errors import explain, is_network
 
     with tempfile.TemporaryDirectory(prefix="lensmith-push-") as temporary:
         ready = Path(temporary)
@@ -90,6 +90,9 @@ def push(folder: Path, name: str, public: bool = False, yes: bool = False, tell:
         except UserError:
             raise
         except Exception as error:
+            if is_network(error) or isinstance(error, ConnectionError):
+                where = "Try again where there is a network."
+                raise UserError(f"The hub can't be reached, so nothing was sent to {name}.", where) from error
             raise explain(error, name) from error
         return {"name": name, "url": f"{api.endpoint}/{name}", "files": files, "bytes": total, "private": private}
 
