@@ -146,3 +146,9 @@ def test_a_probe_is_a_small_file(probe_run: Path, tmp_path: Path) -> None:
     found: Any = np.load(tmp_path / "out" / "probe.npz")
     assert found["labels"].tolist() == ["big star", "circle", "square"]
     assert found["weight"].shape[0] == 3
+
+
+def test_a_part_of_the_test_images_is_compared_with_the_runs_own_answers(probe_run: Path, tmp_path: Path) -> None:
+    (proof,) = export(probe_run, "npz", tmp_path / "out", images=5)["proofs"]
+    assert proof["images"] == 5
+    assert json.loads((tmp_path / "out" / "proof.json").read_text())["compared_with"] == "the run's own predictions"

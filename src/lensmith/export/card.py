@@ -35,7 +35,6 @@ def model_card(original: Original, use: str) -> str:
         use: how to use it, as Markdown.
     """
     base = original.task["base"]
-
     licence, header = licence_of(original.public_base)
     on_hub = models.on_hub(base)
     lines = ["---", *header, *([f"base_model: {base}"] if on_hub else [])]

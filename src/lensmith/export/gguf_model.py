@@ -1,7 +1,7 @@
 """LFM2-VL as the two GGUF files that llama.cpp reads: the decoder, and the vision tower with the projector (mmproj).
 
 Names of tensors and keys are those of the package `gguf`, which llama.cpp's authors keep. The values are what
-llama.cpp's converter writes for the same checkpoint (compared with build 11434; tests/export has the digest of both).
+llama.cpp's converter writes for the same checkpoint (compared with build 11434).
 """
 
 from __future__ import annotations

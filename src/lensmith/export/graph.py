@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from lensmith.engine.branches import copied, fork, fork_all, grow
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import extract
-from lensmith.models.attention import ATTENTION, attend, shared_past
+from lensmith.models.attention import ATTENTION, attend, attend_plainly
 
 
 class Graph(nn.Module):
@@ -71,34 +69,9 @@ class Graph(nn.Module):
 @contextmanager
 def traceable() -> Iterator[None]:
     """Exchange what a graph can't hold, in this process, until the block ends."""
-    AttentionInterface.register(ATTENTION, _attend)
+    AttentionInterface.register(ATTENTION, attend_plainly)
     try:
         with torch.no_grad():
             yield
     finally:
         AttentionInterface.register(ATTENTION, attend)
-
-
-def _attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    _mask: None = None,
-    scaling: float = 1.0,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """As `attend`, in one product over the shared and the local past."""
-    rows, heads, tokens, _size = query.shape
-    shared = shared_past.get({}).get(module.layer_idx)
-    if shared is not None:
-        key, value = (torch.cat([s.expand(rows, -1, -1, -1), x], 2) for s, x in zip(shared, (key, value), strict=True))
-    key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
-    position = torch.arange(key.shape[2])
-    own = position[-tokens:, None]
-    mask = position <= own
-    if sliding_window:
-        mask = mask & (position > own - sliding_window)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return out.transpose(1, 2).contiguous(), None

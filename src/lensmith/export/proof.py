@@ -19,9 +19,8 @@ from lensmith.export.original import Original
 from lensmith.measure.paired import compare
 from lensmith.progress import Tell, counter
 from lensmith.records import Calibration, Comparison, Prediction
-from lensmith.runs.folder import CALIBRATION, PREDICTIONS
+from lensmith.runs.folder import PREDICTIONS
 from lensmith.runs.predictions import read_predictions, read_scores
-from lensmith.runs.shapes import CalibrationFile, calibration_of, read_as
 
 LEAST = -100.0
 """Log-probabilities below this are compared as this: float32 has no such probabilities."""
@@ -100,6 +99,7 @@ class Proof:
             "largest": self.largest,
             "images_per_second": self.per_second,
             "answers": rows,
+            "sentence": self.sentence,
         }
 
 
@@ -111,14 +111,13 @@ def reference(original: Original, split: Split, tell: Tell) -> Reference:
     """
     path, limit = original.run / PREDICTIONS, original.recipe.data.max_pixels
     if path.exists():
-        predictions, scores = read_predictions(path), read_scores(path, original.labels)
-        read = np.array([p.error is None for p in predictions])
-        if [p.id for p in predictions] == list(split.ids) and np.isfinite(scores[read]).all():
-            calibration = Calibration()
-            if (original.run / CALIBRATION).exists():
-                values = read_as(original.run / CALIBRATION, CalibrationFile)["calibration"]
-                calibration = calibration_of(original.run / CALIBRATION, values, original.labels)
-            return Reference(predictions, _logs(scores, calibration), "the run's own predictions")
+        recorded = read_predictions(path)
+        place = {p.id: i for i, p in enumerate(recorded)}
+        if place.keys() >= set(split.ids):
+            rows = [place[name] for name in split.ids]
+            predictions, scores = [recorded[i] for i in rows], read_scores(path, original.labels)[rows]
+            if np.isfinite(scores[[p.error is None for p in predictions]]).all():
+                return Reference(predictions, _logs(scores, original.calibration), "the run's own predictions")
     classifier = original.classifier
     items = split.items(limit, classifier.model.sufficient_size)
     predictions = list(predict(classifier, items, counter("scoring the run's images again", len(split), tell)))

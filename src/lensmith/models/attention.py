@@ -95,14 +95,40 @@ def _windowed(
     tokens. If tokens between the shared past and a row's cache were dropped, all of the shared past is outside the
     window.
     """
-    rows, heads, tokens, _ = query.shape
+    rows, _, tokens, _ = query.shape
     if shared is not None:
         recent = (past[:, :, -window:].expand(rows, -1, -1, -1) for past in shared)
         key, value = (torch.cat([past.to(x.dtype), x], 2) for past, x in zip(recent, (key, value), strict=True))
     key, value = (x[:, :, -(tokens + window - 1) :] for x in (key, value))
+    return _masked(query, key, value, scaling, window)
+
+
+def attend_plainly(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: None = None,
+    scaling: float = 1.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """As `attend`, in one product over the shared and the local past: slower, of operations that can be exported."""
+    shared = shared_past.get({}).get(module.layer_idx)
+    if shared is not None:
+        rows = query.shape[0]
+        key, value = (torch.cat([s.expand(rows, -1, -1, -1), x], 2) for s, x in zip(shared, (key, value), strict=True))
+    return _masked(query, key, value, scaling, sliding_window), None
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    """Causal attention to the last `window` of the given keys, or to all; shapes as for `attend`."""
+    heads, tokens = query.shape[1:3]
     position = torch.arange(key.shape[2], device=key.device)
     query_position = position[-tokens:, None]
-    mask = (position <= query_position) & (position > query_position - window)
+    mask = position <= query_position
+    if window:
+        mask = mask & (position > query_position - window)
     key, value = (x.to(query.dtype).repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return out.transpose(1, 2).contiguous()

@@ -7,13 +7,16 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from lensmith.pages import numbers
 from lensmith.pages.charts import cells
 from lensmith.records import Evaluation
+
+if TYPE_CHECKING:
+    import jinja2
 
 _SMALL, _LARGE = 96, 256  # pixels of the longer side of a picture
 _FILTERS = (
@@ -43,15 +46,7 @@ def fill_template(name: str, notes: Iterable[str], evaluations: Sequence[Evaluat
         evaluations: rows of the table of results.
         values: everything else that the template uses.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates(Path(__file__).with_name("templates"))
     environment.filters.update({f.__name__: f for f in _FILTERS}, no_break=_no_break)
     page = environment.get_template(name).render(
         evaluations=evaluations,
@@ -62,6 +57,19 @@ def fill_template(name: str, notes: Iterable[str], evaluations: Sequence[Evaluat
     )
     # File names that are not UTF-8 contain lone surrogates, which can't be written.
     return page.encode("utf-8", "replace").decode()
+
+
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates in some folders, as all pages are filled in: escaped, and strict about names."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
 
 
 def data_uri(image: Image.Image) -> str:

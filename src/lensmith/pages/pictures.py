@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lensmith.pages.page import templates
+
 _PARTS = Path(__file__).with_name("live")
 
 
@@ -15,13 +17,4 @@ def part(name: str) -> str:
 
 def render(template: Path, **values: Any) -> str:
     """A page as HTML. Its template extends `pictures.html.j2`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, _PARTS]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template(template.name).render(**values)
+    return templates(template.parent, _PARTS).get_template(template.name).render(**values)

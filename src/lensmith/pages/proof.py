@@ -30,7 +30,6 @@ class WayRow:
     """One way of asking the exported file; `divergence` and `largest` are None if it gives only labels."""
 
     name: str
-    holds: bool
     changed: int
     allowed: int
     """The largest number of answers that may change."""
@@ -46,7 +45,6 @@ class ProofData:
 
     title: str
     verdict: str
-    proven: bool
     ways: list[WayRow]
     changed: list[Changed]
     """At most `PICTURES` are shown."""

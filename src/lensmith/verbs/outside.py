@@ -6,7 +6,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell
 from lensmith.runs.files import write_json
 from lensmith.runs.folder import read_run
-from lensmith.verbs.terminal import Screen
+from lensmith.verbs import terminal
 
 SAMPLES = 16
 """Images whose size is looked at to say what asking costs."""
@@ -101,12 +100,7 @@ def consent(plan: Plan, tell: Tell, yes: bool) -> None:
         tell(Note(sentence))
     if yes or plan.provider.local or not plan.requests:
         return
-    if not isinstance(tell, Screen) or not sys.stdin.isatty():
-        raise UserError(
-            f"Nothing was sent: {plan.requests:,} images would go to {plan.provider.host}.",
-            "Agree with --yes (in Python: yes=True).",
-        )
-    tell.agree()
+    terminal.ask(tell, f"Nothing was sent: {plan.requests:,} images would go to {plan.provider.host}.")
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lensmith.progress import Advance, Note
+from lensmith.errors import UserError
+from lensmith.progress import Advance, Note, Tell
 
 SOURCES_HELP = (
     "images (a folder, a table, SCHEME:LOCATION), a recipe (a YAML file or a shipped name), a run folder, or both"
@@ -65,6 +67,21 @@ class Screen(Protocol):
     def agree(self) -> None:
         """Ask whether to continue; any answer but yes raises KeyboardInterrupt."""
         ...
+
+
+def ask(tell: Tell, unasked: str) -> None:
+    """Ask whether to go on.
+
+    Args:
+        unasked: what is said if nobody can be asked.
+
+    Raises:
+        UserError: nobody can be asked.
+        KeyboardInterrupt: the user doesn't agree.
+    """
+    if not isinstance(tell, Screen) or not sys.stdin.isatty():
+        raise UserError(unasked, "Agree with --yes (in Python: yes=True).")
+    tell.agree()
 
 
 def add_recipe(parser: argparse.ArgumentParser, verb: str, resumable: bool = True) -> None:

@@ -122,7 +122,8 @@ def _page(original: Original, graph: Path) -> str:
         'import { at, begin, tell } from "./pictures.js";\n', ""
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    sources = {name: runtime() / file for name, file in PARTS.items()} | {"model": graph}
+    folder = runtime()
+    sources = {name: folder / file for name, file in PARTS.items()} | {"model": graph}
     values: dict[str, Any] = {name: _packed(path.read_bytes()) for name, path in sources.items()}
     tested = original.evaluation
     about = f"It knows {len(original.labels)} classes: {', '.join(original.labels)}."

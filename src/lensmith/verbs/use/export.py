@@ -14,7 +14,7 @@ from lensmith.errors import ImageError, UserError
 from lensmith.progress import Note, Tell, silent, size, working
 from lensmith.records import percent
 from lensmith.runs.files import read_json, replacing, write, write_json
-from lensmith.runs.folder import REPORT, same_data
+from lensmith.runs.folder import REPORT, recipe_for, same_data
 from lensmith.runs.provenance import facts, provenance
 from lensmith.runs.shapes import Record, read_as
 from lensmith.verbs import terminal
@@ -132,7 +132,7 @@ def _proven(
         verdict = f"Not proven: {worst.sentence} At most {worst.most:,} may change ({100 * allowed:g} %)."
     with working("writing the report", tell):
         _write_page(folder, form, original, split, proofs, verdict)
-    rows = [proof.to_dict(split.ids) | {"sentence": proof.sentence} for proof in proofs]
+    rows = [proof.to_dict(split.ids) for proof in proofs]
     write_json(folder / PROOF, {"proven": proven, "verdict": verdict, "compared_with": known.source, "proofs": rows})
     if not proven:
         write(folder / UNPROVEN, verdict + "\n")
@@ -148,9 +148,7 @@ def _tested(original: Original, most: int | None, tell: Tell) -> Split | None:
     """The images on which the run was tested; None if there are none."""
     if original.evaluation is None:
         return None
-    recipe = original.recipe
-    recipe.model.adapter = str(original.run)
-    _, dataset = asked_images(recipe, tell)
+    _, dataset = asked_images(recipe_for(str(original.run), []), tell)
     same_data(original.run, dataset)
     split = dataset.split(read_as(original.run / "record.json", Record)["split"])
     tell(Note(f"The run: {percent(original.evaluation.accuracy)} of {len(split):,} test images correct."))
@@ -179,7 +177,7 @@ def _write_page(
     for proof in proofs:
         ways.append(
             page.WayRow(
-                proof.way, proof.holds, len(proof.changed), proof.most, proof.comparison,
+                proof.way, len(proof.changed), proof.most, proof.comparison,
                 proof.divergence, proof.largest, proof.per_second,
             )
         )  # fmt: skip
@@ -190,6 +188,5 @@ def _write_page(
     machine = f"{made['machine']['processor']}, {made['machine']['cores']} cores"
     exported = [("Exported", f"{made['created']}, numbers in {form.chosen}, on {machine}")]
     title = f"{original.run.name} as {Path(folder).name}"
-    proven = all(proof.holds for proof in proofs)
-    data = page.ProofData(title, verdict, proven, ways, pictures, form.usage(folder), exported + facts(original.run))
+    data = page.ProofData(title, verdict, ways, pictures, form.usage(folder), exported + facts(original.run))
     page.write_proof(folder / REPORT, data)

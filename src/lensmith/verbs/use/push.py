@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -102,11 +101,8 @@ def _ask(name: str, files: list[str], total: int, private: bool, exists: bool, t
     what = "exists, and files of the same names are replaced" if exists else "is created"
     tell(Note(f"{len(files)} files, {size(total)}: {', '.join(files)}."))
     tell(Note(f"They go to {name} on the hub, which {what}; {seen}. No image is sent; the names of the classes are."))
-    if yes:
-        return
-    if not isinstance(tell, terminal.Screen) or not sys.stdin.isatty():
-        raise UserError(f"Nothing was sent to {name}.", "Agree with --yes (in Python: yes=True).")
-    tell.agree()
+    if not yes:
+        terminal.ask(tell, f"Nothing was sent to {name}.")
 
 
 def _gather(folder: Path, ready: Path) -> None:
