@@ -190,7 +190,7 @@ def test_the_page(add_plugin: AddPlugin, tmp_path: Path, monkeypatch: pytest.Mon
     template = "src/lensmith/pages/templates/classes.html.j2"
     (tmp_path / "classes.html.j2").write_text(EXAMPLES[template], encoding="utf-8")
     load = jinja2.FileSystemLoader
-    monkeypatch.setattr(jinja2, "FileSystemLoader", lambda folder: load([folder, tmp_path]))
+    monkeypatch.setattr(jinja2, "FileSystemLoader", lambda folders: load([*folders, tmp_path]))
     data = module.ClassesData(HOSTILE, "Two classes.", [(HOSTILE, 1200), ("bag", 0)], [("Data", "here")], ["A note."])
     module.write_classes(tmp_path / "page.html", data)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
