@@ -1,13 +1,18 @@
-"""The lower bound of a training step: the operations it can't avoid, and how fast a device multiplies matrices."""
+"""The lower bound of a step: the operations it can't avoid, and how fast a device multiplies matrices."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lensmith.models.base import Model
+from lensmith.models.tuning import component_of
 from lensmith.models.views import Shape
 
 
@@ -91,3 +96,63 @@ def matrix_rate(device: torch.device) -> tuple[int, float]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return side, rounds * 2 * side**3 / (time.perf_counter() - start)
+
+
+PARTS = {"vision_tower": "tower", "projector": "projector", "language_model": "decoder"}
+
+
+class Count:
+    """Counts the floating-point operations of what a model runs while it is open (`with Count(model) as count`).
+
+    Every linear layer's products are counted as they happen: two operations per weight and row, two more if a gradient
+    flows back to the layer's input, and two more if the weight itself is trained. Attention is counted as in
+    `operations`; a query of the decoder attends to the shared past, to its own row's past and, on average, to half of
+    its segment. Norms, activations, convolutions over three tokens and the optimizer are not counted.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.operations: Counter[str] = Counter()
+        """Part -> operations: `tower`, `projector`, `decoder`, `attention` (of both) and `vocabulary`."""
+
+    def __enter__(self) -> Count:
+        model, hooks = self.model, list[Any]()
+        head, text = model.network.get_output_embeddings(), model.network.config.text_config
+        for name, module in model.network.named_modules():
+            if isinstance(module, nn.Linear):
+                component = component_of(model, name)
+                part = "vocabulary" if module is head else PARTS[component] if component else "decoder"
+                hooks.append(module.register_forward_hook(partial(self._linear, part)))
+            elif component_of(model, name) == "vision_tower" and hasattr(module, "q_proj"):
+                hooks.append(module.register_forward_hook(self._tower_attention, with_kwargs=True))
+        self.layers = list(text.layer_types).count("full_attention")
+        hooks.append(model.decoder.register_forward_hook(self._decoder_attention, with_kwargs=True))
+        self.hooks = hooks
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    @property
+    def total(self) -> int:
+        """Of all parts."""
+        return sum(self.operations.values())
+
+    def _linear(self, part: str, module: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+        back = inputs[0].requires_grad + module.weight.requires_grad if output.requires_grad else 0
+        rows = inputs[0].numel() // module.in_features
+        self.operations[part] += 2 * (1 + back) * rows * module.in_features * module.out_features
+
+    def _tower_attention(self, _: nn.Module, args: tuple[Tensor, ...], named: dict[str, Any], output: Any) -> None:
+        states = args[0] if args else named["hidden_states"]
+        self._attention(states.shape, states.shape[1], output[0].requires_grad)
+
+    def _decoder_attention(self, _: nn.Module, __: Any, named: dict[str, Any], output: Any) -> None:
+        states, first = named["inputs_embeds"], int(named["position_ids"].min())
+        keys = first + states.shape[1] / 2
+        self._attention(states.shape, keys, output.last_hidden_state.requires_grad, self.layers)
+
+    def _attention(self, shape: Sequence[int], keys: float, back: bool, layers: int = 1) -> None:
+        rows, tokens, width = shape
+        self.operations["attention"] += round((12 if back else 4) * layers * rows * tokens * keys * width)

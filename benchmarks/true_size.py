@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from lensmith import models
-from lensmith.config import ModelOptions, QuestionOptions, load_recipe
+from lensmith.config import ModelOptions, QuestionOptions, Recipe, load_recipe
 from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.objective import SoftLabels
 from lensmith.engine.question import Prompt, make_prompt, make_question
@@ -134,11 +134,23 @@ class Training:
         model: with weights that learn (`tuning.attach`).
         side: of the photographs, in pixels.
         kept: whether the frozen tower's features are cached, as in every epoch but the first (`learn.feature_store`).
+        recipe: its question, its objective and its rates; None for the default recipe and the long question of `ask`.
+        names: the classes.
     """
 
-    def __init__(self, model: Model, side: int, batch: int, kept: bool = False) -> None:
-        recipe = load_recipe(None, [f"train.batch_size={batch}"])
-        _, prompt = ask(model)
+    def __init__(
+        self,
+        model: Model,
+        side: int,
+        batch: int,
+        kept: bool = False,
+        recipe: Recipe | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        names = names or labels()
+        prompt = make_prompt(model, recipe.question, names) if recipe else ask(model)[1]
+        recipe = recipe or load_recipe(None, [])
+        recipe.train.batch_size = batch
         self.model, self.notes = model, list[str]()
         self.images: list[Views] = [model.prepare(one) for one in photographs(batch, side)]
         look: Callable[[Views], Tensor] = model.embed_images
@@ -149,9 +161,9 @@ class Training:
                     model.project(model.encode_images(tuple(view[None] for view in views))) for views in self.images
                 )
                 self.images = [tuple(view[0].cpu() for view in views) for views in seen]
-        self.parts: list[SoftLabels] = [[(i % len(labels()), 1.0)] for i in range(batch)]
+        self.parts: list[SoftLabels] = [[(i % len(names), 1.0)] for i in range(batch)]
         self.step_ = Step(model, prompt, recipe, look, self.notes.append)
-        self.noise = torch.zeros(batch, len(labels()))
+        self.noise = torch.zeros(batch, len(names))
         self.weights = list(trainable(model).values())
         self.optimizer = torch.optim.AdamW(weight_groups(model, recipe.tune, recipe.train), fused=True)
         model.network.train()

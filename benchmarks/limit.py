@@ -1,0 +1,256 @@
+"""Claim: what is hot runs close to what the machine's matrix products allow, in nano and in LFM2-VL-450M at its true
+size (random weights at the published shape, as `true_size.py` writes them).
+
+For each model and side of the images: the vision tower alone, all features of a probe, scoring after the demo's question,
+and a training step with LoRA. Each is counted as it runs (`floor.Count`) and timed in turns with a large product in the
+same number format, so `share` is operations per second over the machine's own matrix rate of that minute. PyTorch's
+profiler says where the rest goes: attention's kernels, copies and casts, softmax, norms and other small operations, and
+what is no operation at all (Python, and the waiting between operations).
+
+The number format is the one that `model.dtype=auto` takes on this machine. `tower_512_ratio` is the tower's images/s over
+those with plain attention (that of commit bbb3563), in turns.
+
+Run: python benchmarks/limit.py [--models nano,450m] [--device cpu|cuda] [--against COMMIT]
+`--against` also measures the source of an earlier commit, in turns with this one, for a table of before and after.
+(15 minutes for both models, twice that with --against; the last line is JSON.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from floor import Count
+from torch.profiler import ProfilerActivity, profile
+from true_size import Training, photographs, synchronize, write_apart
+
+from lensmith import models
+from lensmith.config import ModelOptions, QuestionOptions, load_recipe
+from lensmith.engine.classifier import Classifier
+from lensmith.engine.features import feature_names
+from lensmith.engine.question import make_question
+from lensmith.models.base import Model
+from lensmith.models.tuning import attach
+from lensmith.models.views import Views, stack
+from lensmith.runs.provenance import provenance
+
+SIDES = {"nano": (28,), "450m": (256, 512)}
+BATCHES = {("nano", 28): (256, 256, 64), ("450m", 256): (8, 8, 8), ("450m", 512): (4, 4, 4)}
+"""Images of the tower and the features, of scoring, and of a training step."""
+ROUNDS = 5
+LABELS = "Ankle boot,Bag,Coat,Dress,Pullover,Sandal,Shirt,Sneaker,T-shirt,Trouser".split(",")
+KINDS = {
+    "products": ("addmm", "::mm", "bmm", "linear", "baddbmm", "matmul"),
+    "attention": ("scaled_dot_product", "flash_attention"),
+    "copies": ("copy_", "_to_copy", "::cat", "clone", "contiguous", "index", "gather", "fill_", "zero_", "stack"),
+    "softmax": ("softmax", "logsumexp", "sigmoid", "::exp", "masked_fill"),
+}
+"""What an operation of PyTorch counts as, by a part of its name; all others are `pointwise`."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hot thing."""
+
+    name: str
+    images: int
+    run: Callable[[], Any]
+    model: Model
+
+
+def question() -> QuestionOptions:
+    return load_recipe("demo-fashion", []).question
+
+
+def cases(size: str, folder: str, device: str) -> Iterator[Case]:
+    """The hot things of one model, in turn; the training is the last one, since it changes the model."""
+    options = ModelOptions(base=folder, device=device)
+    for learning in (False, True):
+        model = models.load_base(options)
+        recipe = load_recipe("demo-fashion" if size == "nano" else None, [])
+        if learning:
+            attach(model, recipe.tune, LABELS)
+        for side in SIDES[size]:
+            first, scored, batch = BATCHES[size, side]
+            if learning:
+                training = Training(model, side, batch, recipe=recipe, names=LABELS)
+                yield Case(f"training_{side}", batch, training.step, model)
+                continue
+            views = stack([model.prepare(one) for one in photographs(first, side)])
+            classifier = Classifier(model, make_question(model, recipe.question, LABELS), top=1, batch_size=scored)
+            yield Case(f"tower_{side}", first, forward(model, lambda v=views: model.encode_images(v)), model)
+            if size != "nano":
+                yield Case(f"plain_{side}", first, plainly(model, views), model)
+            names = feature_names(model)
+            yield Case(f"features_{side}", first, lambda c=classifier, v=views: c.features(v, names), model)
+            yield Case(f"scoring_{side}", scored, lambda c=classifier, v=views: c.score(tuple(x[:scored] for x in v)), model)
+
+
+def forward(model: Model, work: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode(), model.autocast():
+            work()
+
+    return run
+
+
+def plainly(model: Model, views: Views) -> Callable[[], None]:
+    """The tower with attention by plain products, whatever it is set to."""
+    tower = model.network.get_submodule(model.components["vision_tower"])
+    run = forward(model, lambda: model.encode_images(views))
+
+    def work() -> None:
+        before = tower.config._attn_implementation
+        tower.set_attn_implementation("eager")
+        run()
+        tower.set_attn_implementation(before)
+
+    return work
+
+
+def matrices(model: Model) -> Callable[[], float]:
+    """A function that measures the machine's matrix rate in the model's number format, in operations per second."""
+    side = 8192 if model.device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=model.device, dtype=model.compute) for _ in range(2))
+
+    def rate() -> float:
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            a @ b
+            synchronize(model.device)
+            times.append(time.perf_counter() - start)
+        return 2 * side**3 / statistics.median(times)
+
+    return rate
+
+
+def measured(case: Case, rounds: int) -> dict[str, Any]:
+    """Images per second, operations per image, share of the matrix rate, and the profile."""
+    with Count(case.model) as count:
+        case.run()
+    rate, rates, seconds = matrices(case.model), [], []
+    for _ in range(rounds):
+        rates.append(rate())
+        start = time.perf_counter()
+        case.run()
+        synchronize(case.model.device)
+        seconds.append(time.perf_counter() - start)
+    middle, speed = statistics.median(seconds), statistics.median(rates)
+    row: dict[str, Any] = {"images_per_s": case.images / middle, "share": count.total / middle / speed}
+    row |= {"giga_operations": count.total / case.images / 1e9, "matrix_gflops": speed / 1e9}
+    row["parts"] = {part: n / count.total for part, n in count.operations.items()}
+    return row | {"time": profiled(case, middle)}
+
+
+def profiled(case: Case, seconds: float) -> dict[str, float]:
+    """Fractions of the time by kind of operation; `between` is what no operation takes."""
+    gpu = case.model.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu
+    with profile(activities=activities) as found:
+        start = time.perf_counter()
+        case.run()
+        synchronize(case.model.device)
+        taken = time.perf_counter() - start
+    totals = dict.fromkeys([*KINDS, "pointwise"], 0.0)
+    for event in found.key_averages():
+        kind = next((k for k, parts in KINDS.items() if any(part in event.key for part in parts)), "pointwise")
+        totals[kind] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6
+    return {kind: total / taken for kind, total in totals.items()} | {"between": 1 - sum(totals.values()) / taken}
+
+
+def one(size: str, folder: str, device: str, rounds: int) -> dict[str, Any]:
+    """All cases of one model in this process."""
+    found = {}
+    for case in cases(size, folder, device):
+        found[case.name] = measured(case, rounds)
+        found["dtype"] = str(case.model.compute).removeprefix("torch.")
+        print(f"{size} {case.name}: {json.dumps(rounded(found[case.name]))}", file=sys.stderr, flush=True)
+    return found
+
+
+def rounded(value: Any) -> Any:
+    """Floats rounded to three significant digits, at any depth."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def apart(args: argparse.Namespace, size: str, folder: str, source: Path | None) -> dict[str, Any]:
+    """`one` in a process of its own, with the source of another commit if that is given."""
+    command = [sys.executable, __file__, "--one", size, "--folder", folder]
+    command += ["--device", args.device, "--rounds", str(args.rounds)]
+    environment = dict(os.environ) | ({"PYTHONPATH": str(source)} if source else {})
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def table(sides: dict[str, dict[str, Any]]) -> list[str]:
+    """The rows of a Markdown table: each model's cases, for each commit."""
+    kinds = [*KINDS, "pointwise", "between"]
+    lines = [f"| | source | images/s | share | {' | '.join(kinds)} |", "|---|---|---" + "|---" * (len(kinds) + 1) + "|"]
+    for size in next(iter(sides.values())):
+        for name in (name for name in next(iter(sides.values()))[size] if name != "dtype"):
+            for source, found in sides.items():
+                row = found[size][name]
+                shares = " | ".join(f"{row['time'][kind]:.0%}" for kind in kinds)
+                lines.append(f"| {size} {name} | {source} | {row['images_per_s']:.3g} | {row['share']:.0%} | {shares} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", default="nano,450m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--against", metavar="COMMIT", help="also measure the source of this commit")
+    parser.add_argument("--folder", help="where the checkpoint of 450m is, or is kept for reuse")
+    parser.add_argument("--one", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(one(args.one, args.folder, args.device, args.rounds)))
+        return
+    sources: dict[str, Path | None] = {"now": None}
+    with tempfile.TemporaryDirectory() as name:
+        if args.against:
+            tree = Path(name) / "before"
+            subprocess.run(["git", "worktree", "add", "--detach", "--quiet", tree, args.against], check=True)
+            sources = {args.against: tree / "src"} | sources
+        sides: dict[str, dict[str, Any]] = {source: {} for source in sources}
+        try:
+            for size in args.models.split(","):
+                folder = "nano" if size == "nano" else args.folder or f"{name}/{size}"
+                if size != "nano" and not (Path(folder) / "config.json").exists():
+                    write_apart(size, Path(folder))
+                for source, path in sources.items():
+                    sides[source][size] = apart(args, size, folder, path)
+        finally:
+            if args.against:
+                subprocess.run(["git", "worktree", "remove", "--force", tree], check=True)
+    print("\n".join(table(sides)))
+    now = sides["now"]
+    claims = {"tower_256": ("450m", "tower_256"), "tower_512": ("450m", "tower_512")}
+    claims |= {"training_450m": ("450m", "training_256"), "training_nano": ("nano", "training_28")}
+    claims |= {"scoring_nano": ("nano", "scoring_28")}
+    figures = {claim: now[size][case]["share"] for claim, (size, case) in claims.items() if size in now}
+    if "450m" in now:
+        fast, plain = (now["450m"][f"{case}_512"]["images_per_s"] for case in ("tower", "plain"))
+        figures["tower_512_ratio"] = fast / plain
+    record = {"machine": provenance()["machine"], "torch": torch.__version__}
+    print(json.dumps(record | {"models": rounded(sides)} | rounded(figures)))
+
+
+if __name__ == "__main__":
+    main()
