@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lensmith.models.base import Model
@@ -118,8 +119,13 @@ class Count:
     def __enter__(self) -> Count:
         model, hooks = self.model, list[Any]()
         head, text = model.network.get_output_embeddings(), model.network.config.text_config
+        # A layer with LoRA runs its products itself, so it is counted as a whole.
+        lora = {name: module for name, module in model.network.named_modules() if isinstance(module, LoraLayer)}
+        for name, module in lora.items():
+            part = PARTS[str(component_of(model, name))]
+            hooks.append(module.register_forward_hook(partial(self._lora, part)))
         for name, module in model.network.named_modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and not any(name.startswith(f"{one}.") for one in lora):
                 component = component_of(model, name)
                 part = "vocabulary" if module is head else PARTS[component] if component else "decoder"
                 hooks.append(module.register_forward_hook(partial(self._linear, part)))
@@ -143,6 +149,14 @@ class Count:
         back = inputs[0].requires_grad + module.weight.requires_grad if output.requires_grad else 0
         rows = inputs[0].numel() // module.in_features
         self.operations[part] += 2 * (1 + back) * rows * module.in_features * module.out_features
+
+    def _lora(self, part: str, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        rows, back = inputs[0].numel() // module.in_features, output.requires_grad
+        (first,), (second,) = module.lora_A.values(), module.lora_B.values()
+        frozen = module.in_features * module.out_features * (1 + (back and inputs[0].requires_grad))
+        # Of LoRA's first product the input's gradient is needed like the base's; its second one has all three.
+        own = first.weight.numel() * (1 + back + (back and inputs[0].requires_grad))
+        self.operations[part] += 2 * rows * (frozen + own + second.weight.numel() * (3 if back else 1))
 
     def _tower_attention(self, _: nn.Module, args: tuple[Tensor, ...], named: dict[str, Any], output: Any) -> None:
         states = args[0] if args else named["hidden_states"]

@@ -1,14 +1,14 @@
 """Claim: what is hot runs close to what the machine's matrix products allow, in nano and in LFM2-VL-450M at its true
 size (random weights at the published shape, as `true_size.py` writes them).
 
-For each model and side of the images: the vision tower alone, all features of a probe, scoring after the demo's question,
-and a training step with LoRA. Each is counted as it runs (`floor.Count`) and timed in turns with a large product in the
-same number format, so `share` is operations per second over the machine's own matrix rate of that minute. PyTorch's
-profiler says where the rest goes: attention's kernels, copies and casts, softmax, norms and other small operations, and
-what is no operation at all (Python, and the waiting between operations).
+For each model and side of the images: the vision tower alone, all features of a probe, scoring after the demo's
+question, and a training step with LoRA. Each is counted as it runs (`floor.Count`) and timed in turns with a large
+product in the same number format, so `share` is operations per second over the machine's own matrix rate of that
+minute. PyTorch's profiler says where the rest goes: attention's kernels, copies and casts, softmax, norms and other
+small operations, and what is no operation at all (Python, and the waiting between operations).
 
-The number format is the one that `model.dtype=auto` takes on this machine. `tower_512_ratio` is the tower's images/s over
-those with plain attention (that of commit bbb3563), in turns.
+The number format is the one that `model.dtype=auto` takes on this machine. `tower_512_ratio` is the tower's images/s
+over those with plain attention (that of commit bbb3563), in turns.
 
 Run: python benchmarks/limit.py [--models nano,450m] [--device cpu|cuda] [--against COMMIT]
 `--against` also measures the source of an earlier commit, in turns with this one, for a table of before and after.
@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 from true_size import Training, photographs, synchronize, write_apart
 
 from lensmith import models
-from lensmith.config import ModelOptions, QuestionOptions, load_recipe
+from lensmith.config import ModelOptions, load_recipe
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import feature_names
 from lensmith.engine.question import make_question
@@ -46,10 +47,10 @@ from lensmith.models.views import Views, stack
 from lensmith.runs.provenance import provenance
 
 SIDES = {"nano": (28,), "450m": (256, 512)}
-BATCHES = {("nano", 28): (256, 256, 64), ("450m", 256): (8, 8, 8), ("450m", 512): (4, 4, 4)}
+BATCHES = {("nano", 28): (256, 256, 64), ("450m", 256): (8, 4, 4), ("450m", 512): (2, 2, 2)}
 """Images of the tower and the features, of scoring, and of a training step."""
-ROUNDS = 5
-LABELS = "Ankle boot,Bag,Coat,Dress,Pullover,Sandal,Shirt,Sneaker,T-shirt,Trouser".split(",")
+ROUNDS = 3
+LABELS = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker", "T-shirt", "Trouser"]
 KINDS = {
     "products": ("addmm", "::mm", "bmm", "linear", "baddbmm", "matmul"),
     "attention": ("scaled_dot_product", "flash_attention"),
@@ -69,10 +70,6 @@ class Case:
     model: Model
 
 
-def question() -> QuestionOptions:
-    return load_recipe("demo-fashion", []).question
-
-
 def cases(size: str, folder: str, device: str) -> Iterator[Case]:
     """The hot things of one model, in turn; the training is the last one, since it changes the model."""
     options = ModelOptions(base=folder, device=device)
@@ -89,18 +86,20 @@ def cases(size: str, folder: str, device: str) -> Iterator[Case]:
                 continue
             views = stack([model.prepare(one) for one in photographs(first, side)])
             classifier = Classifier(model, make_question(model, recipe.question, LABELS), top=1, batch_size=scored)
-            yield Case(f"tower_{side}", first, forward(model, lambda v=views: model.encode_images(v)), model)
+            yield Case(f"tower_{side}", first, forward(model, views), model)
             if size != "nano":
                 yield Case(f"plain_{side}", first, plainly(model, views), model)
-            names = feature_names(model)
-            yield Case(f"features_{side}", first, lambda c=classifier, v=views: c.features(v, names), model)
-            yield Case(f"scoring_{side}", scored, lambda c=classifier, v=views: c.score(tuple(x[:scored] for x in v)), model)
+            every = partial(classifier.features, views, feature_names(model))
+            yield Case(f"features_{side}", first, every, model)
+            yield Case(f"scoring_{side}", scored, partial(classifier.score, tuple(v[:scored] for v in views)), model)
 
 
-def forward(model: Model, work: Callable[[], Any]) -> Callable[[], None]:
+def forward(model: Model, views: Views) -> Callable[[], None]:
+    """The tower, as it is."""
+
     def run() -> None:
         with torch.inference_mode(), model.autocast():
-            work()
+            model.encode_images(views)
 
     return run
 
@@ -108,7 +107,7 @@ def forward(model: Model, work: Callable[[], Any]) -> Callable[[], None]:
 def plainly(model: Model, views: Views) -> Callable[[], None]:
     """The tower with attention by plain products, whatever it is set to."""
     tower = model.network.get_submodule(model.components["vision_tower"])
-    run = forward(model, lambda: model.encode_images(views))
+    run = forward(model, views)
 
     def work() -> None:
         before = tower.config._attn_implementation
@@ -172,7 +171,7 @@ def profiled(case: Case, seconds: float) -> dict[str, float]:
 
 def one(size: str, folder: str, device: str, rounds: int) -> dict[str, Any]:
     """All cases of one model in this process."""
-    found = {}
+    found: dict[str, Any] = {}
     for case in cases(size, folder, device):
         found[case.name] = measured(case, rounds)
         found["dtype"] = str(case.model.compute).removeprefix("torch.")
@@ -206,7 +205,8 @@ def table(sides: dict[str, dict[str, Any]]) -> list[str]:
             for source, found in sides.items():
                 row = found[size][name]
                 shares = " | ".join(f"{row['time'][kind]:.0%}" for kind in kinds)
-                lines.append(f"| {size} {name} | {source} | {row['images_per_s']:.3g} | {row['share']:.0%} | {shares} |")
+                speed = f"{row['images_per_s']:.3g} | {row['share']:.0%}"
+                lines.append(f"| {size} {name} | {source} | {speed} | {shares} |")
     return lines
 
 
@@ -227,7 +227,7 @@ def main() -> None:
         if args.against:
             tree = Path(name) / "before"
             subprocess.run(["git", "worktree", "add", "--detach", "--quiet", tree, args.against], check=True)
-            sources = {args.against: tree / "src"} | sources
+            sources = {args.against: tree / "src", "now": None}
         sides: dict[str, dict[str, Any]] = {source: {} for source in sources}
         try:
             for size in args.models.split(","):

@@ -31,6 +31,9 @@ from lensmith.records import Calibration, Prediction
 
 MAX_BATCH = 256
 """The largest batch chosen automatically: on two CPU cores, larger ones were no faster."""
+CPU_BATCH = 1 << 30
+"""Bytes for a batch on a CPU, by the estimate of `Model.memory`. Larger batches are no faster there, and a laptop has
+little memory."""
 WINDOW = 1 << 30
 """Bytes for the prepared images of a window if all of them are large. With a GPU there are two windows."""
 TOLERANCE = 0.01
@@ -84,6 +87,8 @@ class Classifier:
             _, self._before = grow(model.decoder, model.embed(self._batch_of_ids(self.prompt.before)))
             self._after = model.embed(self._batch_of_ids(self.prompt.after))
         self._memory = model.free_memory() // 4
+        if model.device.type == "cpu":
+            self._memory = min(self._memory, CPU_BATCH)
 
     def _batch_of_ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([ids], device=self.model.device)

@@ -29,6 +29,17 @@ from lensmith.models.tuning import trainable
 from lensmith.models.views import Views, shape_of, stack
 
 
+def images_at_once(total: int, question: int, image: int) -> int:
+    """The number of images that should fit into memory together, of which Lensmith takes 60 %.
+
+    Args:
+        total: memory of the device or the machine, in bytes.
+        question: what the question takes, in bytes.
+        image: what an image and its answer take, in bytes.
+    """
+    return max(1, int((0.6 * total - question) // image))
+
+
 class Step:
     """Computes the gradients of one batch after another.
 
@@ -123,8 +134,8 @@ class Step:
         shapes = grouped(map(shape_of, images))
         largest = max((self._tokens(images[group[0]]) for group in shapes), default=0) + self._text_tokens
         past = self._prefix_ids.shape[1]
-        available = 0.6 * self.model.total_memory() - self.model.training_memory(past)
-        limit = max(1, int(available // self.model.training_memory(largest)))
+        model = self.model
+        limit = images_at_once(model.total_memory(), model.training_memory(past), model.training_memory(largest))
         if limit < min(self.micro_batch, len(images)):
             self.micro_batch = limit
             self.note(

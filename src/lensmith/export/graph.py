@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from lensmith.engine.branches import copied, fork, fork_all, grow
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import extract
+from lensmith.models import tower_attention
 from lensmith.models.attention import ATTENTION, attend, attend_plainly
 
 
@@ -70,8 +71,10 @@ class Graph(nn.Module):
 def traceable() -> Iterator[None]:
     """Exchange what a graph can't hold, in this process, until the block ends."""
     AttentionInterface.register(ATTENTION, attend_plainly)
+    AttentionInterface.register(tower_attention.TOWER, tower_attention.attend_plainly)
     try:
         with torch.no_grad():
             yield
     finally:
         AttentionInterface.register(ATTENTION, attend)
+        AttentionInterface.register(tower_attention.TOWER, tower_attention.attend)

@@ -29,10 +29,13 @@ from safetensors.torch import save_file
 
 import lensmith.data.images
 import lensmith.models.base
+import lensmith.models.int8
+import lensmith.models.tower_attention
 import lensmith.models.views
 from lensmith.errors import UserError
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model, grouped
+from lensmith.models.int8 import in_eight_bits
 from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.progress import Note, Tell, counter
@@ -43,8 +46,14 @@ WINDOW, BATCH = 256, 32
 FIRST_WINDOW, WINDOW_BYTES = 16, 1 << 29
 """The number of images in the first file, from which the size of the others is estimated; and the maximum size of the
 images, or of the features, of one file."""
-PREPARATION_MODULES = (lensmith.models.base, lensmith.models.views, lensmith.data.images)
-"""Modules that prepare an image for the tower, for every model family."""
+PREPARATION_MODULES = (
+    lensmith.models.base,
+    lensmith.models.views,
+    lensmith.models.tower_attention,
+    lensmith.models.int8,
+    lensmith.data.images,
+)
+"""Modules that prepare an image for the tower, and parts of the tower, for every model family."""
 SPARE_BYTES = 2 << 30
 """Bytes to leave free on the disk."""
 
@@ -76,10 +85,11 @@ def fingerprint(model: Model, components: Sequence[str], more: dict[str, Any] | 
         "transformers": transformers.__version__,
         "settings": model.settings,
         "image_tokens": model.options.image_tokens,
+        "quantize": model.options.quantize,
         "config": model.network.config.to_dict(),
     }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    for name, weight in model.network.named_parameters():
+    for name, weight in [*model.network.named_parameters(), *in_eight_bits(model.network)]:
         if any(name.startswith(model.components[component] + ".") for component in components):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)

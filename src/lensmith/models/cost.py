@@ -18,6 +18,7 @@ from lensmith.data import Split
 from lensmith.data.images import full_size
 from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model
+from lensmith.models.int8 import Int8Linear
 from lensmith.models.tuning import component_of
 from lensmith.models.views import Shape
 
@@ -41,7 +42,7 @@ def weights(model: Model) -> dict[str, int]:
     counts = dict.fromkeys(model.components, 0)
     for name, module in model.network.named_modules():
         component = component_of(model, name)
-        if component and isinstance(module, nn.Linear):
+        if component and isinstance(module, (nn.Linear, Int8Linear)):
             counts[component] += module.in_features * module.out_features
     return counts
 
@@ -73,9 +74,37 @@ def operations(model: Model, shape: Shape, past: int, text: int = 0) -> Operatio
     )
 
 
-def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> str:
-    """A sentence on the cost of images of these (height, width) sizes after a question of `past` tokens, and on the
-    cost with a quarter of their tokens."""
+@dataclass(frozen=True)
+class ImageCost:
+    """What an image costs on average after a question."""
+
+    tokens: float
+    operations: float
+    past: int
+    """Tokens of the question before the image."""
+    budget: int | None = None
+    """A quarter of the tokens as `model.image_tokens`, if the model can show an image in so few."""
+    budget_tokens: float = 0.0
+    budget_share: float = 1.0
+    """The tokens that an image really has with that budget, and the fraction of the operations that it then takes."""
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        sentence = (
+            f"An image becomes {self.tokens:.0f} tokens after a question of {self.past:,}, and takes "
+            f"{self.operations / 1e9:,.1f} billion operations."
+        )
+        if self.budget is None:
+            return sentence
+        return (
+            f"{sentence} With model.image_tokens={self.budget} it becomes {self.budget_tokens:.0f}, shows less detail, "
+            f"and takes {self.budget_share:.0%} of the operations."
+        )
+
+
+def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> ImageCost:
+    """The mean cost of images of these (height, width) sizes, and the cost with a quarter of their tokens."""
 
     def mean_cost(model: Model) -> tuple[float, float]:
         """Tokens and operations per image."""
@@ -85,26 +114,20 @@ def describe(model: Model, sizes: Sequence[tuple[int, int]], past: int) -> str:
         return fmean(tokens[shape] for shape in shapes), fmean(totals[shape] for shape in shapes)
 
     tokens, total = mean_cost(model)
-    sentence = (
-        f"An image becomes {tokens:.0f} tokens after a question of {past:,}, and takes {total / 1e9:,.1f} billion "
-        "operations."
-    )
+    cost = ImageCost(tokens, total, past)
     limited, budget = copy.copy(model), max(1, round(tokens / 4))
     try:
         limited.limit_image_tokens(budget)
         limited_tokens, limited_total = mean_cost(limited)
     except UserError:  # the model needs more tokens
-        return sentence
+        return cost
     if limited_tokens > tokens / 2:
-        return sentence
-    return (
-        f"{sentence} With model.image_tokens={budget} it becomes {limited_tokens:.0f}, shows less detail, and takes "
-        f"{limited_total / total:.0%} of the operations."
-    )
+        return cost
+    return ImageCost(tokens, total, past, budget, limited_tokens, limited_total / total)
 
 
-def image_cost(model: Model, split: Split, past: int, max_pixels: int, samples: int = 16) -> str:
-    """A sentence on the cost of an image, from the sizes of some images of a split.
+def image_cost(model: Model, split: Split, past: int, max_pixels: int, samples: int = 16) -> ImageCost | None:
+    """The cost of an image, from the sizes of some images of a split; None if none of them can be read.
 
     Args:
         past: tokens of the question before the image.
@@ -115,4 +138,4 @@ def image_cost(model: Model, split: Split, past: int, max_pixels: int, samples: 
     for i in range(0, len(split), -(-len(split) // samples)):
         with suppress(ImageError):  # images that can't be read are reported where they are scored
             sizes.append(full_size(split.image(i, max_pixels, lambda *_: (1, 1))))
-    return describe(model, sizes, past) if sizes else "No image can be read."
+    return describe(model, sizes, past) if sizes else None

@@ -21,7 +21,9 @@ from torch import nn
 from lensmith.config import ModelOptions
 from lensmith.errors import UserError, optional
 from lensmith.models.attention import ATTENTION
-from lensmith.models.memory import available_memory
+from lensmith.models.int8 import quantise_tower
+from lensmith.models.memory import available_memory, keep_freed_memory
+from lensmith.models.tower_attention import TOWER
 
 SMALL = 100_000_000
 """Number of parameters below which weights are stored in float32 even if products run in bfloat16. Rounding the stored
@@ -54,6 +56,8 @@ def load(network_class: Any, folder: Path, options: ModelOptions, components: di
 
     device = pick_device(options.device)
     dtype = compute_dtype(options.dtype, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     sizes = weight_sizes(folder)
     storage_dtype = torch.float32 if sum(map(prod, sizes.values())) < SMALL else dtype
     require_memory(options, sizes, device, storage_dtype, components["language_model"])
@@ -77,12 +81,13 @@ def load(network_class: Any, folder: Path, options: ModelOptions, components: di
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The model in {folder} can't be loaded: {reason}") from error
     require_matching_weights(folder, loading_info, components["language_model"])
-    # On a CPU the backward pass of fused attention is slow for short segments: 18 times the forward at 16 tokens.
-    network.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
+    network.set_attn_implementation(TOWER if device.type == "cpu" else "sdpa")
     network.get_submodule(components["language_model"]).set_attn_implementation(ATTENTION)
-    if options.quantize == "none":
+    if options.quantize != "4bit":
         network.to(device)
         cast_linear_layers(network, dtype)
+    if options.quantize == "int8":
+        quantise_tower(network, components["vision_tower"])
     return Checkpoint(network.eval().requires_grad_(False), tokenizer, settings, folder)
 
 
@@ -213,9 +218,13 @@ def quantisation(
     et al., QLoRA, 2305.14314). Empty unless the options request it.
 
     Raises:
-        UserError: there is no CUDA GPU, or bitsandbytes isn't installed.
+        UserError: four bits, and there is no CUDA GPU, or bitsandbytes isn't installed; or eight bits, and no CPU.
     """
-    if options.quantize == "none":
+    if options.quantize == "int8" and device.type != "cpu":
+        raise UserError(
+            f"model.quantize=int8 is for CPUs; the device is {device.type}.", "Use model.quantize=none, or 4bit."
+        )
+    if options.quantize != "4bit":
         return {}
     if device.type != "cuda":
         raise UserError(

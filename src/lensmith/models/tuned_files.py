@@ -140,6 +140,8 @@ def _load_lora(model: Model, folder: Path) -> None:
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
+    from lensmith.models.lora import speed_up
+
     path = folder / "adapter_model.safetensors"
     if not path.is_file():  # PEFT would read a pickle instead, or ask the hub for a repository with the folder's name
         raise UserError(f"{folder} has no {path.name}.", "Save the adapter with safetensors.")
@@ -158,6 +160,7 @@ def _load_lora(model: Model, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing|Some weights of")  # below, they are errors
         model.peft = PeftModel.from_pretrained(model.network, str(folder), ignore_mismatched_sizes=True)
+    speed_up(model.network)
     expected, found = get_peft_model_state_dict(model.peft, save_embedding_layers=False), load_file(path)
     # Beside the adapter's own weights, the file may have some of the model's, which replace them.
     places = {name: weight.shape for name, weight in (model.peft.state_dict() | expected).items()}

@@ -64,8 +64,12 @@ def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0
     for name in tune.rates:
         if name not in components and not (name == "head" and with_head):
             raise UserError(f"tune.rates has a rate for {name}, which is not tuned.", "Remove it, or tune it.")
+    if model.options.quantize == "int8" and "vision_tower" in components:
+        raise UserError(
+            "A vision tower in eight bits can't be trained.", "Use tune.vision_tower=false, or model.quantize=none."
+        )
     if tune.method != "lora" and components:
-        if model.options.quantize != "none" and "language_model" in components:
+        if model.options.quantize == "4bit" and "language_model" in components:
             raise UserError("Four-bit weights can't be trained.", "Use tune.method=lora, or model.quantize=none.")
         numbers = (p.numel() for name, p in model.network.named_parameters() if component_of(model, name) in components)
         _require_memory(model, sum(numbers), f"tune.method={tune.method}", "tune.method=lora")
@@ -88,6 +92,8 @@ BYTES_PER_WEIGHT = 16
 def _add_lora(model: Model, tune: TuneOptions, components: list[str], seed: int) -> None:
     from peft import LoraConfig, get_peft_model
 
+    from lensmith.models.lora import speed_up
+
     layers = [name for name, component in linear_layers(model).items() if component in components]
     if tune.targets is None:
         targets: Any = "|".join(_pattern(model, component) for component in components)
@@ -106,6 +112,7 @@ def _add_lora(model: Model, tune: TuneOptions, components: list[str], seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.peft = get_peft_model(model.network, config)
+    speed_up(model.network)
     # PEFT fills in this machine's path to the model; the recipe's name is valid elsewhere too.
     model.peft.peft_config["default"].base_model_name_or_path = model.options.base
 

@@ -81,7 +81,8 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         method.require(method.recipe(recipe), dataset)
     run = begin_run(folder, recipe, dataset, "curve", tell, resume)
     shared = SharedFrozenModel(recipe, dataset, tell)
-    opening(run, None if resume else expected(drawn, shared, sizes), dataset.test, [dataset.how_split])
+    seconds, memory = expected(drawn, shared, sizes)
+    opening(run, None if resume else seconds, dataset.test, [dataset.how_split], memory)
     tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {options.seeds} subsets of each."))
     try:
         rows = measure(drawn, run, shared, sizes)
@@ -147,19 +148,22 @@ def sizes_of(recipe: Recipe, dataset: ImageDataset) -> list[int]:
     return sizes
 
 
-def expected(drawn: Sequence[Method], shared: SharedFrozenModel, sizes: Sequence[int]) -> float | None:
-    """About how many seconds a learning curve will take; None if no training image can be read."""
+def expected(
+    drawn: Sequence[Method], shared: SharedFrozenModel, sizes: Sequence[int]
+) -> tuple[float | None, int | None]:
+    """About how many seconds and bytes of memory a learning curve will take; None if that can't be told."""
     from lensmith.measure import pace
 
     recipe, dataset, n = shared.recipe, shared.dataset, len(shared.dataset.train)
     measured = pace.measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
     if not measured:
-        return None
+        return None, None
     seconds = measured.features(sum(map(len, dataset.splits)))
     for method, size, _ in plan(drawn, sizes, recipe.curve.seeds, n):
         if making := method.seconds(measured, method.recipe(recipe), dataset):  # scored as it answers, not by features
             seconds += making * size / n + measured.scoring(len(dataset.test))
-    return seconds
+    making_of = [(own := method.recipe(recipe), method.seconds(measured, own, dataset)) for method in drawn]
+    return seconds, measured.most_memory(making_of)
 
 
 def measure(drawn: Sequence[Method], run: Run, shared: SharedFrozenModel, sizes: Sequence[int]) -> list[dict[str, Any]]:

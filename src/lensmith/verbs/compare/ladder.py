@@ -101,7 +101,8 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     for method in () if resume else compared:
         method.require(method.recipe(recipe), dataset)
     run, shared = begin_run(folder, recipe, dataset, "ladder", tell, resume), SharedFrozenModel(recipe, dataset, tell)
-    opening(run, None if resume else expected(compared, shared), dataset.test, [dataset.how_split])
+    seconds, memory = expected(compared, shared)
+    opening(run, None if resume else seconds, dataset.test, [dataset.how_split], memory)
     try:
         make(compared, run, shared)
         validated = {method.name: validation_predictions(method, run) for method in compared}
@@ -140,17 +141,18 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     return record
 
 
-def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> float | None:
-    """About how many seconds a ladder will take; None if no training image can be read."""
+def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> tuple[float | None, int | None]:
+    """About how many seconds and bytes of memory a ladder will take; None if that can't be told."""
     from lensmith.measure.pace import measure
 
     recipe, dataset = shared.recipe, shared.dataset
     pace = measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
     if not pace:
-        return None
+        return None, None
     scored = len(compared) * pace.scoring(len(dataset.validation) + len(dataset.test))
     features = pace.features(len(dataset.train) + len(dataset.validation))
-    return features + scored + sum(method.seconds(pace, method.recipe(recipe), dataset) for method in compared)
+    making = [(own := method.recipe(recipe), method.seconds(pace, own, dataset)) for method in compared]
+    return features + scored + sum(seconds for _, seconds in making), pace.most_memory(making)
 
 
 def make(compared: Sequence[Method], run: Run, shared: SharedFrozenModel) -> None:

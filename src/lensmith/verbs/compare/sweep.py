@@ -59,7 +59,8 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     for split, use in ((dataset.train, "train on"), (dataset.validation, "choose by")):
         if not len(split):
             raise UserError(f"{recipe.data.uri} has no {split.name} images to {use}.", "See data.validation.")
-    run, seconds = Run(folder or default_folder(recipe, "sweep"), recipe, dataset, tell), None
+    run = Run(folder or default_folder(recipe, "sweep"), recipe, dataset, tell)
+    seconds = memory = None
     file = run.folder / DATABASE
     if resume:
         same_data(run.folder, dataset)
@@ -72,6 +73,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         learner = prepare(trial, dataset)
         if pace := measure(learner.classifier(trial.evaluate), dataset.train, trial.data.max_pixels):
             seconds = pace.training(trial, dataset) * worker.trainings(recipe, space)
+            memory = pace.memory.training(trial) if pace.memory else None
         if not url:
             new_run_folder(run.folder)
     with Database(url or sqlite_url(file), recipe.sweep.wait, tell) as database:
@@ -86,7 +88,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
                 tell(Note(f"{recipe_file} contains the database's password. Set PGPASSWORD instead to keep it out."))
         database.hint = f"Completed trials are kept. Resume with: lensmith resume {run.folder}"
         work = worker.Work(run, space, trials, Board(database, f"{recipe.name} finalists", {}))
-        opening(run, seconds, None, [dataset.how_split])
+        opening(run, seconds, None, [dataset.how_split], memory)
         tell(Note(worker.plan(work)))
         try:
             worker.run_trials(work)

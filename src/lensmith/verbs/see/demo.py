@@ -82,11 +82,12 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         inner.start(verb="evaluate" if name == "zero-shot" else "")
     shared = SharedFrozenModel(recipe, dataset, tell)
     frozen = shared.load()
-    expected = None
+    expected = memory = None
     if pace := measure(frozen.asked, dataset.train, recipe.data.max_pixels):
         baselines = pace.features(sum(map(len, dataset.splits))) + 3 * pace.scoring(len(dataset.test))
         expected = baselines + pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test))
-    opening(run, expected, dataset.test, [dataset.how_split])
+        memory = pace.memory.training(recipe) if pace.memory else None
+    opening(run, expected, dataset.test, [dataset.how_split], memory)
 
     zero_shot = score_split(runs["zero-shot"], frozen.asked, dataset.test, "zero-shot")
     tell(Note(f"Zero-shot: {percent(zero_shot.evaluation.accuracy)} of the test images correct."))

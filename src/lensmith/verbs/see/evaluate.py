@@ -102,7 +102,7 @@ def evaluate(
     from lensmith import models
     from lensmith.engine.question import make_question
     from lensmith.measure.evaluation import classifier_for, score_split
-    from lensmith.measure.pace import measure
+    from lensmith.measure.pace import measure, shorter
     from lensmith.models.cost import image_cost
     from lensmith.pages.run import write_run
 
@@ -125,8 +125,11 @@ def evaluate(
     run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, split)
     pace = measure(classifier, images, recipe.data.max_pixels)
     cost = image_cost(tuned.model, images, len(question.prompt.before), recipe.data.max_pixels)
+    details = [dataset.how_split, cost.sentence if cost else None, pace.sentence if pace else None]
     seconds = pace.evaluation(dataset, len(images)) if pace else None
-    opening(run, seconds, images, [dataset.how_split, cost])
+    memory = pace.memory.scoring() if pace and pace.memory else None
+    faster = shorter(pace, cost, images, lambda pace, n: pace.evaluation(dataset, n)) if pace else []
+    opening(run, seconds, images, details, memory, faster)
     scored = score_split(run, classifier, images, name_of(recipe.model.adapter))
     with working("writing the report", tell):
         report = write_run(run.folder, images, [scored.evaluation], scored.predictions)

@@ -60,7 +60,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     """
     from lensmith.learn.frozen import SharedFrozenModel
     from lensmith.learn.methods import methods
-    from lensmith.measure.pace import measure
+    from lensmith.measure.pace import measure, shorter
     from lensmith.models.cost import image_cost
     from lensmith.pages.run import write_run
 
@@ -76,8 +76,12 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     neighbours_run.ensure_started()
     pace = measure(frozen.asked, dataset.train, recipe.data.max_pixels)
     cost = image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)
-    seconds = pace.features(sum(map(len, dataset.splits))) if pace and not resume else None
-    opening(run, seconds, dataset.test, [dataset.how_split, cost])
+    others = len(dataset.train) + len(dataset.validation)
+    seconds = pace.features(others + len(dataset.test)) if pace and not resume else None
+    memory = pace.memory.scoring() if pace and pace.memory else None
+    faster = shorter(pace, cost, dataset.test, lambda pace, n: pace.features(others + n)) if seconds and pace else []
+    details = [dataset.how_split, cost.sentence if cost else None, pace.sentence if pace else None]
+    opening(run, seconds, dataset.test, details, memory, faster)
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is ignored: a probe uses the base model."))
     both = ((methods()["neighbours"], neighbours_run), (methods()["probe"], run))

@@ -89,7 +89,10 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         cost = image_cost(learner.tuned.model, dataset.train, len(learner.question.prompt.before), max_pixels)
         seconds = pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test)) if pace else None
         alone = seconds if processes.count == 1 and not resume else None
-        opening(run, alone, dataset.test, [dataset.how_split, coverage_table(learner.coverage), cost])
+        memory = pace.memory.training(recipe) if pace and pace.memory else None
+        details = [dataset.how_split, coverage_table(learner.coverage)]
+        details += [known.sentence for known in (cost, pace) if known]
+        opening(run, alone, dataset.test, details, memory)
         if recipe.model.adapter:
             tell(Note(f"The adapter {recipe.model.adapter} is ignored: training starts from the base model."))
 
