@@ -107,9 +107,7 @@ def test_long_work_is_offered_what_makes_it_shorter() -> None:
 
 
 @given(st.integers(1, 64), st.integers(1, 10**9), st.integers(1, 10**9), st.integers(1, 10**11))
-def test_memory_of_a_training_never_exceeds_what_a_step_takes(
-    batch: int, question: int, sample: int, total: int
-) -> None:
+def test_memory_of_a_training_is_that_of_a_step(batch: int, question: int, sample: int, total: int) -> None:
     memory = Memory(peak=0, resting=0, batch=0, question=question, sample=sample, total=total)
     recipe = load_recipe(None, [f"train.batch_size={batch}"])
     assert memory.training(recipe) == question + min(batch, images_at_once(total, question, sample)) * sample
@@ -121,7 +119,7 @@ def test_the_memory_that_is_stated_is_enough(shapes: Shapes, tmp_path: Path) -> 
     """In a process of its own, whose peak is its own."""
     data = shapes(circle=40, square=40)
     code = (
-        "import resource, sys, lensmith.cli.main as m; code = m.main(sys.argv[1:]);"
+        "import resource, sys; from lensmith.cli.main import main; code = main(sys.argv[1:]);"
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, code)"
     )
     words = ["probe", str(data), "--run", str(tmp_path / "run")]

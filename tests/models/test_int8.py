@@ -1,4 +1,4 @@
-"""The vision tower in eight bits: nearly the same answers, never a tower that learns, never another tower's features."""
+"""The vision tower in eight bits: nearly the same answers, never one that learns, never another tower's features."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def layer(bias: bool = True, **options: Any) -> Any:
     """PEFT's LoRA on a linear layer, its second matrix not zero."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(INPUTS, OUTPUTS, bias=bias))
-    found: Any = get_peft_model(network, LoraConfig(r=4, lora_alpha=8, target_modules=["0"], **options))  # type: ignore[arg-type]
+    found: Any = get_peft_model(network, LoraConfig(r=4, lora_alpha=8, target_modules=["0"], **options))
     for name, weight in found.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight)

@@ -70,5 +70,6 @@ def test_the_way_is_chosen_by_length_type_and_gradients(
         return given[1], None
 
     monkeypatch.setattr(tower_attention, "attend_plainly", plainly)
-    attend(LAYER, *(x.to(dtype) for x in inputs(tokens, 2, 2, gradients)))
+    query, key, value = (x.to(dtype) for x in inputs(tokens, 2, 2, gradients))
+    attend(LAYER, query, key, value)
     assert bool(called) is not expected

@@ -130,8 +130,8 @@ def open_original(run: Path) -> Original:
     quantize = "4bit" if "quantization_config" in base else recipe.model.quantize
     if quantize != "none":
         raise UserError(
-            f"The run {run} was taught with model.quantize={quantize}, which no format here holds; with other weights its "
-            "answers would change.",
+            f"The run {run} was taught with model.quantize={quantize}, which no format here holds; with other weights "
+            "its answers would change.",
             "Train again with model.quantize=none and export that run.",
         )
     evaluation = read_evaluation(run) if (run / "evaluation.json").exists() else None
