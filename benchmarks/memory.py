@@ -1,14 +1,22 @@
-"""Claim: memory use while scoring does not grow with the number of images.
+"""Claim: memory use while scoring does not grow with the number of images, and a verb states its peak before it starts.
 
 Scores 500 and 50,000 photographs of Fashion-MNIST's training split with nano, each in a separate process. The code path
 is that of `lensmith evaluate`, without the report: dataset, windows of predictions on disk, joined file, evaluation.
 
-Run: python benchmarks/memory.py   (several minutes; the last line is JSON). Needs Debian's `dataset-fashion-mnist`.
+With `--stated SIZE`, it instead runs `evaluate`, `probe` and `train` on 24 photographs of 512 pixels with a model of
+LFM2-VL's true size (random weights), each in a process of its own, and compares its peak with what it said at the
+start.
+
+Run: python benchmarks/memory.py [--stated 450m|1.6b] [--folder ITS_CHECKPOINT]
+(several minutes; the last line is JSON). Without options it needs Debian's `dataset-fashion-mnist`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import re
 import resource
 import subprocess
 import sys
@@ -40,9 +48,51 @@ def one(count: int) -> None:
     print(json.dumps({"images": evaluation.accuracy.n, "peak_mb": round(peak, 1), "seconds": evaluation.seconds}))
 
 
+VERBS = {"evaluate": ["evaluate"], "probe": ["probe"], "train": ["train", "train.epochs=1"]}
+RUN_AND_TELL = (
+    "import resource, sys; from lensmith.cli.main import main; code = main(sys.argv[1:]);"
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024); sys.exit(code)"
+)
+
+
+def stated(size: str, checkpoint: str | None) -> None:
+    """Print what each verb states and what it takes, and both as JSON."""
+    from true_size import photographs, write_apart
+
+    rows: dict[str, dict[str, float | str]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(checkpoint or f"{name}/model")
+        if not (model / "config.json").exists():
+            write_apart(size, model)
+        for i, image in enumerate(photographs(24, 512)):
+            target = Path(name) / "images" / ("round" if i % 2 else "square") / f"{i}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.save(target)
+        for verb, words in VERBS.items():
+            command = [sys.executable, "-c", RUN_AND_TELL, *words, f"{name}/images", f"model.base={model}"]
+            command += ["model.device=cpu", "--run", f"{name}/{verb}"]
+            environment = os.environ | {"LENSMITH_CACHE": f"{name}/cache-{verb}"}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            said = re.search(r"It will take .*", done.stderr)
+            if done.returncode or not said:
+                raise SystemExit(done.stderr[-2000:])
+            limit = re.search(r"([\d.]+) GB of memory", said[0])
+            rows[verb] = {"said": said[0], "stated_gb": float(limit[1]) if limit else 0.0}
+            rows[verb]["peak_gb"] = round(int(done.stdout.splitlines()[-1]) / 1e9, 2)
+            print(f"{verb}: {rows[verb]}", flush=True)
+    print(json.dumps({"size": size, "verbs": rows}))
+
+
 def main() -> None:
-    if len(sys.argv) > 1:
-        return one(int(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("count", nargs="?", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--stated", metavar="SIZE", help="450m or 1.6b")
+    parser.add_argument("--folder", help="where its checkpoint is, or is kept for reuse")
+    args = parser.parse_args()
+    if args.stated:
+        return stated(args.stated, args.folder)
+    if args.count:
+        return one(args.count)
     rows = []
     for count in SIZES:
         done = subprocess.run([sys.executable, __file__, str(count)], capture_output=True, text=True, check=True)

@@ -29,13 +29,13 @@ from safetensors.torch import save_file
 
 import lensmith.data.images
 import lensmith.models.base
-import lensmith.models.int8
+import lensmith.models.layers.int8
 import lensmith.models.tower_attention
 import lensmith.models.views
 from lensmith.errors import UserError
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model, grouped
-from lensmith.models.int8 import in_eight_bits
+from lensmith.models.layers.int8 import in_eight_bits
 from lensmith.models.memory import out_of_memory
 from lensmith.models.views import Views, shape_of, stack, unstack
 from lensmith.progress import Note, Tell, counter
@@ -50,7 +50,7 @@ PREPARATION_MODULES = (
     lensmith.models.base,
     lensmith.models.views,
     lensmith.models.tower_attention,
-    lensmith.models.int8,
+    lensmith.models.layers.int8,
     lensmith.data.images,
 )
 """Modules that prepare an image for the tower, and parts of the tower, for every model family."""

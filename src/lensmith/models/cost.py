@@ -18,7 +18,7 @@ from lensmith.data import Split
 from lensmith.data.images import full_size
 from lensmith.errors import ImageError, UserError
 from lensmith.models.base import Model
-from lensmith.models.int8 import Int8Linear
+from lensmith.models.layers.int8 import Int8Linear
 from lensmith.models.tuning import component_of
 from lensmith.models.views import Shape
 

@@ -21,7 +21,7 @@ from torch import nn
 from lensmith.config import ModelOptions
 from lensmith.errors import UserError, optional
 from lensmith.models.attention import ATTENTION
-from lensmith.models.int8 import quantise_tower
+from lensmith.models.layers.int8 import quantise_tower
 from lensmith.models.memory import available_memory, keep_freed_memory
 from lensmith.models.tower_attention import TOWER
 

@@ -140,7 +140,7 @@ def _load_lora(model: Model, folder: Path) -> None:
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
-    from lensmith.models.lora import speed_up
+    from lensmith.models.layers.lora import speed_up
 
     path = folder / "adapter_model.safetensors"
     if not path.is_file():  # PEFT would read a pickle instead, or ask the hub for a repository with the folder's name

@@ -92,7 +92,7 @@ BYTES_PER_WEIGHT = 16
 def _add_lora(model: Model, tune: TuneOptions, components: list[str], seed: int) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from lensmith.models.lora import speed_up
+    from lensmith.models.layers.lora import speed_up
 
     layers = [name for name, component in linear_layers(model).items() if component in components]
     if tune.targets is None:

@@ -13,7 +13,7 @@ from lensmith.errors import UserError
 from lensmith.learn.feature_store import fingerprint
 from lensmith.models.base import Model
 from lensmith.models.cost import weights
-from lensmith.models.int8 import Int8Linear
+from lensmith.models.layers.int8 import Int8Linear
 from lensmith.models.tuning import attach
 from tests.conftest import Run, Shapes
 from tests.models import checkpoints

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lensmith import models
 from lensmith.config import ModelOptions, TuneOptions
-from lensmith.models.lora import LoraLinear, speed_up
+from lensmith.models.layers.lora import LoraLinear, speed_up
 from lensmith.models.tuning import attach
 
 INPUTS, OUTPUTS = 12, 20
