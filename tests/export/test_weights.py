@@ -16,6 +16,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from lensmith import models
 from lensmith.config import ModelOptions
+from lensmith.errors import UserError
+from lensmith.export.llama import Llama
 from lensmith.export.original import answers, decoded, open_original
 from lensmith.verbs.use.export import export
 from tests.export.conftest import made
@@ -152,3 +154,15 @@ def test_a_part_of_the_test_images_is_compared_with_the_runs_own_answers(probe_r
     (proof,) = export(probe_run, "npz", tmp_path / "out", images=5)["proofs"]
     assert proof["images"] == 5
     assert json.loads((tmp_path / "out" / "proof.json").read_text())["compared_with"] == "the run's own predictions"
+
+
+def test_a_reply_of_llama_cpp_without_probabilities_is_asked_for_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen once in a run of these tests: the first reply had none, and nothing was wrong."""
+    good = {"completion_probabilities": [{"top_logprobs": [{"id": 7, "logprob": -0.5}]}]}
+    replies: list[dict[str, Any]] = [{"content": ""}, good]
+    monkeypatch.setattr(Llama, "_post", lambda *_: replies.pop(0))
+    llama = Llama.__new__(Llama)
+    assert llama._next_tokens("What is it?", "", 1) == {7: -0.5}
+    replies[:] = [{"content": ""}] * 2
+    with pytest.raises(UserError, match="no probabilities"):
+        llama._next_tokens("What is it?", "", 1)

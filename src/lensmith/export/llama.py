@@ -100,17 +100,24 @@ class Llama:
                     said = answer[:depth]
                     if said not in known:
                         text = self.prompt + "".join(tokenizer.decode([t]) for t in said)
-                        prompt = {"prompt_string": text, "multimodal_data": [picture]}
-                        asked = {"prompt": prompt, "n_predict": 1, "n_probs": size, "temperature": 0.0, "samplers": []}
-                        reply = self._post("/completion", asked | {"cache_prompt": True})
-                        top = reply["completion_probabilities"][0]["top_logprobs"]
-                        known[said] = {item["id"]: item["logprob"] for item in top}
+                        known[said] = self._next_tokens(text, picture, size)
                     total += known[said].get(token, -math.inf)
                 each.append(total)
             totals.append(each)
         scores = torch.tensor([float(torch.tensor(each).logsumexp(0)) for each in totals])[None]
         logs: list[float] = classifier.calibration.apply(scores).log_softmax(1)[0].tolist()
         return logs
+
+    def _next_tokens(self, text: str, picture: str, count: int) -> dict[int, float]:
+        """The log-probability of each of the `count` tokens that may come after a text with an image."""
+        prompt = {"prompt_string": text, "multimodal_data": [picture]}
+        asked = {"prompt": prompt, "n_predict": 1, "n_probs": count, "temperature": 0.0, "samplers": []}
+        reply: dict[str, Any] = {}
+        for cached in (True, False):  # a reply without them was seen once, and not again
+            reply = self._post("/completion", asked | {"cache_prompt": cached})
+            if found := reply.get("completion_probabilities"):
+                return {item["id"]: item["logprob"] for item in found[0]["top_logprobs"]}
+        raise UserError(f"llama.cpp gives no probabilities: {json.dumps(reply)[:200]}.", "Please report it.")
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         url, data = self.server.listening_address + path, json.dumps(body).encode()
