@@ -51,6 +51,9 @@ bench: setup
 	$(BIN)/python benchmarks/branches.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --stated 450m
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/parity.py

@@ -7,8 +7,9 @@ product in the same number format, so `share` is operations per second over the 
 minute. PyTorch's profiler says where the rest goes: attention's kernels, copies and casts, softmax, norms and other
 small operations, and what is no operation at all (Python, and the waiting between operations).
 
-The number format is the one that `model.dtype=auto` takes on this machine. `tower_512_ratio` is the tower's images/s
-over those with plain attention (that of commit bbb3563), in turns.
+The number format is the one that `model.dtype=auto` takes on this machine. `plain` is the tower with attention by plain
+products, which is what every release did up to commit bbb3563; `tower_512_ratio` is the tower's images/s over those, or
+over the commit's that is named.
 
 Run: python benchmarks/limit.py [--models nano,450m] [--device cpu|cuda] [--against COMMIT]
 `--against` also measures the source of an earlier commit, in turns with this one, for a table of before and after.
@@ -246,8 +247,8 @@ def main() -> None:
     claims |= {"scoring_nano": ("nano", "scoring_28")}
     figures = {claim: now[size][case]["share"] for claim, (size, case) in claims.items() if size in now}
     if "450m" in now:
-        fast, plain = (now["450m"][f"{case}_512"]["images_per_s"] for case in ("tower", "plain"))
-        figures["tower_512_ratio"] = fast / plain
+        earlier = sides[args.against]["450m"]["tower_512"] if args.against else now["450m"]["plain_512"]
+        figures["tower_512_ratio"] = now["450m"]["tower_512"]["images_per_s"] / earlier["images_per_s"]
     record = {"machine": provenance()["machine"], "torch": torch.__version__}
     print(json.dumps(record | {"models": rounded(sides)} | rounded(figures)))
 
