@@ -55,7 +55,7 @@ RUN_AND_TELL = (
 )
 
 
-def stated(size: str, checkpoint: str | None) -> None:
+def stated(size: str, checkpoint: str | None, verbs: str) -> None:
     """Print what each verb states and what it takes, and both as JSON."""
     from true_size import photographs, write_apart
 
@@ -68,7 +68,7 @@ def stated(size: str, checkpoint: str | None) -> None:
             target = Path(name) / "images" / ("round" if i % 2 else "square") / f"{i}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             image.save(target)
-        for verb, words in VERBS.items():
+        for verb, words in ((verb, VERBS[verb]) for verb in verbs.split(",")):
             command = [sys.executable, "-c", RUN_AND_TELL, *words, f"{name}/images", f"model.base={model}"]
             command += ["model.device=cpu", "--run", f"{name}/{verb}"]
             environment = os.environ | {"LENSMITH_CACHE": f"{name}/cache-{verb}"}
@@ -88,9 +88,10 @@ def main() -> None:
     parser.add_argument("count", nargs="?", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--stated", metavar="SIZE", help="450m or 1.6b")
     parser.add_argument("--folder", help="where its checkpoint is, or is kept for reuse")
+    parser.add_argument("--verbs", default=",".join(VERBS), help="those that are run with --stated")
     args = parser.parse_args()
     if args.stated:
-        return stated(args.stated, args.folder)
+        return stated(args.stated, args.folder, args.verbs)
     if args.count:
         return one(args.count)
     rows = []
