@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from true_size import timed
 
 from lensmith.models.base import Model
 from lensmith.models.tuning import component_of
@@ -82,21 +83,16 @@ def operations(
     }
 
 
-def matrix_rate(device: torch.device) -> tuple[int, float]:
-    """The side length of large square matrices, and the operations per second of their product in bfloat16."""
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> tuple[int, float]:
+    """The side length of large square matrices, and the operations per second of their product: the median of ten."""
     side = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    rounds = 10
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    for _ in range(rounds):
-        a @ b
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return side, rounds * 2 * side**3 / (time.perf_counter() - start)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def multiply() -> float:
+        torch.matmul(a, b)
+        return 0.0
+
+    return side, 2 * side**3 / statistics.median(timed(multiply, device, steps=10, warm=3)[0])
 
 
 PARTS = {"vision_tower": "tower", "projector": "projector", "language_model": "decoder"}

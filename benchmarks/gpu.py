@@ -45,6 +45,7 @@ from true_size import (
     ask,
     labels,
     photographs,
+    rounded,
     scored,
     synchronize,
     timed,
@@ -203,13 +204,6 @@ PARTS: dict[str, Callable[[Path, torch.device, int], dict[str, Any]]] = {
 }
 
 
-def rounded(value: Any) -> Any:
-    """Floats rounded to four significant digits, at any depth."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def apart(part: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One part, run in a separate process; the error if it fails."""
     command = [sys.executable, __file__, "--part", part, "--folder", str(folder)]
@@ -261,8 +255,7 @@ def main() -> None:
         raise SystemExit("There is no CUDA GPU here. To check that the script runs: --device cpu --size tiny")
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or Path(name) / args.size
-        if not (folder / "processor_config.json").exists():
-            write_apart(args.size, folder)
+        write_apart(args.size, folder)
         found: dict[str, Any] = {}
         for part in args.parts.split(","):
             start = time.perf_counter()

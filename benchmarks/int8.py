@@ -72,8 +72,7 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or f"{name}/450m"
-        if not (Path(folder) / "config.json").exists():
-            write_apart("450m", Path(folder))
+        write_apart("450m", Path(folder))
         found = {"machine": provenance()["machine"], "speed": speeds(folder)}
         found |= answers(Path(name))
     print(json.dumps(found))

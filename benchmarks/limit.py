@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from floor import Count
+from floor import Count, matrix_rate
 from torch.profiler import ProfilerActivity, profile
-from true_size import Training, photographs, synchronize, write_apart
+from true_size import Training, photographs, rounded, synchronize, write_apart
 
 from lensmith import models
 from lensmith.config import ModelOptions, load_recipe
@@ -119,30 +119,13 @@ def plainly(model: Model, views: Views) -> Callable[[], None]:
     return work
 
 
-def matrices(model: Model) -> Callable[[], float]:
-    """A function that measures the machine's matrix rate in the model's number format, in operations per second."""
-    side = 8192 if model.device.type == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=model.device, dtype=model.compute) for _ in range(2))
-
-    def rate() -> float:
-        times = []
-        for _ in range(8):
-            start = time.perf_counter()
-            a @ b
-            synchronize(model.device)
-            times.append(time.perf_counter() - start)
-        return 2 * side**3 / statistics.median(times)
-
-    return rate
-
-
 def measured(case: Case, rounds: int) -> dict[str, Any]:
     """Images per second, operations per image, share of the matrix rate, and the profile."""
     with Count(case.model) as count:
         case.run()
-    rate, rates, seconds = matrices(case.model), [], []
+    rates, seconds = [], []
     for _ in range(rounds):
-        rates.append(rate())
+        rates.append(matrix_rate(case.model.device, case.model.compute)[1])
         start = time.perf_counter()
         case.run()
         synchronize(case.model.device)
@@ -151,10 +134,10 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
     row: dict[str, Any] = {"images_per_s": case.images / middle, "share": count.total / middle / speed}
     row |= {"giga_operations": count.total / case.images / 1e9, "matrix_gflops": speed / 1e9}
     row["parts"] = {part: n / count.total for part, n in count.operations.items()}
-    return row | {"time": profiled(case, middle)}
+    return row | {"time": profiled(case)}
 
 
-def profiled(case: Case, seconds: float) -> dict[str, float]:
+def profiled(case: Case) -> dict[str, float]:
     """Fractions of the time by kind of operation; `between` is what no operation takes."""
     gpu = case.model.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu
@@ -176,15 +159,8 @@ def one(size: str, folder: str, device: str, rounds: int) -> dict[str, Any]:
     for case in cases(size, folder, device):
         found[case.name] = measured(case, rounds)
         found["dtype"] = str(case.model.compute).removeprefix("torch.")
-        print(f"{size} {case.name}: {json.dumps(rounded(found[case.name]))}", file=sys.stderr, flush=True)
+        print(f"{size} {case.name}: {json.dumps(rounded(found[case.name], 3))}", file=sys.stderr, flush=True)
     return found
-
-
-def rounded(value: Any) -> Any:
-    """Floats rounded to three significant digits, at any depth."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def apart(args: argparse.Namespace, size: str, folder: str, source: Path | None) -> dict[str, Any]:
@@ -233,7 +209,7 @@ def main() -> None:
         try:
             for size in args.models.split(","):
                 folder = "nano" if size == "nano" else args.folder or f"{name}/{size}"
-                if size != "nano" and not (Path(folder) / "config.json").exists():
+                if size != "nano":
                     write_apart(size, Path(folder))
                 for source, path in sources.items():
                     sides[source][size] = apart(args, size, folder, path)
@@ -250,7 +226,7 @@ def main() -> None:
         earlier = sides[args.against]["450m"]["tower_512"] if args.against else now["450m"]["plain_512"]
         figures["tower_512_ratio"] = now["450m"]["tower_512"]["images_per_s"] / earlier["images_per_s"]
     record = {"machine": provenance()["machine"], "torch": torch.__version__}
-    print(json.dumps(record | {"models": rounded(sides)} | rounded(figures)))
+    print(json.dumps(record | {"models": rounded(sides, 3)} | rounded(figures, 3)))
 
 
 if __name__ == "__main__":

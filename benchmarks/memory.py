@@ -62,8 +62,7 @@ def stated(size: str, checkpoint: str | None, verbs: str) -> None:
     rows: dict[str, dict[str, float | str]] = {}
     with tempfile.TemporaryDirectory() as name:
         model = Path(checkpoint or f"{name}/model")
-        if not (model / "config.json").exists():
-            write_apart(size, model)
+        write_apart(size, model)
         for i, image in enumerate(photographs(24, 512)):
             target = Path(name) / "images" / ("round" if i % 2 else "square") / f"{i}.png"
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,9 @@ def write(size: str, folder: Path) -> None:
 
 
 def write_apart(size: str, folder: Path) -> None:
-    """The same in a separate process, so that its memory is not counted here."""
+    """The same in a separate process, so that its memory is not counted here; nothing if it has been written."""
+    if (folder / "processor_config.json").exists():  # the last file
+        return
     subprocess.run([sys.executable, __file__, "--size", size, "--write", str(folder)], check=True)
 
 
@@ -118,6 +120,13 @@ def photographs(count: int, side: int) -> list[Image.Image]:
     coarse = random.integers(0, 200, (count, 4, 4, 3), dtype=np.uint8)
     large = [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR)) for one in coarse]
     return [Image.fromarray(one + random.integers(0, 50, one.shape, dtype=np.uint8)) for one in large]
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """Floats rounded to so many significant digits, at any depth."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import lensmith
 from lensmith.config import load_recipe
 from lensmith.errors import Stopped, UserError
 from lensmith.learn.methods import methods
+from lensmith.measure import pace
 from lensmith.measure.choice import choose, confirm
 from lensmith.progress import Advance, Note
 from lensmith.records import Prediction
@@ -55,7 +56,9 @@ def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_f
     assert code == 0, err
 
 
-def test_a_stopped_ladder_repeats_nothing(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_stopped_ladder_repeats_nothing(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     more = "ladder.methods=[lora, probe, zero-shot]"  # in any order
     recipe = load_recipe(None, [*options(shapes(circle=40, square=40), tiny_folder), more])
     told: list[Any] = []
@@ -70,7 +73,9 @@ def test_a_stopped_ladder_repeats_nothing(shapes: Shapes, tiny_folder: Path, tmp
     assert stopped.value.folder == tmp_path / "part"
     assert not list((tmp_path / "part").rglob("predictions.parquet"))  # no test image was scored
     again: list[Any] = []
-    record = lensmith.resume(tmp_path / "part", again.append)
+    with monkeypatch.context() as patch:  # the machine is measured for what a first start says
+        patch.setattr(pace, "measure", None)
+        record = lensmith.resume(tmp_path / "part", again.append)
     assert [row["name"] for row in record["methods"]] == ["zero-shot", "probe", "lora"]
     steps = [e.done for e in again if isinstance(e, Advance) and e.task == "training"]
     assert min(steps) == 3  # it was resumed

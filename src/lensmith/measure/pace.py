@@ -85,12 +85,10 @@ class Pace:
             f"{self.operations / 1e9:,.3g} billion operations; {rate / 1e9:,.3g} billion are done in a second."
         )
 
-    def most_memory(self, making: Iterable[tuple[Recipe, float]]) -> int | None:
-        """Peak memory of several methods, given each one's recipe and the seconds that making it takes: those that take
-        any are trained."""
+    def peak(self, trained: Iterable[Recipe] = ()) -> int | None:
+        """Peak memory in bytes of scoring images, and of trainings by these recipes; None if it can't be told."""
         if self.memory is None:
             return None
-        trained = (recipe for recipe, seconds in making if seconds)
         return max([self.memory.scoring(), *map(self.memory.training, trained)])
 
     def with_cost(self, share: float) -> Pace:

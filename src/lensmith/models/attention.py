@@ -55,7 +55,7 @@ def attend(
     if sliding_window and local_tokens + shared_tokens > sliding_window:
         return _windowed(query, key, value, shared, scaling, sliding_window), None
     if shared is None and tokens == local_tokens > 1:  # there is no past, so PyTorch's own kernel suffices
-        key, value = (x.to(query.dtype).repeat_interleave(heads // groups, 1) for x in (key, value))
+        key, value = for_all_heads(query, key, value)
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
     query = query.reshape(rows, groups, heads // groups * tokens, size)
@@ -123,15 +123,22 @@ def attend_plainly(
 
 def _masked(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
     """Causal attention to the last `window` of the given keys, or to all; shapes as for `attend`."""
-    heads, tokens = query.shape[1:3]
+    tokens = query.shape[2]
     position = torch.arange(key.shape[2], device=key.device)
     query_position = position[-tokens:, None]
     mask = position <= query_position
     if window:
         mask = mask & (position > query_position - window)
-    key, value = (x.to(query.dtype).repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+    key, value = for_all_heads(query, key, value)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return out.transpose(1, 2).contiguous()
+
+
+def for_all_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values in the query's type, repeated for the heads that share them."""
+    times = query.shape[1] // key.shape[1]
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    return (key, value) if times == 1 else (key.repeat_interleave(times, 1), value.repeat_interleave(times, 1))
 
 
 FUSED = {"cpu"}

@@ -23,7 +23,7 @@ from lensmith.config import ModelOptions
 from lensmith.data.images import full_size
 from lensmith.models.loading import Checkpoint, compute_dtype
 from lensmith.models.memory import available_memory, machine_memory
-from lensmith.models.tower_attention import LONG
+from lensmith.models.tower_attention import fused
 from lensmith.models.views import Fit, Shape, Views, resize, to_pixels
 
 
@@ -156,7 +156,11 @@ class Model(ABC):
         # Float32 copies of a layer's widest activations and of its attention scores. A tile attends only to itself, and
         # the fused kernel keeps no scores.
         tower = sum(
-            n * (6 * vision.intermediate_size + 3 * vision.num_attention_heads * attended * (attended < LONG))
+            n
+            * (
+                6 * vision.intermediate_size
+                + 3 * vision.num_attention_heads * attended * (not fused(attended, self.compute, False))
+            )
             for n, attended in self.patches(shape)
         )
         decoder = tokens * (6 * text.intermediate_size + 3 * text.num_attention_heads * (past + tokens))

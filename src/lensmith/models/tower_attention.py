@@ -8,6 +8,7 @@ name.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
+
+from lensmith.models.attention import for_all_heads
 
 TOWER = "lensmith-tower"
 """The attention implementation of a vision tower on a CPU (`set_attn_implementation`)."""
@@ -38,6 +41,7 @@ def attend(
     attention_mask: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    plainly: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention among all patches of a view.
@@ -51,42 +55,25 @@ def attend(
             transformers' own forward pass has one.
         scaling: factor of the scores; size ** -0.5 if None.
         dropout: probability with which a weight is left out while training.
+        plainly: by plain products, however many patches there are.
 
     Returns:
         (views, patches, heads, size), and None for the attention weights, which are not kept.
     """
-    if not fused(query.shape[2], query.dtype, query.requires_grad):
-        return attend_plainly(module, query, key, value, attention_mask, scaling, dropout)
-    key, value = _for_all_heads(query, key, value)
+    key, value = for_all_heads(query, key, value)
     dropout = dropout if module.training else 0.0
-    out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not plainly and fused(query.shape[2], query.dtype, query.requires_grad):
+        out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
+    else:
+        scores = query @ key.transpose(-1, -2) * scaling
+        if attention_mask is not None:
+            scores = scores + attention_mask
+        out = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout) @ value
     return out.transpose(1, 2).contiguous(), None
 
 
-def attend_plainly(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """As `attend`, by plain products, which can also be exported for any number of patches."""
-    key, value = _for_all_heads(query, key, value)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout, module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), None
-
-
-def _for_all_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values repeated for the heads that share them."""
-    times = query.shape[1] // key.shape[1]
-    return (key, value) if times == 1 else (key.repeat_interleave(times, 1), value.repeat_interleave(times, 1))
-
-
+attend_plainly = partial(attend, plainly=True)
+"""As `attend`, always by plain products, which can be exported for any number of patches."""
 AttentionInterface.register(TOWER, attend)
 AttentionMaskInterface.register(TOWER, eager_mask)

@@ -16,7 +16,7 @@ def opening(
     run: Run,
     seconds: float | None = None,
     test: Split | None = None,
-    details: Sequence[str | None] = (),
+    details: Sequence[str] = (),
     memory: int | None = None,
     shorter: Sequence[str] = (),
 ) -> None:
@@ -33,9 +33,9 @@ def opening(
     if seconds is not None:
         needed = f" and up to {size(memory)} of memory" if memory else ""
         run.tell(Note(f"It will take about {duration(max(1.0, seconds))}{needed} on this machine."))
-    for text in shorter:
-        run.tell(Note(text))
+    for way in shorter:
+        run.tell(Note(way))
     if test is not None:
         run.tell(Note(power_hint(len(test)) if len(test) else UNTESTED))
-    for detail in filter(None, details):
-        run.detail(detail)
+    for text in details:
+        run.detail(text)

@@ -81,8 +81,8 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         method.require(method.recipe(recipe), dataset)
     run = begin_run(folder, recipe, dataset, "curve", tell, resume)
     shared = SharedFrozenModel(recipe, dataset, tell)
-    seconds, memory = expected(drawn, shared, sizes)
-    opening(run, None if resume else seconds, dataset.test, [dataset.how_split], memory)
+    seconds, memory = (None, None) if resume else expected(drawn, shared, sizes)
+    opening(run, seconds, dataset.test, [dataset.how_split], memory)
     tell(Note(f"Sizes: {', '.join(f'{size:,}' for size in sizes)}; {options.seeds} subsets of each."))
     try:
         rows = measure(drawn, run, shared, sizes)
@@ -158,12 +158,13 @@ def expected(
     measured = pace.measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
     if not measured:
         return None, None
-    seconds = measured.features(sum(map(len, dataset.splits)))
+    seconds, trained = measured.features(sum(map(len, dataset.splits))), {}
     for method, size, _ in plan(drawn, sizes, recipe.curve.seeds, n):
-        if making := method.seconds(measured, method.recipe(recipe), dataset):  # scored as it answers, not by features
+        own = method.recipe(recipe)
+        if making := method.seconds(measured, own, dataset):  # trained, and scored as it answers, not by features
             seconds += making * size / n + measured.scoring(len(dataset.test))
-    making_of = [(own := method.recipe(recipe), method.seconds(measured, own, dataset)) for method in drawn]
-    return seconds, measured.most_memory(making_of)
+            trained[method.name] = own
+    return seconds, measured.peak(trained.values())
 
 
 def measure(drawn: Sequence[Method], run: Run, shared: SharedFrozenModel, sizes: Sequence[int]) -> list[dict[str, Any]]:

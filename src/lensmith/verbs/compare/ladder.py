@@ -101,8 +101,8 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     for method in () if resume else compared:
         method.require(method.recipe(recipe), dataset)
     run, shared = begin_run(folder, recipe, dataset, "ladder", tell, resume), SharedFrozenModel(recipe, dataset, tell)
-    seconds, memory = expected(compared, shared)
-    opening(run, None if resume else seconds, dataset.test, [dataset.how_split], memory)
+    seconds, memory = (None, None) if resume else expected(compared, shared)
+    opening(run, seconds, dataset.test, [dataset.how_split], memory)
     try:
         make(compared, run, shared)
         validated = {method.name: validation_predictions(method, run) for method in compared}
@@ -152,7 +152,9 @@ def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> tuple[flo
     scored = len(compared) * pace.scoring(len(dataset.validation) + len(dataset.test))
     features = pace.features(len(dataset.train) + len(dataset.validation))
     making = [(own := method.recipe(recipe), method.seconds(pace, own, dataset)) for method in compared]
-    return features + scored + sum(seconds for _, seconds in making), pace.most_memory(making)
+    # What takes time once features have been extracted is trained.
+    memory = pace.peak(own for own, seconds in making if seconds)
+    return features + scored + sum(seconds for _, seconds in making), memory
 
 
 def make(compared: Sequence[Method], run: Run, shared: SharedFrozenModel) -> None:

@@ -73,7 +73,7 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         learner = prepare(trial, dataset)
         if pace := measure(learner.classifier(trial.evaluate), dataset.train, trial.data.max_pixels):
             seconds = pace.training(trial, dataset) * worker.trainings(recipe, space)
-            memory = pace.memory.training(trial) if pace.memory else None
+            memory = pace.peak([trial])
         if not url:
             new_run_folder(run.folder)
     with Database(url or sqlite_url(file), recipe.sweep.wait, tell) as database:

@@ -86,7 +86,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     if pace := measure(frozen.asked, dataset.train, recipe.data.max_pixels):
         baselines = pace.features(sum(map(len, dataset.splits))) + 3 * pace.scoring(len(dataset.test))
         expected = baselines + pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test))
-        memory = pace.memory.training(recipe) if pace.memory else None
+        memory = pace.peak([recipe])
     opening(run, expected, dataset.test, [dataset.how_split], memory)
 
     zero_shot = score_split(runs["zero-shot"], frozen.asked, dataset.test, "zero-shot")

@@ -125,9 +125,9 @@ def evaluate(
     run = begin_run(folder, recipe, dataset, "evaluate", tell, resume, split)
     pace = measure(classifier, images, recipe.data.max_pixels)
     cost = image_cost(tuned.model, images, len(question.prompt.before), recipe.data.max_pixels)
-    details = [dataset.how_split, cost.sentence if cost else None, pace.sentence if pace else None]
+    details = [dataset.how_split, *(known.sentence for known in (cost, pace) if known)]
     seconds = pace.evaluation(dataset, len(images)) if pace else None
-    memory = pace.memory.scoring() if pace and pace.memory else None
+    memory = pace.peak() if pace else None
     faster = shorter(pace, cost, images, lambda pace, n: pace.evaluation(dataset, n)) if pace else []
     opening(run, seconds, images, details, memory, faster)
     scored = score_split(run, classifier, images, name_of(recipe.model.adapter))

@@ -78,9 +78,9 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     cost = image_cost(frozen.model, dataset.train, len(frozen.question.prompt.before), recipe.data.max_pixels)
     others = len(dataset.train) + len(dataset.validation)
     seconds = pace.features(others + len(dataset.test)) if pace and not resume else None
-    memory = pace.memory.scoring() if pace and pace.memory else None
+    memory = pace.peak() if pace else None
     faster = shorter(pace, cost, dataset.test, lambda pace, n: pace.features(others + n)) if seconds and pace else []
-    details = [dataset.how_split, cost.sentence if cost else None, pace.sentence if pace else None]
+    details = [dataset.how_split, *(known.sentence for known in (cost, pace) if known)]
     opening(run, seconds, dataset.test, details, memory, faster)
     if recipe.model.adapter:
         tell(Note(f"The adapter {recipe.model.adapter} is ignored: a probe uses the base model."))

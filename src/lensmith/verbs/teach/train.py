@@ -89,9 +89,9 @@ def train(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         cost = image_cost(learner.tuned.model, dataset.train, len(learner.question.prompt.before), max_pixels)
         seconds = pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test)) if pace else None
         alone = seconds if processes.count == 1 and not resume else None
-        memory = pace.memory.training(recipe) if pace and pace.memory else None
-        details = [dataset.how_split, coverage_table(learner.coverage)]
-        details += [known.sentence for known in (cost, pace) if known]
+        memory = pace.peak([recipe]) if pace else None
+        known = (known.sentence for known in (cost, pace) if known)
+        details = [dataset.how_split, coverage_table(learner.coverage), *known]
         opening(run, alone, dataset.test, details, memory)
         if recipe.model.adapter:
             tell(Note(f"The adapter {recipe.model.adapter} is ignored: training starts from the base model."))
