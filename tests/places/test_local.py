@@ -16,7 +16,7 @@ from lensmith.progress import silent
 
 
 def test_places_are_the_modules_of_the_package() -> None:
-    assert places() == ["local", "modal"]
+    assert places() == ["local", "modal", "ray"]
     with pytest.raises(UserError, match=r"no place 'modla'.*Did you mean 'modal'.*local, modal"):
         place("modla")
 

@@ -16,7 +16,7 @@ import modal
 import pytest
 
 from lensmith.cli.screen import Screen
-from lensmith.config import PlaceOptions, Recipe, load_recipe
+from lensmith.config import ModalOptions, Recipe, load_recipe
 from lensmith.errors import UserError
 from lensmith.jobs import worker
 from lensmith.jobs.job import Job
@@ -65,7 +65,7 @@ def test_the_machine_is_described_to_the_real_package(monkeypatch: pytest.Monkey
 
     slim = modal.Image.debian_slim
     monkeypatch.setattr(modal.Image, "debian_slim", lambda **named: Recorded(slim(**named)))
-    options = PlaceOptions(gpu="H100", hours=1.5, retries=3, secrets=["huggingface", "wandb"])
+    options = ModalOptions(gpu="H100", hours=1.5, retries=3, secrets=["huggingface", "wandb"])
     app, function = modal_app.build(options, ["wandb"])
     info = function.info()
     assert info.gpus == [("H100", 1)]
@@ -95,17 +95,17 @@ def test_the_names_of_gpus_are_checked_locally() -> None:
     assert gpu("l40s") == "L40S"
     with pytest.raises(UserError, match=r"L40 isn't a GPU.*Did you mean 'L4.*Known GPUs: T4"):
         gpu("L40")
-    with pytest.raises(UserError, match=r"several GPUs.*place\.gpu=H100\."):
+    with pytest.raises(UserError, match=r"several GPUs.*modal\.gpu=H100\."):
         gpu("H100:2")
-    assert PlaceOptions().gpu in PRICES
+    assert ModalOptions().gpu in PRICES
 
 
 def test_prices_before_and_after() -> None:
-    before = price_before(PlaceOptions(gpu="L40S", hours=2, retries=1))
+    before = price_before(ModalOptions(gpu="L40S", hours=2, retries=1))
     assert "$1.95 per hour" in before
     assert "at most $7.80 for up to 2 attempts of 2 h" in before
     assert "2026-05-07" in before
-    assert "price unknown" in price_before(PlaceOptions(gpu="H200"))
+    assert "price unknown" in price_before(ModalOptions(gpu="H200"))
     assert "10.0 min on T4: about $0.10" in price_after("T4", 600, PRICES["T4"])
     assert "price unknown" in price_after("H200", 600, PRICES["H200"])
 
@@ -113,7 +113,7 @@ def test_prices_before_and_after() -> None:
 def test_place_options_may_change_when_resuming(tmp_path: Path) -> None:
     from lensmith.runs.folder import same_recipe
 
-    now = Recipe(place=PlaceOptions("T4", 1, 0, ["x"]))
+    now = Recipe(modal=ModalOptions("T4", 1, 0, ["x"]))
     same_recipe(tmp_path, Recipe(), now)
     now.tune.rank = 3
     with pytest.raises(UserError, match=r"tune\.rank"):
@@ -246,7 +246,7 @@ def test_user_errors_are_returned_and_other_errors_are_retried(tiny_folder: Path
 
 def test_a_remote_training_equals_a_local_one(shapes: Shapes, tiny_folder: Path, cloud: Cloud, run: Run) -> None:
     shapes(circle=20, square=20)
-    job = ["data.uri=my shapes", f"model.base={tiny_folder}", *QUICK, "place.gpu=t4"]
+    job = ["data.uri=my shapes", f"model.base={tiny_folder}", *QUICK, "modal.gpu=t4"]
     # The remote machine is this one, so files under absolute paths exist there already. Hence the relative link.
     os.symlink(tiny_folder, "tiny")
     job[1] = "model.base=tiny"

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output = verbs.module(args.verb).run(args, screen)
         screen.end_line()
         _print(output, args.json)
+        return int(output.code)
     except UserError as error:
         screen.end_line()
         return failed(error)
@@ -71,7 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             screen.end_line()
             return failed(limit)
         raise
-    return 0
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from lensmith.config.options import (
     EvaluateOptions,
     LadderOptions,
     ModelOptions,
-    PlaceOptions,
     ProbeOptions,
     QuestionOptions,
     Range,
@@ -20,6 +19,7 @@ from lensmith.config.options import (
     TuneOptions,
 )
 from lensmith.config.other_tools import in_our_words
+from lensmith.config.places import ModalOptions, RayOptions
 from lensmith.config.plain_yaml import written
 from lensmith.config.reading import (
     SHIPPED,
@@ -45,13 +45,14 @@ __all__ = [
     "DataOptions",
     "EvaluateOptions",
     "LadderOptions",
+    "ModalOptions",
     "ModelOptions",
     "OldName",
-    "PlaceOptions",
     "Price",
     "ProbeOptions",
     "QuestionOptions",
     "Range",
+    "RayOptions",
     "Recipe",
     "SuspectsOptions",
     "SweepOptions",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from lensmith.config.api import ApiOptions
+from lensmith.config.places import ModalOptions, RayOptions
 from lensmith.config.section import Fraction, Options, Positive
 
 SplitName = Literal["train", "validation", "test"]
@@ -320,21 +321,6 @@ class SuspectsOptions(Options):
 
 
 @dataclass
-class PlaceOptions(Options):
-    """The remote machine of a job that runs with `--on modal`."""
-
-    gpu: str = "L40S"
-    """Type of GPU, by Modal's name."""
-    hours: Annotated[float, Gt(0), Le(24)] = 4.0
-    """Time limit of one attempt, in hours."""
-    retries: Annotated[int, Ge(0), Le(10)] = 2
-    """Number of further attempts after one that failed or ran out of time. Each resumes from the last checkpoint."""
-    secrets: list[str] = field(default_factory=list)
-    """Names of Modal secrets that are passed to the job as environment variables, such as a Hugging Face token or a W&B
-    key."""
-
-
-@dataclass
 class Recipe(Options):
     """One experiment."""
 
@@ -355,7 +341,8 @@ class Recipe(Options):
     curve: CurveOptions = field(default_factory=CurveOptions)
     sweep: SweepOptions = field(default_factory=SweepOptions)
     suspects: SuspectsOptions = field(default_factory=SuspectsOptions)
-    place: PlaceOptions = field(default_factory=PlaceOptions)
+    modal: ModalOptions = field(default_factory=ModalOptions)
+    ray: RayOptions = field(default_factory=RayOptions)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, with every option present."""
@@ -368,5 +355,9 @@ RENAMED = {
     "ladder.hour": "ladder.hourly_cost",
     "ladder.label": "ladder.label_cost",
     "curve.rungs": "curve.methods",
+    "place.gpu": "modal.gpu",
+    "place.hours": "modal.hours",
+    "place.retries": "modal.retries",
+    "place.secrets": "modal.secrets",
 }
 """Former names of options, and their present names. The former names are still accepted."""

@@ -151,9 +151,15 @@ def renamed(values: dict[str, Any]) -> list[str]:
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
         inner = values.get(section)
-        if isinstance(inner, dict) and name in inner:
-            inner[new.partition(".")[2]] = inner.pop(name)
+        if not isinstance(inner, dict) or name not in inner:
+            continue
+        goal, _, key = new.partition(".")
+        target = values.setdefault(goal, {})
+        if isinstance(target, dict):  # otherwise recipe_from reports the section
+            target[key] = inner.pop(name)
             former.append(old)
+        if not inner and section not in sections():
+            del values[section]
     sweep = values.get("sweep")
     over = sweep.get("over") if isinstance(sweep, dict) else None
     if isinstance(sweep, dict) and isinstance(over, dict):

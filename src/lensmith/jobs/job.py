@@ -42,7 +42,7 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
         Stopped: Ctrl-C.
     """
     verb = _module(job.verb)
-    function = getattr(verb, job.verb)
+    function = getattr(verb, getattr(verb, "JOB", job.verb))
     record: dict[str, Any]
     if job.resume:
         assert job.folder, "a resumed job has a folder"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensmith.errors import UserError
-from lensmith.runs.folder import adapter_folder
+from lensmith.runs.folder import adapter_folder, read_run
 
 if TYPE_CHECKING:
     from lensmith.data.source import Files
@@ -62,9 +62,13 @@ def uploads(job: Job) -> list[Upload]:
 
     assert job.recipe
     needed = []
-    if data := _data(job):
+    if job.verb == "label":
+        needed += [_upload(DATA, *_images(path)) for path in job.options["images"]]
+    elif job.verb != "predict" and (data := _data(job)):  # a bulk prediction reads its source where it is
         needed.append(_upload(DATA, data.folder, data.paths))
-    base = job.recipe.model.base
+    if taught := job.options.get("taught"):
+        needed.append(_upload(WEIGHTS, taught, _run(Path(taught))))
+    base = _base(job)
     if base != "nano" and not on_hub(base):  # the remote machine downloads models of the hub itself
         folder = find(base)
         read_config(folder, base)  # raises an error if the folder isn't a model
@@ -98,6 +102,36 @@ def _data(job: Job) -> Files | None:
             f"There is nothing to upload in {os.path.expanduser(files.folder)}.", "Check that this is the right folder."
         )
     return files
+
+
+def _base(job: Job) -> str:
+    """The base model that a job loads: of a taught run, the one that it was taught on."""
+    from lensmith.records import TASK
+    from lensmith.runs.shapes import Task, read_as
+
+    if taught := job.options.get("taught"):
+        return read_as(adapter_folder(Path(taught)) / TASK, Task)["base"]
+    assert job.recipe
+    return job.recipe.model.base
+
+
+def _images(path: str) -> tuple[str, dict[str, Path]]:
+    """An image file, or the images of a folder, to be labelled."""
+    from lensmith.data import list_images
+
+    found = list_images(path)
+    if Path(path).is_dir():
+        return path, {file.relative_to(path).as_posix(): file for file in found}
+    return str(Path(path).parent), {Path(path).name: found[0]}
+
+
+def _run(run: Path) -> dict[str, Path]:
+    """The files of a run that answers: its recipe and its adapter."""
+    read_run(run)
+    if not (inner := run / "adapter").is_dir():
+        raise UserError(f"The run {run} has no trained adapter.", "Use the run folder of a `lensmith train`.")
+    files = {f"adapter/{file.name}": file for file in sorted(inner.iterdir()) if file.is_file()}
+    return {"recipe.yaml": run / "recipe.yaml"} | files
 
 
 def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:

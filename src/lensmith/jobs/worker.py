@@ -105,7 +105,13 @@ def link_files(stored: Path, folder: Path) -> None:
     """
     for source, _, files in os.walk(stored):
         destination = folder / Path(source).relative_to(stored)
-        destination.mkdir(parents=True, exist_ok=True)
+        try:
+            destination.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The remote machine can't have a folder {destination}: {error.strerror}.",
+                "Name your files by paths that count from the current folder.",
+            ) from None
         for name in files:
             target, link = Path(source, name), destination / name
             if link.is_symlink() and link.readlink() == target:

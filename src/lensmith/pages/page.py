@@ -18,6 +18,7 @@ from lensmith.records import Evaluation
 if TYPE_CHECKING:
     import jinja2
 
+_LIVE = Path(__file__).with_name("live")
 _SMALL, _LARGE = 96, 256  # pixels of the longer side of a picture
 _FILTERS = (
     numbers.percentage,
@@ -70,6 +71,17 @@ def templates(*folders: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+
+
+def live_part(name: str) -> str:
+    """A file that the pages share that classify pictures as a person drops them, the server's and the exported one:
+    `pictures.css`, or `pictures.js`."""
+    return (_LIVE / name).read_text(encoding="utf-8")
+
+
+def render_live(template: Path, **values: Any) -> str:
+    """A page that classifies pictures, as HTML. Its template extends `pictures.html.j2`."""
+    return templates(template.parent, _LIVE).get_template(template.name).render(**values)
 
 
 def data_uri(image: Image.Image) -> str:

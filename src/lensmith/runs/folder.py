@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lensmith.config import Recipe, flat, load_recipe, written
+from lensmith.config import Recipe, flat, known_keys, load_recipe, written
 from lensmith.errors import UserError
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import TASK, Evaluation
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lensmith.data import ImageDataset
 
 PREDICTIONS, CALIBRATION, REPORT = "predictions.parquet", "calibration.json", "report.html"
-ANYWHERE = {"name", "data.uri", "model.device", "place.gpu", "place.hours", "place.retries", "place.secrets"}
+ANYWHERE = {"name", "data.uri", "model.device", *(key for key in known_keys() if key.startswith(("modal.", "ray.")))}
 """Options that may change when a run is resumed: they affect where it runs and finds its images, but not what it
 computes. The images must be the same (`same_data`)."""
 ASKING = {"api.budget", "api.price", "api.concurrency", "api.timeout", "api.replay"}

@@ -102,17 +102,30 @@ class Cost(TypedDict):
 
 
 class JobNote(TypedDict):
-    """place.json of a run on a rented machine."""
+    """place.json of a run on another machine."""
 
     place: str
     verb: str
     state: str
     name: str
+    options: NotRequired[dict[str, Any]]
+
+
+class ModalNote(JobNote):
+    """place.json of a run at Modal."""
+
     call: str
     app: str
     gpu: str
     dollars_per_hour: _Finite | None
-    options: NotRequired[dict[str, Any]]
+
+
+class RayNote(JobNote):
+    """place.json of a run on a Ray cluster."""
+
+    address: str
+    storage: str
+    submission: str
 
 
 class LogRow(TypedDict):

@@ -56,6 +56,8 @@ class Output:
 
     record: Any
     parts: Sequence[Part]
+    code: int = 0
+    """The exit code: 0, or 1 if the work is done in part."""
 
 
 @runtime_checkable
@@ -92,9 +94,11 @@ def add_recipe(parser: argparse.ArgumentParser, verb: str, resumable: bool = Tru
         parser.add_argument("--resume", type=Path, metavar="RUN", help=argparse.SUPPRESS)
 
 
-def add_place(parser: argparse.ArgumentParser) -> None:
+def add_place(parser: argparse._ActionsContainer) -> None:
     """Add the arguments --on and --detach."""
-    parser.add_argument("--on", default="local", metavar="PLACE", help="where to run: local (the default) or modal")
+    parser.add_argument(
+        "--on", default="local", metavar="PLACE", help="where to run: local (the default), modal or ray"
+    )
     parser.add_argument(
         "--detach", action="store_true", help="return while the job runs remotely; see `lensmith attach`"
     )
@@ -169,14 +173,25 @@ class RecipeCommand:
     function: Callable[..., dict[str, Any]]
     text: Callable[[dict[str, Any]], list[Part]]
     """The printed form of a record."""
+    anywhere: bool = False
+    """Whether it can also run on other machines (`--on`)."""
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the verb's command-line arguments."""
         add_recipe(parser, self.verb)
+        if self.anywhere:
+            add_place(parser)
 
     def run(self, args: argparse.Namespace, screen: Screen) -> Output:
         """Run the command."""
         from lensmith.verbs.words import recipe_from
 
-        record = self.function(recipe_from(args.recipe), args.run, screen)
-        return Output(record, self.text(record))
+        recipe = recipe_from(args.recipe)
+        if not self.anywhere:
+            record = self.function(recipe, args.run, screen)
+        else:
+            from lensmith.jobs.job import Job
+            from lensmith.places import place
+
+            record = place(args.on).run(Job(self.verb, recipe, args.run), screen, args.detach)
+        return Output(record, elsewhere(record) or self.text(record))

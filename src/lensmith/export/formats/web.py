@@ -113,12 +113,12 @@ def browser() -> str:
 
 def _page(original: Original, graph: Path) -> str:
     """The page as HTML, with everything inside."""
-    from lensmith.pages.pictures import part, render
+    from lensmith.pages.page import live_part, render_live
 
     files = Path(__file__).parents[1] / "files"
     own = (files / "web.js").read_text(encoding="utf-8")
     # One module: what one exports, the other has already.
-    script = part("pictures.js").replace("\nexport ", "\n") + own.replace(
+    script = live_part("pictures.js").replace("\nexport ", "\n") + own.replace(
         'import { at, begin, tell } from "./pictures.js";\n', ""
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -129,11 +129,11 @@ def _page(original: Original, graph: Path) -> str:
     about = f"It knows {len(original.labels)} classes: {', '.join(original.labels)}."
     if tested is not None:
         about += f" It was right on {percent(tested.accuracy)} of {tested.accuracy.n:,} test images."
-    return render(
+    return render_live(
         files / "web.html.j2",
         title=original.run.name,
         scripts=f"'sha256-{digest}'",
-        style=part("pictures.css"),
+        style=live_part("pictures.css"),
         script=script,
         packed=values,
         labels=list(original.labels),

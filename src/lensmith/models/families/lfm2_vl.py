@@ -64,7 +64,12 @@ class Model(base.Model):
         self.max_pixels, self.tile_limits = image_tokens * self.token_side**2, None
         self.min_pixels = min(self.min_pixels, self.max_pixels)
         least = self.min_pixels // self.token_side**2
-        self.settings |= {"max_image_tokens": image_tokens, "min_image_tokens": least, "do_image_splitting": False}
+        # A new dictionary, since a copy of the model shares the old one with it.
+        self.settings = self.settings | {
+            "max_image_tokens": image_tokens,
+            "min_image_tokens": least,
+            "do_image_splitting": False,
+        }
 
     @property
     def image_frame(self) -> tuple[str, str]:

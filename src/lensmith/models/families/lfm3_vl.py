@@ -53,8 +53,12 @@ class Model(base.Model):
     def limit_image_tokens(self, image_tokens: int) -> None:
         self.max_pixels = image_tokens * self.token_side**2
         self.min_pixels = min(self.min_pixels, self.max_pixels)
-        self.settings |= {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        self.settings |= {"size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}}
+        # A new dictionary, since a copy of the model shares the old one with it.
+        self.settings = self.settings | {
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+        }
+        self.settings = self.settings | {"size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}}
 
     @property
     def image_frame(self) -> tuple[str, str]:

@@ -57,7 +57,8 @@ class Model(base.Model):
                 f"Use model.image_tokens={minimum}.",
             )
         self.splits = False
-        self.settings |= {"do_image_splitting": False}
+        # A new dictionary, since a copy of the model shares the old one with it.
+        self.settings = self.settings | {"do_image_splitting": False}
 
     @property
     def image_frame(self) -> tuple[str, str]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lensmith.config import written
 from lensmith.errors import UserError, optional
 from lensmith.jobs.job import NOTE, Detached, Job, away, how_to_return, record_of
+from lensmith.jobs.remote import how_to_resume, new_folder, prepared, unique_name
 from lensmith.jobs.uploads import Upload, uploads
 from lensmith.jobs.worker import ATTEMPTS, event_from
 from lensmith.places.modal.app import FUNCTION, QUEUE, build, volume
@@ -30,16 +29,18 @@ from lensmith.places.modal.prices import LISTED, PRICES, gpu, price_after, price
 from lensmith.places.modal.volumes import copy_back, send, send_run
 from lensmith.progress import Note
 from lensmith.runs.files import disk_error, write, write_json
-from lensmith.runs.folder import ANYWHERE, default_folder, new_run_folder, read_run, same_recipe, same_training, settled
+from lensmith.runs.folder import settled
 from lensmith.runs.lock import LOCK
 from lensmith.runs.provenance import provenance
-from lensmith.runs.shapes import JobNote, read_as
+from lensmith.runs.shapes import ModalNote, read_as
 
 if TYPE_CHECKING:
     from lensmith.progress import Tell
 
 EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "4bit": "quantized"}
 """Extras of Lensmith, by the values of options that need them."""
+VERBS = ("train", "evaluate")
+"""The verbs that run here."""
 PAUSE = 2.0
 """Seconds between two polls of a job that is followed."""
 
@@ -48,16 +49,18 @@ class Place:
     """Runs jobs at Modal; see `places.Place`."""
 
     def run(self, job: Job, tell: Tell, detach: bool = False) -> dict[str, Any]:
-        job, folder, note = _prepare(job)
+        if job.verb not in VERBS:
+            raise UserError(f"`lensmith {job.verb}` doesn't run at Modal.", f"At Modal: {', '.join(VERBS)}.")
+        job, folder, note = prepared(job, "modal")
         assert job.recipe
-        options = replace(job.recipe.place, gpu=gpu(job.recipe.place.gpu))
-        job = replace(job, recipe=replace(job.recipe, place=options))
+        options = replace(job.recipe.modal, gpu=gpu(job.recipe.modal.gpu))
+        job = replace(job, recipe=replace(job.recipe, modal=options))
         modal = _modal()
         with service():
             modal.Client.from_env()  # a missing token must be reported before anything is read or sent
         tell(Note(price_before(options)))
-        with _new_folder(folder, job.resume):
-            name = note["name"] if note else _name(folder)
+        with new_folder(folder, job.resume):
+            name = note["name"] if note else unique_name(folder)
             needed = uploads(job)
             with service():
                 for upload in needed:
@@ -84,7 +87,7 @@ class Place:
         if not away(folder):
             if record := record_of(folder, note["verb"]):
                 return record | {"run": str(folder), "report": str(folder / "report.html")}
-            raise UserError(f"The job of {folder} has ended: {note['state']}.", _how_to_resume(folder))
+            raise UserError(f"The job of {folder} has ended: {note['state']}.", how_to_resume(folder, "modal"))
         try:
             with service(f"The job continues. Follow it with: lensmith attach {shlex.quote(str(folder))}"):
                 outcome = follow(modal.FunctionCall.from_id(note["call"]), note["name"], tell)
@@ -102,7 +105,7 @@ class Place:
             raise UserError(outcome["error"], outcome["hint"])
         logs = f"To see its log: modal app logs {note['app']}."
         raise UserError(
-            f"The job of {folder} failed: {outcome.get('failed', 'no result')}. {logs}", _how_to_resume(folder)
+            f"The job of {folder} failed: {outcome.get('failed', 'no result')}. {logs}", how_to_resume(folder, "modal")
         )
 
     def cancel(self, folder: Path, tell: Tell) -> dict[str, Any]:
@@ -116,7 +119,7 @@ class Place:
             self._close(folder, note, "done", tell)
             return {"run": str(folder), "cancelled": f"The job had already finished: its run is in {folder}."}
         self._close(folder, note, "cancelled", tell)
-        kept = f" The unfinished run is in {folder}. {_how_to_resume(folder)}" if copied else ""
+        kept = f" The unfinished run is in {folder}. {how_to_resume(folder, 'modal')}" if copied else ""
         return {"run": str(folder), "cancelled": f"The job is cancelled.{kept}"}
 
     def _close(self, folder: Path, note: dict[str, Any], state: str, tell: Tell) -> None:
@@ -153,7 +156,7 @@ def follow(call: Any, name: str, tell: Tell) -> dict[str, Any]:
         except TimeoutError:  # not finished yet; a TimeoutError of the job itself arrives as a RuntimeError
             continue
         except modal.exception.FunctionTimeoutError:
-            return {"failed": "it ran out of time (place.hours)"}
+            return {"failed": "it ran out of time (modal.hours)"}
         except modal.exception.OutputExpiredError:  # Modal keeps results for a week, and volumes forever
             return {"record": None}
         except (modal.exception.ConnectionError, modal.exception.AuthError, modal.exception.ServiceError, OSError):
@@ -200,62 +203,12 @@ def _first(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _prepare(job: Job) -> tuple[Job, Path, dict[str, Any] | None]:
-    """The job with its recipe and options, its run folder, and the note of an earlier job of the same run.
-
-    Raises:
-        UserError: the run can't be resumed.
-    """
-    if not job.resume:
-        assert job.recipe
-        return job, job.folder or default_folder(job.recipe, job.verb), None
-    assert job.folder
-    folder = job.folder
-    if away(folder):
-        raise UserError(
-            f"The run {folder} is already running.", f"Follow it with: lensmith attach {shlex.quote(str(folder))}"
-        )
-    if record_of(folder, job.verb):
-        raise UserError(f"The run {folder} is finished: there is nothing to resume.")
-    original = read_run(folder)
-    if job.recipe:
-        same_recipe(folder, original, job.recipe, same_training(job.recipe) if job.verb == "train" else ANYWHERE)
-    note = _read_note(folder) if (folder / NOTE).exists() else None
-    if note and note["verb"] != job.verb:
-        raise UserError(f"The run {folder} was started by `lensmith {note['verb']}`.", _how_to_resume(folder))
-    if (
-        note and note["state"] == "left"
-    ):  # the run has progressed on this machine since, so it is uploaded under a new name
-        note = None
-    options = note.get("options", {}) if note else {}
-    return replace(job, recipe=job.recipe or original, options=options), folder, note
-
-
-@contextmanager
-def _new_folder(folder: Path, resume: bool) -> Iterator[None]:
-    """Create a run folder, and remove it and its new parents if the block fails. A resumed run keeps its folder."""
-    if resume:
-        yield
-        return
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    new_run_folder(folder)
-    try:
-        yield
-    except BaseException:
-        for name in ("recipe.yaml", NOTE, LOCK):
-            (folder / name).unlink(missing_ok=True)
-        for path in created:
-            with suppress(OSError):
-                path.rmdir()
-        raise
-
-
 def _start(job: Job, folder: Path, name: str, sent: list[Upload]) -> tuple[Any, str]:
     """Deploy the app unless it is deployed already, and call it; returns the call and the app's name."""
     modal = _modal()
     assert job.recipe
     features = {job.recipe.train.tracker, job.recipe.model.quantize}
-    app, _ = build(job.recipe.place, sorted({EXTRAS[feature] for feature in features & set(EXTRAS)}))
+    app, _ = build(job.recipe.modal, sorted({EXTRAS[feature] for feature in features & set(EXTRAS)}))
     function = modal.Function.from_name(app.name, FUNCTION)
     try:
         function.hydrate()
@@ -267,25 +220,18 @@ def _start(job: Job, folder: Path, name: str, sent: list[Upload]) -> tuple[Any, 
     return function.spawn(values), app.name
 
 
-def _name(folder: Path) -> str:
-    """A unique name for a run in the volume and for its events, in characters that Modal accepts."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.resolve().name).strip('.-')[:40]}-{uuid.uuid4().hex[:8]}".lstrip(
-        "-"
-    )
-
-
 def _plain(sent: list[Upload]) -> list[dict[str, str]]:
     return [{"folder": upload.folder, "stored": upload.stored} for upload in sent]
 
 
 def _read_note(folder: Path) -> dict[str, Any]:
-    return {**read_as(folder / NOTE, JobNote)}
+    return {**read_as(folder / NOTE, ModalNote)}
 
 
 def _note(job: Job, name: str, call: str, app: str, sent: list[Upload]) -> dict[str, Any]:
     """The content of place.json."""
     assert job.recipe
-    options, source = job.recipe.place, provenance()
+    options, source = job.recipe.modal, provenance()
     return {
         **{"place": "modal", "state": "running", "verb": job.verb, "options": job.options},
         **{"app": app, "call": call, "name": name},
@@ -295,7 +241,3 @@ def _note(job: Job, name: str, call: str, app: str, sent: list[Upload]) -> dict[
         "uploads": _plain(sent),
         **{key: source[key] for key in ("commit", "dirty")},  # the remote machine has no repository
     }
-
-
-def _how_to_resume(folder: Path) -> str:
-    return f"Resume it with: lensmith resume {shlex.quote(str(folder))} --on modal"

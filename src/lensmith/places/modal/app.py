@@ -15,7 +15,7 @@ from lensmith.jobs.worker import ROOT, attempt
 if TYPE_CHECKING:
     import modal
 
-    from lensmith.config import PlaceOptions
+    from lensmith.config import ModalOptions
 
 VOLUMES = ("weights", "data", "runs")
 QUEUE = "lensmith-events"
@@ -69,7 +69,7 @@ def versions(extras: Collection[str] = ()) -> list[str]:
     return [pinned[name] for name in sorted(pinned)]
 
 
-def build(options: PlaceOptions, extras: Collection[str] = ()) -> tuple[modal.App, Any]:
+def build(options: ModalOptions, extras: Collection[str] = ()) -> tuple[modal.App, Any]:
     """The description of the app and its only function, which is not deployed yet.
 
     Its name is a digest of its whole content. So a later job with other options, or with another version of Lensmith,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lensmith.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from lensmith.config import PlaceOptions
+    from lensmith.config import ModalOptions
 
 PRICES: dict[str, float | None] = {
     "T4": 0.5904,
@@ -35,18 +35,18 @@ def gpu(name: str) -> str:
     known = name.upper()
     if ":" in name:
         raise UserError(
-            f"place.gpu={name} asks for several GPUs, but a job at Modal is one process.",
-            f"Use one: place.gpu={name.partition(':')[0]}.",
+            f"modal.gpu={name} asks for several GPUs, but a job at Modal is one process.",
+            f"Use one: modal.gpu={name.partition(':')[0]}.",
         )
     if known not in PRICES:
         raise UserError(
-            f"place.gpu={name} isn't a GPU that Modal has.",
+            f"modal.gpu={name} isn't a GPU that Modal has.",
             f"{nearest(known, PRICES)} Known GPUs: {', '.join(PRICES)}.".strip(),
         )
     return known
 
 
-def price_before(options: PlaceOptions) -> str:
+def price_before(options: ModalOptions) -> str:
     """A sentence on the maximum cost of a job."""
     price, attempts = PRICES[options.gpu], 1 + options.retries
     limit = f"up to {attempts} attempt{'s' if attempts > 1 else ''} of {options.hours:g} h"

@@ -9,10 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lensmith.errors import UserError
+from lensmith.jobs.remote import replace_run
 from lensmith.jobs.uploads import Upload
-
-LAST = ("result.json", "evaluation.json")
-"""Files that only a finished run has; they are copied back after all others."""
 
 
 def send(upload: Upload, volume: Any) -> bool:
@@ -84,17 +82,7 @@ def copy_back(runs: Any, name: str, folder: Path) -> bool:
                 )
         if not temporary.exists():
             return False
-        _replace(temporary, folder)
+        replace_run(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Move downloaded files to their final paths, and remove outdated files of an unfinished run."""
-    for old in ("checkpoint", "predictions.unfinished"):
-        shutil.rmtree(folder / old, ignore_errors=True)
-    for path in sorted(temporary.iterdir(), key=lambda path: path.name in LAST):
-        if path.is_dir():
-            shutil.rmtree(folder / path.name, ignore_errors=True)
-        path.replace(folder / path.name)

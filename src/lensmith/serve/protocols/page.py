@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lensmith.errors import UserError
-from lensmith.pages.pictures import part, render
+from lensmith.pages.page import live_part, render_live
 from lensmith.serve.openapi import Operation
 from lensmith.serve.pictures import decoded
 from lensmith.serve.refusal import Refusal
@@ -56,8 +56,8 @@ def _text(name: str) -> str:
     """One of the page's files."""
     own = Path(__file__).parents[1] / "page"
     if name == "page.html":
-        return render(own / "page.html.j2")
-    return (own / name).read_text(encoding="utf-8") if (own / name).exists() else part(name)
+        return render_live(own / "page.html.j2")
+    return (own / name).read_text(encoding="utf-8") if (own / name).exists() else live_part(name)
 
 
 async def _corrected(request: Request, service: Service) -> dict[str, object]:

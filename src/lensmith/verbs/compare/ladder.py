@@ -236,5 +236,5 @@ def row(method: Method, validated: Sequence[Prediction], run: Run, options: Ladd
     )
 
 
-_command = terminal.RecipeCommand("ladder", ladder, text)
+_command = terminal.RecipeCommand("ladder", ladder, text, anywhere=True)
 arguments, run = _command.arguments, _command.run

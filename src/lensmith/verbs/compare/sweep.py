@@ -101,5 +101,5 @@ def sweep(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
             work.repeats.leave()
 
 
-_command = terminal.RecipeCommand("sweep", sweep, text)
+_command = terminal.RecipeCommand("sweep", sweep, text, anywhere=True)
 arguments, run = _command.arguments, _command.run

@@ -49,13 +49,12 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
             raise UserError(f"{recipe.model.base} is asked from this machine.", "Leave --on out.")
         options["yes"] = args.yes
     job = Job("evaluate", recipe, args.run, options=options)
-    return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
+    record = place(args.on).run(job, screen, args.detach)
+    return terminal.Output(record, terminal.elsewhere(record) or text(record))
 
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
-    if "accuracy" not in record:
-        return terminal.elsewhere(record)
     from lensmith.measure.metrics import with_left_out
 
     table = terminal.rate_table({record["name"]: record["accuracy"]})

@@ -146,5 +146,5 @@ def fit_and_score(method: Method, run: Run, shared: SharedFrozenModel) -> Scored
     return scored
 
 
-_command = terminal.RecipeCommand("probe", probe, text)
+_command = terminal.RecipeCommand("probe", probe, text, anywhere=True)
 arguments, run = _command.arguments, _command.run

@@ -32,13 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     job = Job("train", recipe_from(args.recipe), args.run)
-    return terminal.Output(record := place(args.on).run(job, screen, args.detach), text(record))
+    record = place(args.on).run(job, screen, args.detach)
+    return terminal.Output(record, terminal.elsewhere(record) or text(record))
 
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
-    if "accuracy" not in record:
-        return terminal.elsewhere(record)
+    if not record:  # under torchrun, the main process reports
+        return []
     if record["accuracy"] is None:
         return terminal.untested_lines(record)
     unreadable = record["training"]["unreadable"]

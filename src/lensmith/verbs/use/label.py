@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
         "yes": args.yes,
     }
     record = perform(Job("label", recipe_for(None, options, _base(given["taught"])), args.run, options=given), screen)
-    return terminal.Output(record, text(record))
+    return terminal.Output(record, terminal.elsewhere(record) or text(record))
 
 
 def _base(taught: str | None) -> Recipe | None:
@@ -82,8 +82,6 @@ def _base(taught: str | None) -> Recipe | None:
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
-    if "labelled" not in record:
-        return terminal.elsewhere(record)
     table = terminal.Table(["labelled by", "images"], [[name, f"{n:,}"] for name, n in record["labelled"].items()])
     lines = terminal.unreadable_lines(record["unreadable"], "left out")
     if number := len(record["unanswered"]):
