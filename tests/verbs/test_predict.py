@@ -54,4 +54,4 @@ def test_answers_are_printed_or_written(run: Run, shapes: Shapes, tiny_folder: P
     assert len(Path("answers.csv").read_text().splitlines()) == 4, "a header, and a line end within a name"
     code, _, err = run("predict", "p", "n", "--out", "answers.xlsx")
     assert code == 2
-    assert "Answers can be written to .csv, .jsonl, .parquet." in err
+    assert "Answers can be written to .csv, .jsonl, .parquet, or to a folder" in err

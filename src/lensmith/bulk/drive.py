@@ -59,6 +59,10 @@ def drive(
             _do(plan, pool, iter(missing), totals, tell, watch)
             # What was acknowledged must also be there at the end: a storage may have lost it.
             there = _present(out, plan.shards)
+            for k in list(totals.set_aside):  # its worker may have died after its part was written
+                if there[k] and (part := read_part(out, k)):
+                    del totals.set_aside[k]
+                    totals.add(part)
             if all(there[k] or k in totals.set_aside for k in range(plan.shards)):
                 break
             totals.restart()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from bisect import bisect_right
@@ -68,8 +69,8 @@ class Plan:
         if group != self._group:
             self._group, self._pieces = group, {}
             columns = self._file.read_row_group(group).to_pydict()
-            for number, *piece in zip(*columns.values(), strict=True):
-                self._pieces.setdefault(number, []).append(Piece(*piece))
+            for number, address, *rest in zip(*columns.values(), strict=True):
+                self._pieces.setdefault(number, []).append(Piece(os.fsdecode(address), *rest))
         return self._pieces[shard]
 
 
@@ -113,14 +114,14 @@ def make_plan(
     address = source if is_remote(source) or source.startswith("hub:") else Storage(source).root
     number = images = 0
     known, listed = True, counter("listing", 0, tell)
-    schema = pa.schema([("shard", pa.int64()), ("address", pa.string()), *((name, pa.int64()) for name in _NUMBERS)])
+    schema = pa.schema([("shard", pa.int64()), ("address", pa.binary()), *((name, pa.int64()) for name in _NUMBERS)])
     with tempfile.TemporaryDirectory(prefix="lensmith-") as folder:
         file = Path(folder, PLAN)
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             rows_of_group = list[tuple[int, Piece]]()
 
             def flush() -> None:
-                cells = [(k, _text(piece.address), *piece[1:]) for k, piece in rows_of_group]
+                cells = [(k, os.fsencode(piece.address), *piece[1:]) for k, piece in rows_of_group]
                 columns = zip(*cells, strict=True)
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
                 writer.write_table(pa.table(arrays, schema))
@@ -184,16 +185,3 @@ def same_work(out: Storage, manifest: Manifest, run: dict[str, Any], source: str
             raise UserError(
                 f"The folder {out.address} has the answers of {words[key]}{told}.", "Name another folder with --out."
             )
-
-
-def _text(name: str) -> str:
-    """A name as Parquet can hold it, even if it isn't UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if _odd(name) else name
-
-
-def _odd(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,21 +154,37 @@ class Storage:
         from pyarrow.fs import FileSelector, FileType
 
         def action() -> dict[str, int]:
+            if self.local:  # pyarrow only has names in UTF-8
+                return _sizes_locally(self.path(name))
             found = self.files.get_file_info(FileSelector(self.path(name), allow_not_found=True))
             return {info.base_name: info.size for info in found if info.type == FileType.File}
 
         return self._patiently(action, name)
 
+    def some(self, most: int = 1000) -> list[str]:
+        """The names of some files in the folder, to tell what kind of files it has; empty if there is no folder."""
+        if not self.local:
+            return list(self.sizes())[:most]
+        try:
+            with os.scandir(self.root) as entries:
+                return [entry.name for entry in islice(entries, most) if entry.is_file()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
         from pyarrow.fs import FileType
 
+        if self.local:
+            return os.path.exists(self.path(name))
         return bool(self._patiently(lambda: self.files.get_file_info(self.path(name)).type != FileType.NotFound, name))
 
     def is_file(self) -> bool:
         """Whether the address is that of a file."""
         from pyarrow.fs import FileType
 
+        if self.local:
+            return os.path.isfile(self.root)
         return bool(self._patiently(lambda: self.files.get_file_info(self.root).type == FileType.File, ""))
 
     def walk(self) -> Iterator[tuple[str, int]]:
@@ -290,6 +307,14 @@ def _seconds(number: int) -> Any:
     from datetime import timedelta
 
     return timedelta(seconds=number)
+
+
+def _sizes_locally(folder: str) -> dict[str, int]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def _write_locally(path: Path, content: bytes) -> None:

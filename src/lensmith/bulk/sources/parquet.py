@@ -22,9 +22,7 @@ def recognises(address: str) -> bool:
     """`hub:OWNER/NAME`, a .parquet file, or a folder with such files and no others of its own."""
     if address.startswith("hub:") or address.lower().endswith(".parquet"):
         return True
-    if not (storage := Storage(address)).exists():
-        return False
-    names = [name for name in storage.sizes() if not name.startswith((".", "_"))]
+    names = [name for name in Storage(address).some() if not name.startswith((".", "_"))]
     return any(name.lower().endswith(".parquet") for name in names)
 
 

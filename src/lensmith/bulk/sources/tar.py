@@ -23,8 +23,7 @@ def recognises(address: str) -> bool:
     """A tar archive, or a folder that contains archives itself."""
     if address.lower().endswith(_ENDINGS):
         return True
-    storage = Storage(address)
-    return storage.exists() and any(name.lower().endswith(_ENDINGS) for name in storage.sizes())
+    return any(name.lower().endswith(_ENDINGS) for name in Storage(address).some())
 
 
 def pieces(address: str) -> Iterator[Piece]:
