@@ -56,6 +56,14 @@ def test_two_processes_train_as_one_does(run: Run, shapes: Shapes, tiny_folder: 
     assert records[0]["accuracy"]["n"] == records[1]["accuracy"]["n"]
 
 
+def test_two_processes_share_the_features_that_they_have_extracted(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    options = [f"data.uri={shapes(circle=12, square=12)}", f"model.base={tiny_folder}", "train.epochs=1"]
+    done = launch(2, tmp_path, *options, "model.dtype=float32", "--run", "two")  # no augmentation
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 13])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_parts_cover_a_batch_once_and_keep_pairs_together(n: int, count: int) -> None:

@@ -63,3 +63,11 @@ def test_the_sentence_reports_the_cost_with_fewer_tokens(tmp_path: Path) -> None
     assert 15 < percentage < 40, "the decoder's cost falls like the number of tokens, the tower's faster"
     model.limit_image_tokens(1)
     assert "image_tokens=" not in describe(model, [(32, 32)], past=620).sentence, "there is no budget below one"
+
+
+@pytest.mark.parametrize("family", ["lfm2_vl", "lfm3_vl", "smolvlm"])
+def test_estimating_a_cost_changes_nothing_of_the_model(family: str, tmp_path: Path) -> None:
+    model = models.load_base(ModelOptions(base=str(checkpoints.make(family, tmp_path)), dtype="float32", device="cpu"))
+    settings = dict(model.settings)
+    describe(model, [(400, 400)], 10)
+    assert model.settings == settings

@@ -29,8 +29,8 @@ from lensmith.jobs.worker import event_from
 from lensmith.places.ray.cluster import client, local_cluster
 from lensmith.places.ray.stored import fetch_run, read_events, read_outcome, save_run, send
 from lensmith.progress import Note
-from lensmith.runs.files import write, write_json
-from lensmith.runs.folder import settled
+from lensmith.runs.files import write, write_json, write_lines
+from lensmith.runs.folder import REPORT, settled
 from lensmith.runs.lock import LOCK
 from lensmith.runs.provenance import provenance
 from lensmith.runs.shapes import RayNote, read_as
@@ -131,6 +131,7 @@ class Place:
             if note["verb"] == "predict":  # its result is where its answers are; this is a copy
                 write_json(folder / "summary.json", outcome["record"])
                 return {**outcome["record"], "run": str(folder)}
+            _as_here(folder, outcome["cwd"], note["cwd"])
             record = record_of(folder, note["verb"]) or {}
             return record | {"run": str(folder)} | _paths(record, folder)
         if "error" in outcome:
@@ -148,13 +149,21 @@ class Place:
         )
 
 
+def _as_here(folder: Path, there: str, here: str) -> None:
+    """Change the images' paths in a file of labels from those of the cluster to those of this machine."""
+    if (path := folder / "labels.jsonl").exists():
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            if row["image"].startswith(there + os.sep):
+                row["image"] = here + row["image"].removeprefix(there)
+        write_lines(path, rows)
+
+
 def _paths(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The paths in a record, which are those of the cluster, as they are on this machine."""
-    return {
-        key: str(folder / Path(record[key]).name)
-        for key in ("report", "recipe", "table")
-        if isinstance(record.get(key), str) and (folder / Path(record[key]).name).exists()
-    }
+    names = {key: Path(record[key]).name for key in ("recipe", "table") if isinstance(record.get(key), str)}
+    found = {key: str(folder / name) for key, name in names.items() if (folder / name).exists()}
+    return found | {"report": str(folder / REPORT) if (folder / REPORT).exists() else None}
 
 
 @contextmanager
@@ -272,7 +281,7 @@ def _note(job: Job, name: str) -> dict[str, Any]:
     source = provenance()
     return {
         **{"place": "ray", "state": "running", "verb": job.verb, "options": job.options, "name": name},
-        **{"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "uri": job.recipe.data.uri},
+        **{"cwd": os.getcwd(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "uri": job.recipe.data.uri},
         **{key: source[key] for key in ("commit", "dirty")},
     }
 

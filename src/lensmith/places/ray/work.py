@@ -50,7 +50,7 @@ def perform_here(
         meet: called when the stored run has been read, before anything is written.
 
     Returns:
-        As `jobs.worker.attempt`.
+        As `jobs.worker.attempt`, and `cwd`, the folder that stood for the client's working directory.
 
     Raises:
         RuntimeError: see `attempt`.
@@ -64,6 +64,6 @@ def perform_here(
     commit = (lambda: save_run(storage, job["name"], root / "runs")) if main else lambda: None
     home = os.getcwd()
     try:
-        return attempt(job | {"cwd": str(root / "cwd")}, put, commit, root)
+        return attempt(job | {"cwd": str(root / "cwd")}, put, commit, root) | {"cwd": str(root / "cwd")}
     finally:
         os.chdir(home)

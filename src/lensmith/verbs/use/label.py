@@ -16,7 +16,8 @@ from lensmith.apis import is_outside
 from lensmith.config import Recipe
 from lensmith.config.plain_yaml import written
 from lensmith.errors import UserError
-from lensmith.jobs.job import Job, perform
+from lensmith.jobs.job import Job
+from lensmith.places import place
 from lensmith.progress import Note, Tell, counter, silent
 from lensmith.runs.files import read_json, write, write_json
 from lensmith.runs.folder import claimed, is_run, read_run, recipe_for, settled, taught_labels
@@ -53,6 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run", type=Path, help="run folder to create (default: runs/NAME-label-TIME)")
     parser.add_argument("--yes", action="store_true", help="send images to an outside model without asking")
+    terminal.add_place(parser)
 
 
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
@@ -68,7 +70,10 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
         "sure": args.sure,
         "yes": args.yes,
     }
-    record = perform(Job("label", recipe_for(None, options, _base(given["taught"])), args.run, options=given), screen)
+    recipe = recipe_for(None, options, _base(given["taught"]))
+    if args.on != "local" and is_outside(recipe.model.base):
+        raise UserError(f"{recipe.model.base} is asked from this machine.", "Leave --on out.")
+    record = place(args.on).run(Job("label", recipe, args.run, options=given), screen, args.detach)
     return terminal.Output(record, terminal.elsewhere(record) or text(record))
 
 
@@ -148,7 +153,7 @@ def label(
         raise UserError("Which classes?", "Name a run that was taught them, or add --labels a,b,c.")
     if not 0 <= sure <= 1:
         raise UserError(f"--sure is a probability from 0 to 1, not {sure:g}.")
-    files = [str(file.resolve()) for path in images for file in list_images(Path(path))]
+    files = [str(file.absolute()) for path in images for file in list_images(Path(path))]
     if not files:
         raise UserError("There are no images to label.", "Name image files, or folders of images.")
     found, unreadable = _by_run(Path(taught), classes, files, recipe, tell) if taught else ({}, {})

@@ -1,0 +1,96 @@
+"""A Ray cluster of two nodes on this machine, started for these tests and ended by its processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lensmith.errors import UserError
+from lensmith.places.ray import stored
+from lensmith.places.ray.cluster import client, end_node, free_port, start_node
+
+
+@dataclass
+class Cluster:
+    """A head node that has no cores for work, and nodes with one core each."""
+
+    folder: Path
+    port: int
+    dashboard: int
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def add(self) -> subprocess.Popen[bytes]:
+        """Start another node."""
+        self.nodes.append(start_node(self.folder, 1, head=f"127.0.0.1:{self.port}"))
+        return self.nodes[-1]
+
+    def lose(self, node: subprocess.Popen[bytes]) -> None:
+        """Kill a node with all of its processes."""
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, 9)
+        node.wait()
+        self.nodes.remove(node)
+
+    def wait(self, count: int, seconds: float = 90) -> None:
+        """Wait until the cluster has this number of cores."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with suppress(UserError, KeyError, RuntimeError):
+                answer = client(self.address)._do_request("GET", "/nodes?view=summary").json()
+                if sum(row["raylet"].get("state") == "ALIVE" for row in answer["data"]["summary"]) > count:
+                    return
+            time.sleep(0.5)
+        raise TimeoutError(f"the cluster doesn't have {count} nodes beside its head")
+
+    def options(self, storage: Path | str, workers: int = 2) -> list[str]:
+        """The words of a command that runs here."""
+        return ["--on", "ray", f"ray.address={self.address}", f"ray.storage={storage}", f"ray.workers={workers}"]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster; its nodes see the tests' own cache and scratch folders."""
+    folder = Path("/tmp") / f"lr{os.getpid()}"  # Ray's sockets need short paths
+    folder.mkdir()
+    made = Cluster(folder, free_port(), free_port())
+    before = dict(os.environ)
+    os.environ |= {"TMPDIR": str(folder), "LENSMITH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    head = start_node(folder, 0, port=made.port, dashboard=made.dashboard)
+    try:
+        made.wait(0)
+        for count in (1, 2):  # one after the other, since two that start at once may get in each other's way
+            made.add()
+            made.wait(count)
+        yield made
+    finally:
+        for node in [*made.nodes, head]:
+            end_node(node)
+        os.environ.clear()
+        os.environ.update(before)
+        subprocess.run(["rm", "-rf", str(folder)], check=False)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """A folder that all nodes share."""
+    return tmp_path / "shared storage"
+
+
+def logs(storage: Path) -> str:
+    """What jobs have told, for messages of failed tests."""
+    found = sorted((storage / "jobs").glob("*/*.json"))
+    return "\n".join(path.read_text() for path in found if path.name != "job.json")
+
+
+__all__ = ["Cluster", "cluster", "logs", "storage", "stored"]
