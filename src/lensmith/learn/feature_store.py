@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -214,9 +215,45 @@ def fill(
     # All processes use the main process's list, since other runs may add to the store meanwhile.
     missing = processes.broadcast([i for i in range(len(images)) if ids[i] not in store])
     mine = missing[processes.rank :: processes.count]
+    stored = all(processes.gather([_extract_and_store(store, images, ids, mine, model, extract, processes, tell)]))
+    store.reopen()
+    if processes.count > 1 and stored:
+        # Another machine's disk may have features that this machine's lacks. Those that share a disk share this, too.
+        lacking = _lacking_here(store, ids, processes)
+        stored = all(
+            processes.gather([_extract_and_store(store, images, ids, lacking, model, extract, processes, tell)])
+        )
+        store.reopen()
+    if missing and stored:
+        size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
+        tell(Note(f"Features are cached in {store.folder} ({size / 1e6:,.0f} MB) and shared by all runs.", detail=True))
+    return FillResult(stored, len(missing))
+
+
+def _lacking_here(store: FeatureStore, ids: Sequence[str], processes: Processes) -> list[int]:
+    """This process's share of the images whose features are not in the store of its machine."""
+    place = (socket.gethostname(), str(store.folder))
+    ranks = [rank for rank, where in processes.gather([(processes.rank, place)]) if where == place]
+    first = processes.rank == ranks[0]
+    lists = processes.gather([(place, [i for i, name in enumerate(ids) if name not in store])] if first else [])
+    lacking: list[int] = next(found for where, found in lists if where == place)
+    return lacking[ranks.index(processes.rank) :: len(ranks)]
+
+
+def _extract_and_store(
+    store: FeatureStore,
+    images: Any,
+    ids: Sequence[str],
+    mine: Sequence[int],
+    model: Model,
+    extract: Callable[[Views], Views],
+    processes: Processes,
+    tell: Tell,
+) -> bool:
+    """Extract and store the features of the images `mine`; returns False if the disk has no space for them."""
     progress = counter("extracting features", len(mine), tell if processes.main else lambda _: None)
     progress(0)
-    stored, first, width, largest = True, 0, min(FIRST_WINDOW, WINDOW), 1
+    first, width, largest = 0, min(FIRST_WINDOW, WINDOW), 1
     while first < len(mine):
         window = mine[first : first + width]
         extracted = {ids[i]: features for i, features in extract_features(images, window, model, extract)}
@@ -232,17 +269,11 @@ def fill(
                 store.add(extracted)
         except OSError as error:
             tell(Note(f"Features can't be cached in {store.folder}: {error}. They are extracted again when needed."))
-            stored = False
-            break
+            return False
         first += len(window)
         progress(first)
         width = max(1, min(WINDOW, WINDOW_BYTES // largest))
-    stored = all(processes.gather([stored]))
-    store.reopen()
-    if missing and stored:
-        size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
-        tell(Note(f"Features are cached in {store.folder} ({size / 1e6:,.0f} MB) and shared by all runs.", detail=True))
-    return FillResult(stored, len(missing))
+    return True
 
 
 def extract_features(

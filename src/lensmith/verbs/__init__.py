@@ -37,6 +37,7 @@ GROUPS = {
         "serve": "answer over HTTP as OpenAI's, TypeSafe's and Hugging Face's services do",
         "export": "write a taught model for another program, and prove that it answers there as here",
         "push": "put a taught model, or an export of it, onto the Hugging Face hub; private unless told otherwise",
+        "manifest": "print a Kubernetes manifest for a command that runs on a cluster of its own",
         "fetch": "download weights and data to a folder, for machines without network access",
     },
 }

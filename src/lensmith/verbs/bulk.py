@@ -66,6 +66,7 @@ def predict_many(
     resume: bool = False,
     pool: Pool | None = None,
     hourly_cost: float | None = None,
+    watch: Callable[[Totals], object] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Classify any number of images, in shards. Run again, it does what is still missing.
@@ -80,6 +81,7 @@ def predict_many(
         resume: without effect, since every call goes on with what is there.
         pool: the workers; None for processes on this machine.
         hourly_cost: of all workers together, in US dollars; None for `ladder.hourly_cost`.
+        watch: called with the totals; None for what `metrics` asks for.
         options: the fields of `Bulk`.
 
     Returns:
@@ -110,7 +112,7 @@ def predict_many(
     task = Task(manifest["kind"], _absolute(out), chosen.scores, recipe.data.max_pixels, WAIT)
     cost = recipe.ladder.hourly_cost if hourly_cost is None else hourly_cost
     with ExitStack() as stack:
-        watch = _watcher(chosen.metrics, stack, tell)
+        watch = watch or _watcher(chosen.metrics, stack, tell)
         try:
             workers = pool or LocalPool(chosen.workers)
             totals = drive(storage, Plan(storage, manifest), workers, model, task, tell, cost, watch)

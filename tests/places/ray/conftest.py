@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from lensmith.errors import UserError
-from lensmith.places.ray import stored
 from lensmith.places.ray.cluster import client, end_node, free_port, start_node
 
 
@@ -53,6 +55,17 @@ class Cluster:
             time.sleep(0.5)
         raise TimeoutError(f"the cluster doesn't have {count} nodes beside its head")
 
+    def metrics(self) -> list[str]:
+        """What Prometheus would read from each node."""
+        rows = client(self.address)._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+        alive = [row for row in rows if row["raylet"]["state"] == "ALIVE"]
+        found = []
+        for row in alive:
+            url = f"http://{row['ip']}:{row['raylet']['metricsExportPort']}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                found.append(answer.read().decode())
+        return found
+
     def options(self, storage: Path | str, workers: int = 2) -> list[str]:
         """The words of a command that runs here."""
         return ["--on", "ray", f"ray.address={self.address}", f"ray.storage={storage}", f"ray.workers={workers}"]
@@ -66,6 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(folder, free_port(), free_port())
     before = dict(os.environ)
     os.environ |= {"TMPDIR": str(folder), "LENSMITH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ["RAY_metrics_report_interval_ms"] = "500"
     head = start_node(folder, 0, port=made.port, dashboard=made.dashboard)
     try:
         made.wait(0)
@@ -78,7 +92,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             end_node(node)
         os.environ.clear()
         os.environ.update(before)
-        subprocess.run(["rm", "-rf", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -87,10 +101,30 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path / "shared storage"
 
 
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server of this test's own."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("PostgreSQL isn't installed (apt-get install postgresql)")
+    folder, port = Path(tempfile.mkdtemp(prefix="lpg", dir="/tmp")), free_port()
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL doesn't run as root
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    call = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
+    subprocess.run([*as_user, found[-1] / "initdb", "-A", "trust", "-U", "me", "-D", folder / "db"], **call)  # type: ignore[call-overload]
+    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+    control = [*as_user, found[-1] / "pg_ctl", "-D", folder / "db"]
+    subprocess.run([*control, "-w", "-l", folder / "log", "-o", options, "start"], **call)  # type: ignore[call-overload]
+    try:
+        yield f"postgresql+psycopg://me@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], **call)  # type: ignore[call-overload]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def logs(storage: Path) -> str:
     """What jobs have told, for messages of failed tests."""
     found = sorted((storage / "jobs").glob("*/*.json"))
     return "\n".join(path.read_text() for path in found if path.name != "job.json")
-
-
-__all__ = ["Cluster", "cluster", "logs", "storage", "stored"]

@@ -90,7 +90,7 @@ def test_a_bulk_prediction_has_every_image_once_although_actors_and_its_driver_a
 ) -> None:
     import pyarrow.dataset as ds
 
-    folder = shapes(circle=60, square=60)
+    folder = shapes(circle=150, square=150)
     assert run("probe", folder, f"model.base={tiny_folder}", "model.dtype=float32", "--run", "p")[0] == 0
     words = ["predict", "p", folder, "--out", "answers", "--shard-images", "1", *cluster.options(storage)]
     code, out, err = run(*words, "--detach")
@@ -112,6 +112,10 @@ def test_a_bulk_prediction_has_every_image_once_although_actors_and_its_driver_a
     wait_for(5)
     kill("ray::_Actor")
     wait_for(30)
+    until = time.monotonic() + 10
+    while not any("ray_lensmith_bulk_shards_left" in text for text in cluster.metrics()):  # for Prometheus
+        assert time.monotonic() < until
+        time.sleep(0.1)
     kill("places.ray.driver")
     folder_of_run = next((tmp_path / "runs").glob("*predict*"))
     code, _, err = run("attach", folder_of_run)
@@ -121,8 +125,8 @@ def test_a_bulk_prediction_has_every_image_once_although_actors_and_its_driver_a
     assert code == 0, err + logs(storage)
     assert "shards were done before" in err
     names = ds.dataset([str(p) for p in (tmp_path / "answers").glob("part-*")]).to_table()["image"].to_pylist()
-    assert len(names) == len(set(names)) == 120
-    assert "120 images, of which 0 can't be read." in out
+    assert len(names) == len(set(names)) == 300
+    assert "300 images, of which 0 can't be read." in out
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "probe", "ladder"])
@@ -152,3 +156,20 @@ def test_images_are_labelled_there(
     there, here = ((tmp_path / name / "labels.jsonl").read_text().splitlines() for name in ("there", "here"))
     assert [json.loads(a)["label"] for a in there] == [json.loads(b)["label"] for b in here]
     assert all(Path(json.loads(row)["image"]).exists() for row in there), "paths are those of this machine"
+
+
+def test_workers_of_a_sweep_share_a_database(
+    run: Run, shapes: Shapes, tiny_folder: Path, cluster: Cluster, storage: Path, postgres: str, tmp_path: Path
+) -> None:
+    shapes(circle=20, square=20)
+    words = ["my shapes", f"model.base={tiny_folder}", "model.dtype=float32", "train.epochs=1", "name=shared"]
+    words += ["sweep.over={tune.rank: [2, 4]}", "sweep.trials=2", "sweep.finalists=1", "sweep.repeats=2"]
+    words += [f"sweep.storage={postgres}"]
+    code, out, err = run("sweep", *words, "--run", "there", "--json", *cluster.options(storage))
+    assert code == 0, err + logs(storage)
+    record = json.loads(out)
+    assert record["run"] == "there"
+    assert Path(record["recipe"]).exists()
+    assert "tune.rank" in str(record["best"])
+    outcomes = list((storage / "runs").glob("there-*.tar"))
+    assert len(outcomes) == 2, "each worker has a run of its own"

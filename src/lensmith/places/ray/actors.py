@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from lensmith.bulk.metrics import GAUGES, values
 from lensmith.bulk.pool import Event, Failed, Finished, Lost, Model, Ready, Refused, Worker, plain
 from lensmith.bulk.shard import Part, Task
 from lensmith.bulk.sources import Piece
 from lensmith.bulk.storage import Storage
+from lensmith.bulk.totals import Totals
 from lensmith.errors import UserError
 
 
@@ -143,3 +145,16 @@ def _why(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((line for line in lines if line.lower().startswith(("the actor died", "the actor is dead"))), lines[0])
     return told.rstrip(".")[:200]
+
+
+class Gauges:
+    """The progress among Ray's own metrics, which Prometheus finds on every machine as `ray_lensmith_bulk_...`."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Gauge
+
+        self._gauges = {name: Gauge(f"lensmith_bulk_{name}", about) for name, about in GAUGES.items()}
+
+    def __call__(self, totals: Totals) -> None:
+        for name, value in values(totals).items():
+            self._gauges[name].set(value)

@@ -74,7 +74,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
 def _predict(job: dict[str, Any], storage: Storage) -> dict[str, Any]:
     """A bulk prediction, whose driver is this process and whose workers are actors."""
     from lensmith.config import recipe_from
-    from lensmith.places.ray.actors import RayPool
+    from lensmith.places.ray.actors import Gauges, RayPool
     from lensmith.places.ray.work import in_client_folder
 
     began, events = time.monotonic(), Events(storage, job["submission"])
@@ -82,7 +82,7 @@ def _predict(job: dict[str, Any], storage: Storage) -> dict[str, Any]:
     recipe = recipe_from(job["recipe"])
     cost = recipe.ray.hourly_cost * recipe.ray.workers
     report = Reporter(events.put, lambda: None)
-    options = job["options"] | {"pool": RayPool(job), "hourly_cost": cost}
+    options = job["options"] | {"pool": RayPool(job), "hourly_cost": cost, "watch": Gauges()}
     record = perform(Job("predict", recipe, options=options), report)
     return {"record": record, "seconds": time.monotonic() - began}
 

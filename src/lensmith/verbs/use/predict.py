@@ -129,6 +129,9 @@ def _run_many(
     for name in ("workers", "shard_images"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise UserError(f"--{name.replace('_', '-')} is {number}.", "It is a number from 1.")
+    if args.on != "local" and (local := next((n for n in ("workers", "metrics") if getattr(args, n)), "")):
+        hint = {"workers": "Set ray.workers.", "metrics": "Ray's own metrics have the progress."}[local]
+        raise UserError(f"--{local} is for workers on this machine.", hint)
     given: dict[str, Any] = {"source": images[0], "out": args.out, "taught": str(run) if run else None}
     given |= {"labels": labels, "scores": args.scores, "workers": args.workers, "metrics": args.metrics}
     given |= {"shard_images": args.shard_images, "shard_bytes": size_of(args.shard_bytes) if args.shard_bytes else None}
