@@ -41,7 +41,7 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
         UserError: see the verb; also if there is nothing to resume.
         Stopped: Ctrl-C.
     """
-    verb = _module(job.verb)
+    verb = module_of(job.verb)
     function = getattr(verb, getattr(verb, "JOB", job.verb))
     record: dict[str, Any]
     if job.resume:
@@ -54,14 +54,14 @@ def perform(job: Job, tell: Tell) -> dict[str, Any]:
     return record
 
 
-def _module(verb: str) -> Any:
+def module_of(verb: str) -> Any:
     """A verb's module, imported by name because verbs are in a layer above jobs."""
     return import_module("lensmith.verbs").module(verb)
 
 
 def record_of(folder: Path, verb: str) -> dict[str, Any] | None:
     """The record of a verb's finished run; None if it isn't finished."""
-    path = folder / _module(verb).RECORD
+    path = folder / module_of(verb).RECORD
     return read_json(path) if is_finished(folder, path.name) else None
 
 

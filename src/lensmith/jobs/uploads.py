@@ -68,7 +68,7 @@ def uploads(job: Job) -> list[Upload]:
         needed.append(_upload(DATA, data.folder, data.paths))
     if taught := job.options.get("taught"):
         needed.append(_upload(WEIGHTS, taught, _run(Path(taught))))
-    base = _base(job)
+    base = base_of(job)
     if base != "nano" and not on_hub(base):  # the remote machine downloads models of the hub itself
         folder = find(base)
         read_config(folder, base)  # raises an error if the folder isn't a model
@@ -104,7 +104,7 @@ def _data(job: Job) -> Files | None:
     return files
 
 
-def _base(job: Job) -> str:
+def base_of(job: Job) -> str:
     """The base model that a job loads: of a taught run, the one that it was taught on."""
     from lensmith.records import TASK
     from lensmith.runs.shapes import Task, read_as

@@ -79,7 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(folder, free_port(), free_port())
     before = dict(os.environ)
     os.environ |= {"TMPDIR": str(folder), "LENSMITH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    os.environ["RAY_metrics_report_interval_ms"] = "500"
+    os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 (as Ray reads it)
     head = start_node(folder, 0, port=made.port, dashboard=made.dashboard)
     try:
         made.wait(0)

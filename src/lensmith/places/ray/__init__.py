@@ -24,7 +24,7 @@ from lensmith.config import written
 from lensmith.errors import Stopped, UserError, optional, reason
 from lensmith.jobs.job import NOTE, Detached, Job, away, how_to_return, record_of
 from lensmith.jobs.remote import how_to_resume, new_folder, prepared, replace_run, unique_name
-from lensmith.jobs.uploads import Upload, uploads
+from lensmith.jobs.uploads import Upload, base_of, uploads
 from lensmith.jobs.worker import event_from
 from lensmith.places.ray.cluster import client, local_cluster
 from lensmith.places.ray.stored import fetch_run, read_events, read_outcome, save_run, send
@@ -265,6 +265,7 @@ def _described(job: Job, submission: str, name: str, folder: Path, sent: list[Up
         "verb": job.verb,
         "recipe": job.recipe.to_dict(),
         "options": options,
+        "base": base_of(job),
         "name": name,
         "submission": submission,
         "folder": f"runs/{folder.resolve().name}",

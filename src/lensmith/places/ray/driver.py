@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lensmith.bulk.storage import Storage
 from lensmith.errors import UserError, reason
-from lensmith.jobs.job import Job, perform
+from lensmith.jobs.job import Job, module_of, perform
+from lensmith.jobs.uploads import WEIGHTS, Upload
 from lensmith.jobs.worker import Reporter
-from lensmith.places.ray.stored import Events, read_outcome, write_outcome
+from lensmith.models import on_hub
+from lensmith.places.ray.stored import Events, content_digest, read_outcome, send, write_outcome
 
 _LOOK = 5.0
 """Seconds between two looks at the machines while a task waits for one."""
@@ -44,6 +48,7 @@ def _do(job: dict[str, Any], storage: Storage) -> dict[str, Any]:
     same_versions(job["versions"])
     if outcome := read_outcome(storage, job["submission"]):  # the job was started twice
         return outcome
+    job = with_base(job, storage)
     import ray
 
     ray.init(address="auto", log_to_driver=True, logging_level="WARNING")
@@ -63,6 +68,33 @@ def same_versions(theirs: dict[str, str]) -> None:
             f"Lensmith is version {mine} on the cluster, and {theirs['lensmith']} on this machine.",
             "Install the same version on both.",
         )
+
+
+def with_base(job: dict[str, Any], storage: Storage) -> dict[str, Any]:
+    """The job with its base model among its inputs, if that is a model of the hub.
+
+    It is downloaded once into the storage, where its published hashes have been checked, and from there once to each
+    machine, instead of by every worker from the hub.
+
+    Raises:
+        UserError: see `lensmith fetch`.
+    """
+    base = job["base"]
+    if base == "nano" or not on_hub(base):
+        return job
+    note = f"weights/{base.replace('/', '--')}.json"
+    try:
+        stored = json.loads(storage.read(note))["stored"]
+    except FileNotFoundError:
+        with tempfile.TemporaryDirectory(prefix="lensmith-") as folder:
+            module_of("fetch").fetch([base], folder)
+            model = Path(folder, base.rpartition("/")[2])
+            files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if path.is_file()}
+            upload = Upload(base, WEIGHTS, files, content_digest(model))
+            send(upload, storage)
+        stored = upload.stored
+        storage.write(note, json.dumps({"stored": stored}).encode())
+    return job | {"uploads": [*job["uploads"], {"folder": base, "stored": stored}]}
 
 
 def _train(job: dict[str, Any]) -> dict[str, Any]:
