@@ -240,9 +240,12 @@ def patiently(action: Callable[[], T], where: str, wait: float = WAIT) -> T:
             if not _may_pass(error, told):
                 raise (limit_of_system(error) or error) from None
             if time.monotonic() - began + pause > wait:
+                what, hint = f"The storage of {where} doesn't respond", "Check it, and run"
+                if isinstance(error, _Incomplete):
+                    what = f"The storage of {where} doesn't keep what is written to it"
+                    hint = "If it is an older S3 server, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required. Then run"
                 raise UserError(
-                    f"The storage of {where} doesn't respond: {reason(error)}.",
-                    "Check it, and run the same command again: what is done is kept.",
+                    f"{what}: {reason(error)}.", f"{hint} the same command again: what is done is kept."
                 ) from None
         time.sleep(pause)
         pause = min(2 * pause, 15.0)
