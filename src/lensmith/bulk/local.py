@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import IO
 
 from lensmith.bulk.pool import Event, Failed, Finished, Lost, Model, Ready, Refused
@@ -26,6 +28,18 @@ class _Process:
     errors: IO[bytes]
     slot: int
     unread: bytes = b""
+    tasks: SimpleQueue[bytes | None] = field(default_factory=SimpleQueue)
+    """Lines for the process's input. A thread writes them, since a pipe takes no more than 64 KB at a time, and a
+    worker reads its next task only after the present one."""
+
+    def feed(self) -> None:
+        """Write tasks until there is None."""
+        stdin = self.process.stdin
+        assert stdin
+        with suppress(OSError, ValueError):  # it has died, or is closed, and `events` reports that
+            while (line := self.tasks.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
 
 
 class LocalPool:
@@ -65,21 +79,15 @@ class LocalPool:
             start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
         )
         worker, self._started = self._started, self._started + 1
-        self._processes[worker] = _Process(process, errors, slot)
+        one = self._processes[worker] = _Process(process, errors, slot)
+        threading.Thread(target=one.feed, daemon=True).start()
         assert process.stdout
         os.set_blocking(process.stdout.fileno(), False)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
-        self._send(worker, self._first)
-
-    def _send(self, worker: int, line: bytes) -> None:
-        stdin = self._processes[worker].process.stdin
-        assert stdin
-        with suppress(BrokenPipeError):  # it has died, and `events` reports that
-            stdin.write(line)
-            stdin.flush()
+        one.tasks.put(self._first)
 
     def submit(self, worker: int, shard: int, pieces: Sequence[Piece]) -> None:
-        self._send(worker, json.dumps({"shard": shard, "pieces": pieces}).encode() + b"\n")
+        self._processes[worker].tasks.put(json.dumps({"shard": shard, "pieces": pieces}).encode() + b"\n")
 
     def events(self, seconds: float) -> list[Event]:
         found = list[Event]()
@@ -96,7 +104,7 @@ class LocalPool:
                 if not any(isinstance(event, Refused) for event in found):
                     found.append(Lost(worker, self._why(one)))
                     self._spawn(one.slot)
-                del self._processes[worker]
+                self._processes.pop(worker).tasks.put(None)
         return found
 
     def _why(self, one: _Process) -> str:
@@ -110,6 +118,7 @@ class LocalPool:
 
     def close(self) -> None:
         for one in self._processes.values():
+            one.tasks.put(None)
             one.process.kill()
         for one in self._processes.values():
             one.process.wait()

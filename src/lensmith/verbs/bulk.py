@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe
 from lensmith.errors import UserError
+from lensmith.jobs.job import NOTE
 from lensmith.progress import Note, Tell, silent
 from lensmith.runs.files import write_json
 from lensmith.runs.folder import adapter_folder, read_run
+from lensmith.runs.shapes import JobNote, read_as
 from lensmith.verbs import terminal
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def predict_many(
             `hub:OWNER/NAME`; on this machine or at `s3://`, `gs://` or `az://`.
         out: the folder of answers, on this machine or in an object store.
         taught: a run whose model answers; None asks the shipped one zero-shot among `labels`.
-        resume: without effect, since every call goes on with what is there.
+        resume: go on with the job of `folder`, wherever it ran. (Every other call goes on with what is there, too.)
         pool: the workers; None for processes on this machine.
         hourly_cost: of all workers together, in US dollars; None for `ladder.hourly_cost`.
         watch: called with the totals; None for what `metrics` asks for.
@@ -100,6 +102,9 @@ def predict_many(
     from lensmith.bulk.storage import WAIT, Storage
     from lensmith.pages.bulk import BulkData, render_bulk
 
+    if resume and folder:
+        given = read_as(folder / NOTE, JobNote).get("options", {})
+        return predict_many(recipe, None, tell, **given)
     chosen, storage = Bulk(**options), Storage(out)
     model, identity = Model(taught, tuple(labels)), _identity(taught, labels)
     if manifest := read_manifest(storage):
@@ -155,7 +160,7 @@ def _identity(taught: str | None, labels: Sequence[str]) -> dict[str, Any]:
     from lensmith.models import find
     from lensmith.models.tuned_files import weights_digest
     from lensmith.records import TASK
-    from lensmith.runs.shapes import Task, read_as
+    from lensmith.runs.shapes import Task
 
     if taught is None:
         return {"name": "zero-shot", "weights": weights_digest(find("nano")), "labels": list(labels)}

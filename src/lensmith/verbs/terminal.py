@@ -159,6 +159,11 @@ def run_lines(record: dict[str, Any]) -> list[str]:
     return [path_line("Run", record["run"]), path_line("Report", record["report"])]
 
 
+def output(record: dict[str, Any], text: Callable[[dict[str, Any]], list[Part]]) -> Output:
+    """The output of a verb that may have run elsewhere. Work that is done in part has the exit code 1."""
+    return Output(record, elsewhere(record) or text(record), 0 if record.get("complete", True) else 1)
+
+
 def elsewhere(record: dict[str, Any]) -> list[Part]:
     """The sentence about a remote job that isn't finished; nothing if another process reports."""
     sentence = record.get("detached") or record.get("cancelled")
@@ -194,4 +199,4 @@ class RecipeCommand:
             from lensmith.places import place
 
             record = place(args.on).run(Job(self.verb, recipe, args.run), screen, args.detach)
-        return Output(record, elsewhere(record) or self.text(record))
+        return output(record, self.text)

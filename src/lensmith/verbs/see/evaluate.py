@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
         options["yes"] = args.yes
     job = Job("evaluate", recipe, args.run, options=options)
     record = place(args.on).run(job, screen, args.detach)
-    return terminal.Output(record, terminal.elsewhere(record) or text(record))
+    return terminal.output(record, text)
 
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
 
         verb = verb_of(args.run)
         record = cancel_batch(args.run) if args.cancel else perform(Job(verb, None, args.run, resume=True), screen)
-        return terminal.Output(record, terminal.elsewhere(record) or module(verb).text(record))
+        return terminal.output(record, module(verb).text)
     remote = place_of(args.run)
     verb = read_as(args.run / "place.json", JobNote)["verb"]
     record = remote.cancel(args.run, screen) if args.cancel else remote.attach(args.run, screen)
-    return terminal.Output(record, terminal.elsewhere(record) or module(verb).text(record))
+    return terminal.output(record, module(verb).text)

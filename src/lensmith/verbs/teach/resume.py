@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     verb = verb_of(args.run)
     recipe = recipe_from(args.recipe, args.run) if args.recipe else None
     record = place(args.on).run(Job(verb, recipe, args.run, resume=True), screen, args.detach)
-    return terminal.Output(record, terminal.elsewhere(record) or module(verb).text(record))
+    return terminal.output(record, module(verb).text)
 
 
 def run_by_flag(verb: str, args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:

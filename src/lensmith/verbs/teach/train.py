@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     job = Job("train", recipe_from(args.recipe), args.run)
     record = place(args.on).run(job, screen, args.detach)
-    return terminal.Output(record, terminal.elsewhere(record) or text(record))
+    return terminal.output(record, text)
 
 
 def text(record: dict[str, Any]) -> list[terminal.Part]:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     if args.on != "local" and is_outside(recipe.model.base):
         raise UserError(f"{recipe.model.base} is asked from this machine.", "Leave --on out.")
     record = place(args.on).run(Job("label", recipe, args.run, options=given), screen, args.detach)
-    return terminal.Output(record, terminal.elsewhere(record) or text(record))
+    return terminal.output(record, text)
 
 
 def _base(taught: str | None) -> Recipe | None:

@@ -137,7 +137,7 @@ def _run_many(
     given |= {"shard_images": args.shard_images, "shard_bytes": size_of(args.shard_bytes) if args.shard_bytes else None}
     recipe = recipe_for(None, options, read_run(run) if run else Recipe(name="zero-shot"))
     record = place(args.on).run(Job("predict", recipe, options=given), screen, args.detach)
-    return terminal.Output(record, terminal.elsewhere(record) or text(record), 0 if record.get("complete", True) else 1)
+    return terminal.output(record, text)
 
 
 __all__ = ["JOB", "RECORD", "arguments", "predict", "predict_many", "run", "text"]
