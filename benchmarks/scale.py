@@ -10,7 +10,10 @@ Two Ray nodes on this machine, each with one core. A last line of JSON has
 - `driver_memory_ratio`: the driver's memory at the end of 1,000,000 images in 1,000 shards, over that after a tenth,
 - `simulated_...`: 100,000 shards on 1,000 simulated workers that fail and straggle, with the real schedule.
 
-    python benchmarks/scale.py [--only weights,bulk,overhead,million,s3,simulation] [--images 1000000] [--s3rver FOLDER]
+    python benchmarks/scale.py [--only weights,bulk,overhead,million,s3,simulation,namespaces] [--images 1000000]
+        [--s3rver FOLDER]
+
+`s3` needs the folder where `npm install s3rver@3.7.1` was run, `namespaces` root and `ip`.
 """
 
 from __future__ import annotations
@@ -67,23 +70,24 @@ def lensmith(*words: str | Path, code: int | None = 0, **environment: str) -> su
 class Cluster:
     """A head node without cores, and nodes with one core each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.dashboard = folder, free_port(), free_port()
+    def __init__(self, folder: Path, ip: str = "127.0.0.1") -> None:
+        self.folder, self.port, self.dashboard, self.ip = folder, free_port(), free_port(), ip
         self.nodes: list[subprocess.Popen[bytes]] = []
-        self.address = f"http://127.0.0.1:{self.dashboard}"
+        self.address = f"http://{ip}:{self.dashboard}"
 
     def __enter__(self) -> Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.environ["OMP_NUM_THREADS"] = "1"
-        self.head = start_node(self.folder, 0, port=self.port, dashboard=self.dashboard)
+        self.head = start_node(self.folder, 0, port=self.port, dashboard=self.dashboard, ip=self.ip)
         self._wait(0)
-        for _ in range(2):
-            self.add()
+        if self.ip == "127.0.0.1":
+            for _ in range(2):
+                self.add()
         return self
 
-    def add(self) -> None:
+    def add(self, ip: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
         """Start a node, and wait for it."""
-        self.nodes.append(start_node(self.folder, 1, head=f"127.0.0.1:{self.port}"))
+        self.nodes.append(start_node(self.folder, 1, head=f"{self.ip}:{self.port}", ip=ip, prefix=prefix))
         self._wait(len(self.nodes))
 
     def lose(self) -> None:
@@ -154,6 +158,49 @@ def weights(cluster: Cluster, here: Path) -> dict[str, Any]:
         same += equal
         print(f"{name:14} {seconds[name]:6.1f} s, weights {'equal' if equal else 'DIFFER'}", flush=True)
     return {"same_weights": same / len(seconds), "seconds_of_training": seconds}
+
+
+def namespaces(here: Path) -> dict[str, Any]:
+    """A training by two nodes that reach each other only through a pair of virtual Ethernet devices (as root)."""
+    name, host, guest = "lensmith", "10.77.0.1", "10.77.0.2"
+    inside = ["ip", "netns", "exec", name]
+
+    def ip(*words: str) -> None:
+        subprocess.run(words, check=True)
+
+    ip("ip", "netns", "add", name)
+    try:
+        ip("ip", "link", "add", "lens0", "type", "veth", "peer", "name", "lens1")
+        ip("ip", "link", "set", "lens1", "netns", name)
+        ip("ip", "addr", "add", f"{host}/24", "dev", "lens0")
+        ip("ip", "link", "set", "lens0", "up")
+        ip(*inside, "ip", "addr", "add", f"{guest}/24", "dev", "lens1")
+        for device in ("lo", "lens1"):
+            ip(*inside, "ip", "link", "set", device, "up")
+        words = ["train", "demo:fashion", *SETTINGS]
+        start = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "--", "lensmith"]
+        command = [sys.executable, *start, *words, "--run", str(here / "torchrun-2")]
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        os.environ["GLOO_SOCKET_IFNAME"] = "lens0"
+        with Cluster(here / "ray-2", host) as cluster:
+            cluster.add(host)
+            os.environ["GLOO_SOCKET_IFNAME"] = "lens1"
+            cluster.add(guest, inside)
+            before = sent()
+            lensmith(*words, "--run", here / "across", *cluster.options(here / "storage"))
+            crossed = sent() - before
+        file = Path("adapter") / "adapter_model.safetensors"
+        equal = (here / "across" / file).read_bytes() == (here / "torchrun-2" / file).read_bytes()
+    finally:
+        os.environ.pop("GLOO_SOCKET_IFNAME", None)
+        subprocess.run(["ip", "netns", "del", name], check=False)
+    print(f"namespaces: weights {'equal' if equal else 'DIFFER'}, {crossed / 1e6:.1f} MB crossed", flush=True)
+    return {"namespaces_same_weights": equal, "namespaces_megabytes": round(crossed / 1e6, 1)}
+
+
+def sent() -> int:
+    """Bytes that have gone out through the virtual device."""
+    return int(Path("/sys/class/net/lens0/statistics/tx_bytes").read_text())
 
 
 def taught(here: Path) -> Path:
@@ -458,6 +505,8 @@ def main() -> None:
                     found |= overhead(cluster, home)
                 if "million" in parts:
                     found |= million(cluster, home, args.images)
+        if "namespaces" in parts:
+            found |= namespaces(home)
         if "s3" in parts and args.s3rver:
             found |= object_store(home, args.s3rver)
         if "simulation" in parts:

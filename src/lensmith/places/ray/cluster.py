@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,21 @@ def local_cluster(cpus: int, gpus: int = 0) -> Iterator[str]:
 
 
 def start_node(
-    folder: Path, cpus: int, gpus: int = 0, port: int = 0, dashboard: int = 0, head: str = "", ip: str = "127.0.0.1"
+    folder: Path,
+    cpus: int,
+    gpus: int = 0,
+    port: int = 0,
+    dashboard: int = 0,
+    head: str = "",
+    ip: str = "127.0.0.1",
+    prefix: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a node of Ray in a process group of its own: a head node, or one that joins `head` (HOST:PORT)."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
+    """Start a node of Ray in a process group of its own: a head node, or one that joins `head` (HOST:PORT).
+
+    Args:
+        prefix: words before the command, such as those that run it in a network namespace.
+    """
+    command = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
     command += [
         f"--num-gpus={gpus}",
         "--disable-usage-stats",
