@@ -219,7 +219,11 @@ def _follow(folder: Path, note: dict[str, Any], storage: Storage, tell: Tell) ->
         if status in ENDED:
             if outcome := read_outcome(storage, name):
                 return outcome
-            return {"failed": _last_words(there, name) or status.lower()}
+            told = _last_words(there, name)
+            if "No module named" in told and "lensmith" in told:
+                hint = "Install it, of the same version, for the `python` that the cluster finds first (PATH)."
+                return {"error": f"Lensmith isn't installed on the cluster at {note['address']}.", "hint": hint}
+            return {"failed": told or status.lower()}
         time.sleep(PAUSE)
 
 
