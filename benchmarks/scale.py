@@ -309,10 +309,13 @@ def million(cluster: Cluster, here: Path, images: int) -> dict[str, Any]:
     sizes: list[tuple[int, int]] = []
     while process.poll() is None:
         time.sleep(1)
-        with suppress(psutil.Error, IndexError):
-            driver = [p for p in psutil.process_iter(["cmdline"]) if "places.ray.driver" in " ".join(p.info["cmdline"])]
-            biggest = max(p.memory_info().rss for p in driver if p.info["cmdline"][0] != "/bin/sh")
-            sizes.append((len(list(out.glob("part-*"))), biggest))
+        drivers = [
+            p for p in psutil.process_iter(["cmdline"]) if "places.ray.driver" in " ".join(p.info["cmdline"] or [])
+        ]
+        with suppress(psutil.Error):
+            resident = [p.memory_info().rss for p in drivers]  # a shell that started it is small
+            if resident and (parts := len(list(out.glob("part-*")))):
+                sizes.append((parts, max(resident)))
     assert process.stdout
     record = json.loads(process.stdout.read())
     tenth = next(size for parts, size in sizes if parts >= shards / 10)

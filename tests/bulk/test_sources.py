@@ -87,6 +87,17 @@ def test_sources_are_read_from_an_object_store(pictures: Path, tmp_path: Path, s
         second()
 
 
+def test_an_archive_in_a_store_takes_few_requests(
+    pictures: Path, tmp_path: Path, s3: S3, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = as_tar(pictures, tmp_path / "a.tar")
+    s3.client.upload_file(str(archive), "bucket", "a.tar")
+    with caplog.at_level("INFO", logger="werkzeug"):
+        assert len(contents("s3://bucket/a.tar")) == 60
+    gets = [record for record in caplog.records if "GET /bucket/a.tar" in record.getMessage()]
+    assert 1 <= len(gets) <= 3, "not one for each block of an archive"
+
+
 def test_images_of_the_web_are_read_from_a_list(pictures: Path, tmp_path: Path) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -100,8 +100,10 @@ class Storage:
         return self._patiently(lambda: self.files.open_input_file(self.path(name)), name)
 
     def stream(self, name: str) -> Any:
-        """A file to be read from its beginning to its end (`pyarrow.NativeFile`); raises as `read`."""
-        return self._patiently(lambda: self.files.open_input_stream(self.path(name), compression=None), name)
+        """A file to be read from its beginning to its end (`pyarrow.NativeFile`), 8 MB at a time; raises as `read`."""
+        return self._patiently(
+            lambda: self.files.open_input_stream(self.path(name), compression=None, buffer_size=_BLOCK), name
+        )
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file atomically, and make sure that it is there.
@@ -289,6 +291,7 @@ def _made(kind: str) -> Any:
             connect_timeout=10,
             request_timeout=60,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
+            allow_delayed_open=True,  # one request for a small file instead of three
         )
     if kind == "gs":
         return fs.GcsFileSystem(retry_time_limit=_seconds(60))
