@@ -65,6 +65,7 @@ bench: setup
 	$(BIN)/python benchmarks/curve.py
 	$(BIN)/python benchmarks/suspects.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/scale.py
 
 # Needs a CUDA GPU, and so is no part of `bench`.
 bench-gpu: setup
