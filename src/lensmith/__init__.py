@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from lensmith.verbs.teach.train import train
     from lensmith.verbs.use.fetch import fetch
     from lensmith.verbs.use.label import label
-    from lensmith.verbs.use.predict import predict
+    from lensmith.verbs.use.manifest import manifest
+    from lensmith.verbs.use.predict import predict, predict_many
 
 __all__ = [
     "Recipe",
@@ -46,7 +47,9 @@ __all__ = [
     "label",
     "ladder",
     "load_recipe",
+    "manifest",
     "predict",
+    "predict_many",
     "probe",
     "report",
     "resume",
@@ -58,6 +61,8 @@ __all__ = [
 
 _MODULES = {"Recipe": "config", "load_recipe": "config", "UserError": "errors"}
 """Modules of the names that aren't verbs."""
+_VERBS = {"resume_evaluation": "evaluate", "predict_many": "predict"}
+"""The verbs of further functions."""
 
 
 def __getattr__(name: str) -> Any:
@@ -67,5 +72,5 @@ def __getattr__(name: str) -> Any:
 
     if name in _MODULES:
         return getattr(import_module(f"lensmith.{_MODULES[name]}"), name)
-    verb = "evaluate" if name == "resume_evaluation" else name
+    verb = _VERBS.get(name, name)
     return getattr(import_module("lensmith.verbs").module(verb), name)

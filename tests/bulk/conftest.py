@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import urllib.request
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     try:
         yield server
     finally:
+        with suppress(OSError):  # it may have been stopped
+            server.expire(10**9)
         server.stop()
         storage._made.cache_clear()
 
@@ -156,6 +160,12 @@ class S3:
     def names(self, prefix: str = "") -> list[str]:
         """The objects in the bucket."""
         return [row["Key"] for row in self.client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])]
+
+    def expire(self, requests: int = 0) -> None:
+        """Refuse the credentials after this number of requests."""
+        request = urllib.request.Request(f"{self.url}/moto-api/reset-auth", str(requests).encode())
+        request.add_header("Content-Type", "text/plain")
+        urllib.request.urlopen(request).close()
 
     def stop(self) -> None:
         """Stop answering."""

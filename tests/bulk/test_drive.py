@@ -127,6 +127,19 @@ def test_a_store_restarted_in_the_middle_loses_nothing(pictures: Path, s3: S3, m
 
 
 @pytest.mark.usefixtures("quick")
+def test_credentials_that_expire_in_the_middle_end_the_job_and_what_is_done_is_kept(pictures: Path, s3: S3) -> None:
+    job, pool = Job(pictures, "s3://bucket/out"), Unreliable(1)
+    s3.expire(16)
+    with pytest.raises(UserError, match=r"refuses access to s3://bucket/out.*Check the credentials"):
+        job.go(pool)
+    assert 2 <= len(pool.done) < 15, "it was in the middle"
+    s3.expire(10**9)  # they are renewed
+    second = Unreliable(1)
+    assert job.go(second).images == 60
+    assert not set(pool.done) & set(second.done)
+
+
+@pytest.mark.usefixtures("quick")
 def test_what_the_user_must_mend_ends_the_job_and_what_is_done_is_kept(pictures: Path, tmp_path: Path) -> None:
     job, pool = Job(pictures, str(tmp_path / "out")), Unreliable()
     real = pool.events

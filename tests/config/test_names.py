@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lensmith.config import RENAMED, OldName, help_text, known_keys, load_recipe, recipe_from
+from lensmith.errors import UserError
 from lensmith.runs.folder import ANYWHERE, SAME_TRAINING
 from lensmith.search.trials import FIXED, SECTIONS
 from tests.conftest import Run
@@ -52,3 +53,14 @@ def test_every_option_is_explained() -> None:
         explained = text.partition(f"\n  {key} = ")[2].splitlines()
         assert len(explained) > 1, key
         assert explained[1].strip(), key
+
+
+def test_options_that_moved_to_another_section_keep_their_former_names() -> None:
+    with pytest.warns(OldName, match=r"place\.gpu is now called modal\.gpu"):
+        assert load_recipe(None, ["place.gpu=T4"]).modal.gpu == "T4"
+    old = {"place": {"gpu": "T4", "hours": 2.0, "retries": 1, "secrets": ["x"]}, "modal": {}}
+    recipe = recipe_from(old)
+    assert (recipe.modal.gpu, recipe.modal.hours, recipe.modal.retries, recipe.modal.secrets) == ("T4", 2.0, 1, ["x"])
+    assert old["place"], "what was given isn't changed"
+    with pytest.raises(UserError, match="place"):
+        recipe_from({"place": {"gpus": 2}})

@@ -21,6 +21,9 @@ from lensmith.bulk.shard import Part, Task
 from lensmith.bulk.sources import Piece
 from lensmith.errors import UserError
 
+COMMAND = (sys.executable, "-m", "lensmith.bulk.worker")
+"""What a worker process runs."""
+
 
 @dataclass
 class _Process:
@@ -71,7 +74,7 @@ class LocalPool:
             environment["OMP_NUM_THREADS"] = str(max(1, cores // self.count))
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
         process = subprocess.Popen(
-            [sys.executable, "-m", "lensmith.bulk.worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -27,7 +27,7 @@ PAUSE = 0.5
 _BLOCK = 8 << 20
 REMOTE = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hf)://", re.IGNORECASE)
 _DENIED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|Expired|InvalidToken|INVALID_CLIENT_TOKEN|INVALID_ACCESS_KEY|InvalidAccessKeyId|"
+    r"ACCESS_DENIED|AccessDenied|Expired|InvalidToken|INVALID_CLIENT_TOKEN|INVALID_ACCESS_KEY|InvalidAccessKeyId|Access Key Id you provided|"
     r"SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|UNRECOGNIZED_CLIENT|NoCredentials|credential|Unauthorized|"
     r"PERMISSION_DENIED|HTTP Status: 40[13]|HTTP status code 40[13]|error code: 40[13]|AuthenticationFailed",
     re.IGNORECASE,
@@ -39,7 +39,7 @@ _TRANSIENT = re.compile(
 _OF_DRIVES = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN, errno.EHOSTDOWN}
 """Errors of a network drive that may pass."""
 _UNKNOWN = re.compile(
-    r"NO_SUCH_BUCKET|NoSuchBucket|ContainerNotFound|bucket.*(not found|does not exist)", re.IGNORECASE
+    r"NO_SUCH_BUCKET|NoSuchBucket|ContainerNotFound|bucket (was not found|does not exist)", re.IGNORECASE
 )
 
 
@@ -232,13 +232,13 @@ def patiently(action: Callable[[], T], where: str, wait: float = WAIT) -> T:
             raise
         except OSError as error:
             told = " ".join(str(error).split())
-            if _UNKNOWN.search(told):
-                raise UserError(f"There is no such storage: {where}.", "Check the name of its bucket.") from None
             if _DENIED.search(told):
                 raise Denied(
                     f"The storage refuses access to {where}: {reason(error)}.",
                     "Check the credentials in the environment, and run the same command again: what is done is kept.",
                 ) from None
+            if _UNKNOWN.search(told):
+                raise UserError(f"There is no such storage: {where}.", "Check the name of its bucket.") from None
             if not _may_pass(error, told):
                 raise (limit_of_system(error) or error) from None
             if time.monotonic() - began + pause > wait:

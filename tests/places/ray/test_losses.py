@@ -77,3 +77,19 @@ def test_a_task_that_no_node_can_have_ends_in_time_with_a_sentence(
     )
     assert code == 2
     assert "No machine with 64 CPUs and 0 GPUs to spare was there for 5 s (ray.wait)." in err
+
+
+def test_one_command_starts_a_cluster_here_and_ends_it(
+    run: Run, shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    import psutil
+
+    shapes(circle=20, square=20)
+    assert run("probe", "my shapes", f"model.base={tiny_folder}", "model.dtype=float32", "--run", "p")[0] == 0
+    before = {p.pid for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE}
+    code, out, err = run("predict", "p", "my shapes", "--out", "answers", "--on", "ray", "ray.workers=2")
+    assert code == 0, err
+    assert "40 images, of which 0 can't be read." in out
+    assert (tmp_path / "answers" / "report.html").exists()
+    left = [p for p in psutil.process_iter(["name"]) if p.pid not in before and p.status() != psutil.STATUS_ZOMBIE]
+    assert not [p for p in left if p.info["name"] in ("raylet", "gcs_server")]
