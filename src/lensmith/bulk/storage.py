@@ -27,7 +27,7 @@ PAUSE = 0.5
 _BLOCK = 8 << 20
 REMOTE = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hf)://", re.IGNORECASE)
 _DENIED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|Expired|InvalidToken|INVALID_CLIENT_TOKEN|INVALID_ACCESS_KEY|InvalidAccessKeyId|Access Key Id you provided|"
+    r"ACCESS_DENIED|AccessDenied|Expired|InvalidToken|INVALID_CLIENT_TOKEN|INVALID_ACCESS_KEY|InvalidAccessKeyId|"
     r"SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|UNRECOGNIZED_CLIENT|NoCredentials|credential|Unauthorized|"
     r"PERMISSION_DENIED|HTTP Status: 40[13]|HTTP status code 40[13]|error code: 40[13]|AuthenticationFailed",
     re.IGNORECASE,
