@@ -6,7 +6,7 @@ import random
 import urllib.request
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,38 +118,14 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "many pictures"
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """An S3 server on loopback (moto's), with the bucket `bucket`, as the environment's credentials reach it."""
-    server = S3()
-    for name, value in {
-        "AWS_ENDPOINT_URL": server.url,
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    from lensmith.bulk import storage
-
-    storage._made.cache_clear()
-    try:
-        yield server
-    finally:
-        with suppress(OSError):  # it may have been stopped
-            server.expire(10**9)
-        server.stop()
-        storage._made.cache_clear()
-
-
 class S3:
     """moto's server, which can be stopped and started again with what it holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         import boto3
         from moto.server import ThreadedMotoServer
 
-        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
         self._server.start()
         self.host, self.port = self._server.get_host_and_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -177,3 +153,39 @@ class S3:
 
         self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         self._server.start()
+
+
+def credentials(port: int) -> dict[str, str]:
+    """The environment that reaches the server."""
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch, port: int = 0) -> Iterator[S3]:
+    """An S3 server on loopback (moto's), with the bucket `bucket`, as the environment's credentials reach it."""
+    from lensmith.bulk import storage
+
+    server = S3(port)
+    for name, value in credentials(server.port).items():
+        monkeypatch.setenv(name, value)
+    storage._made.cache_clear()
+    try:
+        yield server
+    finally:
+        with suppress(OSError):  # it may have been stopped
+            server.expire(10**9)
+        server.stop()
+        storage._made.cache_clear()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """See `serving`."""
+    with serving(monkeypatch) as server:
+        yield server

@@ -74,7 +74,7 @@ def test_what_was_added_to_the_source_since_is_not_in_the_plan(pictures: Path, t
 def test_an_output_folder_of_another_job_is_refused(pictures: Path, tmp_path: Path) -> None:
     out = Storage(str(tmp_path / "out"))
     manifest = make_plan(out, str(pictures), RUN, False, 7, 1 << 30, lambda event: None)
-    same_work(out, manifest, RUN, str(pictures), False)
+    same_work(out, manifest, RUN | {"name": "renamed"}, str(pictures), False)
     with pytest.raises(UserError, match="another model"):
         same_work(out, manifest, RUN | {"weights": "4567"}, str(pictures), False)
     with pytest.raises(UserError, match=r"another source.*many pictures"):

@@ -13,6 +13,7 @@ from lensmith.bulk.schedule import Schedule
 from lensmith.bulk.shard import Task, read_part
 from lensmith.bulk.storage import Storage
 from lensmith.bulk.totals import Totals
+from lensmith.data.source import count
 from lensmith.errors import UserError
 from lensmith.progress import Note, Tell
 
@@ -52,7 +53,7 @@ def drive(
     watch(totals)
     if not missing:
         return totals
-    tell(Note(f"{len(missing):,} of {plan.shards:,} shards to do, by {pool.count:,} workers."))
+    tell(Note(f"{len(missing):,} of {count(plan.shards, 'shard')} to do, by {count(pool.count, 'worker')}."))
     try:
         pool.start(model, task)
         for _ in range(ROUNDS):
@@ -67,7 +68,7 @@ def drive(
                 break
             totals.restart()
             missing = [k for k in _missing(out, plan, totals, tell) if k not in totals.set_aside]
-            tell(Note(f"The storage has lost {len(missing):,} parts, which are written again."))
+            tell(Note(f"The storage has lost {count(len(missing), 'part')}, to be written again."))
         else:
             raise UserError(f"The storage of {out.address} loses what is written to it.", "Check it, and run again.")
     finally:
@@ -137,7 +138,7 @@ def _missing(out: Storage, plan: Plan, totals: Totals, tell: Tell) -> list[int]:
     there = _present(out, plan.shards)
     done = [k for k in range(plan.shards) if there[k]]
     if done:
-        tell(Note(f"{len(done):,} of {plan.shards:,} shards were done before."))
+        tell(Note(f"{len(done):,} of {count(plan.shards, 'shard')} done before."))
     with ThreadPoolExecutor(_READERS) as readers:
         for first in range(0, len(done), 64 * _READERS):
             batch = done[first : first + 64 * _READERS]

@@ -177,6 +177,7 @@ def read_manifest(out: Storage) -> Manifest | None:
 def same_work(out: Storage, manifest: Manifest, run: dict[str, Any], source: str, scores: bool) -> None:
     """Raises UserError if an output folder is that of another run, of another source or of other columns."""
     address = source if is_remote(source) or source.startswith("hub:") else Storage(source).root
+    run = run | {"name": manifest["run"].get("name")}  # a run that was renamed or moved is still the same
     mine = {"run": run, "source": address, "scores": scores}
     words = {"run": "another model", "source": "another source", "scores": "other columns"}
     for key, value in mine.items():

@@ -39,7 +39,7 @@ class BulkData:
         verdict += f", and {unreadable:,} can't be read." if unreadable else ", and all can be read."
         sentences = []
         if given_up:
-            verdict = f"Incomplete: {given_up:,} of {summary['shards']:,} shards have no answers. {verdict}"
+            verdict = f"Incomplete: no answers from {given_up:,} of {summary['shards']:,} shards. {verdict}"
             sentences.append("Run the same command again to try the shards that were set aside once more.")
         rate = summary["images_per_second"]
         facts = [

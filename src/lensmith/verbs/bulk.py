@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import Recipe
+from lensmith.data.source import count
 from lensmith.errors import UserError
 from lensmith.jobs.job import NOTE
 from lensmith.progress import Note, Tell, silent
@@ -142,13 +143,14 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     more = len(record["classes"]) - len(rows)
     lines = [f"and {more:,} more classes, in the summary"] if more > 0 else []
     lines.append(f"{record['images']:,} images, of which {record['unreadable']:,} can't be read.")
-    lines += [f"  {n:,} times: {kind}" for kind, n in list(record["errors"].items())[:5]]
+    lines += [f"  {count(n, 'time')}: {kind}" for kind, n in list(record["errors"].items())[:5]]
     if record["images_of_this_attempt"]:
         lines.append(f"{record['images_per_second']:,.1f} images/s.")
     if record["dollars"]:
         lines.append(f"About ${record['dollars']:.2f} for this attempt.")
     if given_up := record["set_aside"]:
-        lines.append(f"Incomplete: {len(given_up):,} shards failed again and again, and were set aside:")
+        were = "were" if len(given_up) > 1 else "was"
+        lines.append(f"Incomplete: {count(len(given_up), 'shard')} failed again and again, and {were} set aside:")
         lines += [f"  shard {shard}: {why}" for shard, why in list(given_up.items())[:5]]
         lines.append("Run the same command again to try them once more.")
     paths = [terminal.path_line("Answers", record["out"]), terminal.path_line("Report", record["report"])]

@@ -17,6 +17,7 @@ import pytest
 
 from lensmith.errors import UserError
 from lensmith.places.ray.cluster import client, end_node, free_port, start_node
+from tests.bulk.conftest import credentials
 
 
 @dataclass
@@ -26,6 +27,8 @@ class Cluster:
     folder: Path
     port: int
     dashboard: int
+    s3: int
+    """The port at which its nodes look for an S3 server."""
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -76,9 +79,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster; its nodes see the tests' own cache and scratch folders."""
     folder = Path("/tmp") / f"lr{os.getpid()}"  # Ray's sockets need short paths
     folder.mkdir()
-    made = Cluster(folder, free_port(), free_port())
+    made = Cluster(folder, free_port(), free_port(), free_port())
     before = dict(os.environ)
     os.environ |= {"TMPDIR": str(folder), "LENSMITH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    os.environ |= credentials(made.s3)
     os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 (as Ray reads it)
     head = start_node(folder, 0, port=made.port, dashboard=made.dashboard)
     try:
