@@ -82,7 +82,7 @@ def test_a_job_lives_in_an_object_store(
         code, _, err = run("train", *words, "--run", "runs/ray", *cluster.options("s3://bucket/jobs of mine"))
         assert code == 0, err
         assert any(name.startswith("jobs of mine/runs/ray-") for name in server.names())
-        words = ["predict", "runs/ray", tmp_path / "my shapes", "--out", "s3://bucket/answers"]
+        words = ["predict", "runs/ray", str(tmp_path / "my shapes"), "--out", "s3://bucket/answers"]
         code, out, err = run(*words, *cluster.options("s3://bucket/jobs of mine"))
         assert code == 0, err
         assert "40 images, of which 0 can't be read." in out
