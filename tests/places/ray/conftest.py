@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lensmith.errors import UserError
 from lensmith.places.ray.cluster import client, end_node, free_port, start_node
@@ -35,10 +36,19 @@ class Cluster:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
-    def add(self) -> subprocess.Popen[bytes]:
-        """Start another node."""
-        self.nodes.append(start_node(self.folder, 1, head=f"127.0.0.1:{self.port}"))
-        return self.nodes[-1]
+    def add(self) -> None:
+        """Start another node, and wait for it. Nodes that start at the same time may get in each other's way."""
+        with FileLock("/tmp/lensmith-ray-tests.lock"):
+            for _ in range(3):
+                node = start_node(self.folder, 1, head=f"127.0.0.1:{self.port}")
+                try:
+                    self.wait(len(self.nodes) + 1, 30)
+                except TimeoutError:
+                    end_node(node)
+                    continue
+                self.nodes.append(node)
+                return
+        raise TimeoutError("a node doesn't start")
 
     def lose(self, node: subprocess.Popen[bytes]) -> None:
         """Kill a node with all of its processes."""
@@ -84,12 +94,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     os.environ |= {"TMPDIR": str(folder), "LENSMITH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     os.environ |= credentials(made.s3)
     os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 (as Ray reads it)
-    head = start_node(folder, 0, port=made.port, dashboard=made.dashboard)
+    with FileLock("/tmp/lensmith-ray-tests.lock"):
+        head = start_node(folder, 0, port=made.port, dashboard=made.dashboard)
+        try:
+            made.wait(0)
+        except TimeoutError:
+            end_node(head)
+            raise
     try:
-        made.wait(0)
-        for count in (1, 2):  # one after the other, since two that start at once may get in each other's way
+        for _ in range(2):
             made.add()
-            made.wait(count)
         yield made
     finally:
         for node in [*made.nodes, head]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lensmith.bulk.storage import Storage
 from tests.bulk.conftest import serving
 from tests.conftest import Run, Shapes
 from tests.places.ray.conftest import Cluster, logs
@@ -191,3 +192,28 @@ def test_workers_of_a_sweep_share_a_database(
     assert "tune.rank" in str(record["best"])
     outcomes = list((storage / "runs").glob("there-*.tar"))
     assert len(outcomes) == 2, "each worker has a run of its own"
+
+
+def test_another_version_of_ray_is_refused_with_both(
+    run: Run, shapes: Shapes, cluster: Cluster, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "__version__", "1.2.3")
+    code, _, err = run("probe", shapes(circle=3, square=3), *cluster.options(storage, 1))
+    assert code == 2
+    assert f"on the cluster at {cluster.address}, and 1.2.3 on this machine." in err
+
+
+def test_a_storage_that_the_cluster_does_not_see_is_said(
+    run: Run, shapes: Shapes, cluster: Cluster, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Storage.write
+
+    def write(self: Storage, name: str, content: bytes) -> None:  # it goes elsewhere, as on another machine's disk
+        real(self, name.replace("job.json", "other.json"), content)
+
+    monkeypatch.setattr(Storage, "write", write)
+    code, _, err = run("probe", shapes(circle=3, square=3), "--run", "r", *cluster.options(storage, 1))
+    assert code == 2
+    assert "the storage isn't shared" in err

@@ -58,7 +58,6 @@ def test_a_node_that_never_comes_back_ends_the_job_in_time_with_a_sentence(
     assert "lensmith resume runs/ray --on ray" in err
     assert time.monotonic() - began < 180
     cluster.add()
-    cluster.wait(2)
     code, _, err = run("resume", "runs/ray", *cluster.options(storage))
     assert code == 0, err + logs(storage)
 

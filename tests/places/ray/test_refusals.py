@@ -13,7 +13,6 @@ from lensmith.errors import UserError
 from lensmith.places.ray import driver, stored
 from lensmith.places.ray.stored import Events, archive, read_events, send, unpacked
 from tests.conftest import Run, Shapes
-from tests.places.ray.conftest import Cluster
 
 
 @pytest.mark.parametrize(
@@ -53,33 +52,6 @@ def test_an_outside_model_is_asked_from_here(run: Run, shapes: Shapes) -> None:
 def test_another_version_of_lensmith_is_refused_with_both() -> None:
     with pytest.raises(UserError, match=r"on the cluster, and 9\.9 on this machine\."):
         driver.same_versions({"lensmith": "9.9"})
-
-
-@pytest.mark.long
-def test_another_version_of_ray_is_refused_with_both(
-    run: Run, shapes: Shapes, cluster: Cluster, storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    monkeypatch.setattr(ray, "__version__", "1.2.3")
-    code, _, err = run("probe", shapes(circle=3, square=3), *cluster.options(storage, 1))
-    assert code == 2
-    assert f"on the cluster at {cluster.address}, and 1.2.3 on this machine." in err
-
-
-@pytest.mark.long
-def test_a_storage_that_the_cluster_does_not_see_is_said(
-    run: Run, shapes: Shapes, cluster: Cluster, storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Storage.write
-
-    def write(self: Storage, name: str, content: bytes) -> None:  # it goes elsewhere, as on another machine's disk
-        real(self, name.replace("job.json", "other.json"), content)
-
-    monkeypatch.setattr(Storage, "write", write)
-    code, _, err = run("probe", shapes(circle=3, square=3), "--run", "r", *cluster.options(storage, 1))
-    assert code == 2
-    assert "the storage isn't shared" in err
 
 
 class _Upload:
