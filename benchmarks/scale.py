@@ -78,7 +78,6 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         os.environ["OMP_NUM_THREADS"] = "1"
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.head = start_node(self.folder, 0, port=self.port, dashboard=self.dashboard, ip=self.ip)
         self._wait(0)
         if self.ip == "127.0.0.1":

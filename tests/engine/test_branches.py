@@ -71,12 +71,12 @@ def test_loss_and_gradients_equal_the_plain_forward_pass(tuned: Model, options: 
     assert any("conv.in_proj" in name for name in plain)
     assert any("q_proj" in name for name in plain)
     # Compared by component: single matrices of this random model differ by up to 1.3e-5 in float32, but by less than
-    # 1e-7 in float64, so the difference is rounding.
+    # 1e-7 in float64, so the difference is rounding. On a Xeon with AMX, the projector as a whole does by as much.
     for prefix in ("model.language_model", "model.multi_modal_projector", "model.vision_tower"):
         names = [name for name in plain if name.startswith(prefix)]
         reference = torch.cat([plain[name].flatten() for name in names])
         gradient = torch.cat([grad.flatten() for name in names if (grad := trainable(tuned)[name].grad) is not None])
-        assert (gradient - reference).norm() <= 1e-5 * reference.norm(), prefix
+        assert (gradient - reference).norm() <= 2e-5 * reference.norm(), prefix
 
 
 def test_images_of_different_sizes_share_a_batch(tuned: Model) -> None:

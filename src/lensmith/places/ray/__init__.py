@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -185,8 +184,7 @@ def _cluster(job: Job) -> Iterator[tuple[str, Storage]]:
 
 
 def _submit(there: Any, storage: Storage, submission: str) -> None:
-    python = sys.executable if there.get_address().startswith("http://127.0.0.1:") else "python"
-    entry = shlex.join([python, "-m", "lensmith.places.ray.driver", storage.address, submission])
+    entry = shlex.join(["python", "-m", "lensmith.places.ray.driver", storage.address, submission])
     try:
         there.submit_job(entrypoint=entry, submission_id=submission, metadata={"lensmith": version("lensmith")})
     except Exception as error:  # of its HTTP library, or a refusal as text

@@ -83,7 +83,8 @@ def start_node(
     Args:
         prefix: words before the command, such as those that run it in a network namespace.
     """
-    command = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
+    python = _python(folder)
+    command = [*prefix, python, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
     command += [
         f"--num-gpus={gpus}",
         "--disable-usage-stats",
@@ -95,8 +96,8 @@ def start_node(
     else:
         command += ["--head", f"--port={port}", "--include-dashboard=true", f"--dashboard-host={ip}"]
         command += [f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
-    here = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", "")]))
-    environment = os.environ | {"RAY_DEDUP_LOGS": "0", "PYTHONPATH": here}
+    # Jobs call `python`, which is this one on a cluster that is started here.
+    environment = os.environ | {"PATH": f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     log = (folder / f"node-{free_port()}.log").open("wb")
     with log:
         return subprocess.Popen(
@@ -107,6 +108,16 @@ def start_node(
             start_new_session=True,
             env=environment,
         )
+
+
+def _python(folder: Path) -> str:
+    """This Python by a path without spaces, since Ray starts some of its processes through a shell without quotes."""
+    if " " not in sys.executable:
+        return sys.executable
+    link = folder / "environment"
+    with suppress(FileExistsError):
+        link.symlink_to(Path(sys.executable).parent.parent, target_is_directory=True)
+    return str(link / "bin" / Path(sys.executable).name)
 
 
 def end_node(process: subprocess.Popen[bytes]) -> None:
