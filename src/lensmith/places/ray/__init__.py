@@ -185,10 +185,17 @@ def _cluster(job: Job) -> Iterator[tuple[str, Storage]]:
 
 def _submit(there: Any, storage: Storage, submission: str) -> None:
     entry = shlex.join(["python", "-m", "lensmith.places.ray.driver", storage.address, submission])
-    try:
-        there.submit_job(entrypoint=entry, submission_id=submission, metadata={"lensmith": version("lensmith")})
-    except Exception as error:  # of its HTTP library, or a refusal as text
-        raise UserError(f"The cluster refuses the job: {reason(error)}.", "See the cluster's dashboard.") from None
+    until = time.monotonic() + LOST
+    while True:
+        try:
+            there.submit_job(entrypoint=entry, submission_id=submission, metadata={"lensmith": version("lensmith")})
+            return
+        except Exception as error:  # of its HTTP library, or a refusal as text
+            if "No available agent" not in str(error) or time.monotonic() > until:  # a cluster that has just started
+                raise UserError(
+                    f"The cluster refuses the job: {reason(error)}.", "See the cluster's dashboard."
+                ) from None
+        time.sleep(PAUSE)
 
 
 def _follow(folder: Path, note: dict[str, Any], storage: Storage, tell: Tell) -> dict[str, Any]:
