@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -217,3 +220,38 @@ def test_a_storage_that_the_cluster_does_not_see_is_said(
     code, _, err = run("probe", shapes(circle=3, square=3), "--run", "r", *cluster.options(storage, 1))
     assert code == 2
     assert "the storage isn't shared" in err
+
+
+def test_ctrl_c_in_a_cluster_of_ones_own_leaves_a_run_that_goes_on_here(
+    run: Run,
+    shapes: Shapes,
+    tiny_folder: Path,
+    cluster: Cluster,
+    storage: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lensmith.places import ray as place
+    from lensmith.places.ray import stored
+
+    @contextmanager
+    def own(_: object) -> Iterator[tuple[str, Storage]]:
+        yield cluster.address, Storage(str(storage))
+
+    real = stored.read_events
+
+    def stop(*args: Any) -> list[dict[str, Any]]:
+        if any(event.get("task") == "training" and event["done"] > 20 for event in real(*args)):
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(place, "_cluster", own)
+    monkeypatch.setattr(place, "read_events", stop)
+    shapes(circle=20, square=20)
+    words = ["my shapes", f"model.base={tiny_folder}", *TRAIN, "train.epochs=40", "train.validate_every=20"]
+    code, _, err = run("train", *words, "--run", "runs/ray", "--on", "ray")
+    assert code == 130
+    assert "stopped. Resume with: lensmith resume runs/ray" in err
+    code, out, err = run("resume", "runs/ray")
+    assert code == 0, err
+    assert "tuned" in out

@@ -26,7 +26,7 @@ from lensmith.jobs.remote import how_to_resume, new_folder, prepared, replace_ru
 from lensmith.jobs.uploads import Upload, base_of, uploads
 from lensmith.jobs.worker import event_from
 from lensmith.places.ray.cluster import client, local_cluster
-from lensmith.places.ray.stored import fetch_run, read_events, read_outcome, save_run, send
+from lensmith.places.ray.stored import fetch_run, has_run, read_events, read_outcome, save_copy, send
 from lensmith.progress import Note
 from lensmith.runs.files import write, write_json, write_lines
 from lensmith.runs.folder import REPORT, settled
@@ -41,6 +41,7 @@ PAUSE = 1.0
 """Seconds between two looks at a job that is followed."""
 LOST = 120.0
 """Seconds that the cluster may be out of reach while a job is followed."""
+KEPT = "What is done is kept. Run the same command again to go on."
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -61,34 +62,45 @@ class Place:
             )
         if job.verb == "sweep":
             _shared_database(job)
-        with new_folder(folder, job.resume), _cluster(job) as (address, storage):
+        with _cluster(job) as (address, storage):
             tell(Note(_size(job)))
-            there = client(address)
-            name = note["name"] if note else unique_name(folder)
-            needed = uploads(job)
-            for upload in needed:
-                sent = send(upload, storage)
-                size = f"{len(upload.files):,} files, {upload.size / 1e6:,.1f} MB"
-                tell(Note(f"{upload.folder}: {size}, {'uploaded' if sent else 'uploaded before'}."))
-            if job.resume and not note:
-                _send_run(folder, storage, name)
-            submission = f"{name}-{time.strftime('%Y%m%d%H%M%S')}"
-            storage.write(f"jobs/{submission}/job.json", _described(job, submission, name, folder, needed, storage))
-            if not job.resume:
-                write(folder / "recipe.yaml", written(settled(job.recipe).to_dict()))
-            values = {"address": address, "storage": storage.address, "submission": submission}
-            write_json(folder / NOTE, _note(job, name) | values | {"local": not options.address})
-            _submit(there, storage, submission)
+            with new_folder(folder, job.resume):
+                submission = self._send(job, folder, note, address, storage, tell)
             if detach:
                 sentence = how_to_return(folder)
                 return {"run": str(folder), "job": submission, "detached": sentence[0].upper() + sentence[1:]}
-            if options.address:
-                return self.attach(folder, tell)
             try:
                 return self.attach(folder, tell)
-            except KeyboardInterrupt:  # the cluster ends with this command
-                self.cancel(folder, tell)
-                raise (Stopped(folder) if job.verb != "predict" else KeyboardInterrupt) from None
+            except KeyboardInterrupt:
+                if options.address:
+                    raise
+                self.cancel(folder, tell)  # the cluster ends with this command
+                if job.verb != "predict":
+                    raise Stopped(folder) from None
+                tell(Note(KEPT))
+                raise KeyboardInterrupt from None
+
+    def _send(
+        self, job: Job, folder: Path, note: dict[str, Any] | None, address: str, storage: Storage, tell: Tell
+    ) -> str:
+        """Send what a job needs, submit it, and note where it runs; returns its name in the cluster."""
+        assert job.recipe
+        there, name = client(address), note["name"] if note else unique_name(folder)
+        needed = uploads(job)
+        for upload in needed:
+            sent = send(upload, storage)
+            size = f"{len(upload.files):,} files, {upload.size / 1e6:,.1f} MB"
+            tell(Note(f"{upload.folder}: {size}, {'uploaded' if sent else 'uploaded before'}."))
+        if job.resume and not (note and has_run(storage, name)):
+            save_copy(storage, name, folder)
+        submission = f"{name}-{time.strftime('%Y%m%d%H%M%S')}"
+        storage.write(f"jobs/{submission}/job.json", _described(job, submission, name, folder, needed, storage))
+        if not job.resume:
+            write(folder / "recipe.yaml", written(settled(job.recipe).to_dict()))
+        values = {"address": address, "storage": storage.address, "submission": submission}
+        write_json(folder / NOTE, _note(job, name) | values | {"local": not job.recipe.ray.address})
+        _submit(there, storage, submission)
+        return submission
 
     def attach(self, folder: Path, tell: Tell) -> dict[str, Any]:
         note = _read_note(folder)
@@ -129,6 +141,8 @@ class Place:
         if "record" in outcome:
             if note["verb"] == "predict":  # its result is where its answers are; this is a copy
                 write_json(folder / "summary.json", outcome["record"])
+                with suppress(UserError, OSError):
+                    write(folder / REPORT, Storage(outcome["record"]["out"]).read(REPORT))
                 return {**outcome["record"], "run": str(folder)}
             _as_here(folder, outcome["cwd"], note["cwd"])
             record = record_of(folder, note["verb"]) or {}
@@ -251,13 +265,6 @@ def _copy_back(folder: Path, storage: Storage, name: str) -> bool:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
-
-
-def _send_run(folder: Path, storage: Storage, name: str) -> None:
-    """Store a run that was started on this machine, to be resumed on the cluster."""
-    with tempfile.TemporaryDirectory(prefix="lensmith-") as temporary:
-        shutil.copytree(folder, Path(temporary, name), ignore=shutil.ignore_patterns(".*", NOTE))
-        save_run(storage, name, Path(temporary))
 
 
 def _described(job: Job, submission: str, name: str, folder: Path, sent: list[Upload], storage: Storage) -> bytes:

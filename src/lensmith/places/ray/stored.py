@@ -24,6 +24,7 @@ from typing import Any
 
 from lensmith.bulk.storage import Storage
 from lensmith.errors import UserError
+from lensmith.jobs.job import NOTE
 from lensmith.jobs.uploads import Upload
 from lensmith.runs.lock import LOCK
 
@@ -104,6 +105,18 @@ def save_run(storage: Storage, name: str, runs: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="lensmith-") as folder:
         _pack(files, Path(folder, "run.tar"))
         storage.put(f"runs/{name}.tar", Path(folder, "run.tar"))
+
+
+def save_copy(storage: Storage, name: str, folder: Path) -> None:
+    """Store a run from its folder on the client, to be resumed on the cluster."""
+    with tempfile.TemporaryDirectory(prefix="lensmith-") as temporary:
+        shutil.copytree(folder, Path(temporary, name), ignore=shutil.ignore_patterns(".*", NOTE))
+        save_run(storage, name, Path(temporary))
+
+
+def has_run(storage: Storage, name: str) -> bool:
+    """Whether a run is stored."""
+    return storage.exists(f"runs/{name}.tar")
 
 
 def fetch_run(storage: Storage, name: str, runs: Path) -> bool:
