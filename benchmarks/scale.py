@@ -233,7 +233,7 @@ def table(file: Path, images: int, group: int = 1000) -> Path:
 
 def counted(out: Path, expected: int) -> dict[str, int]:
     """Images without an answer, and images with more than one."""
-    found = ds.dataset([str(path) for path in out.glob("part-*.parquet")]).to_table(columns=["image"])["image"]
+    found = ds.dataset(str(out / "parts")).to_table(columns=["image"])["image"]
     names = Counter(found.to_pylist())
     return {"missing": expected - len(names), "twice": sum(n - 1 for n in names.values())}
 
@@ -259,14 +259,14 @@ def bulk(cluster: Cluster, here: Path) -> dict[str, Any]:
         (job,) = set(Path("runs").glob("*-predict-*")) - before
         while kills <= KILLS and (status(cluster, job) in ("PENDING", "RUNNING")):
             time.sleep(choose.uniform(0.5, 3))
-            if not list(out.glob("part-*")):
+            if not list(out.glob("parts/part-*")):
                 continue
             if kills == KILLS // 2:  # once, the driver
                 kills += kill("places.ray.driver", choose)
                 break
             kills += kill("ray::_Actor", choose)
         lensmith("attach", job, code=None)
-        if len(list(out.glob("part-*"))) >= images // 100:
+        if len(list(out.glob("parts/part-*"))) >= images // 100:
             break
     done = lensmith(*words, "--json")
     print(f"bulk: {kills} kills in {time.perf_counter() - began:.0f} s", flush=True)
@@ -290,7 +290,7 @@ def overhead(cluster: Cluster, here: Path, rounds: int = 3) -> dict[str, Any]:
             out = here / "overhead-answers"
             shutil.rmtree(out, ignore_errors=True)
             lensmith("predict", run, source, "--out", out, *words, "--json")
-            ends = sorted(path.stat().st_mtime for path in out.glob("part-*"))
+            ends = sorted(path.stat().st_mtime for path in out.glob("parts/part-*"))
             # From the first two parts on, when all workers are at work.
             taken[name].append((ends[-1] - ends[1]) / (len(ends) - 2) * len(ends))
     ratio = statistics.median(taken["ray"]) / statistics.median(taken["local"])
@@ -313,7 +313,7 @@ def million(cluster: Cluster, here: Path, images: int) -> dict[str, Any]:
         ]
         with suppress(psutil.Error):
             resident = [p.memory_info().rss for p in drivers]  # a shell that started it is small
-            if resident and (parts := len(list(out.glob("part-*")))):
+            if resident and (parts := len(list(out.glob("parts/part-*")))):
                 sizes.append((parts, max(resident)))
     assert process.stdout
     record = json.loads(process.stdout.read())
@@ -379,7 +379,7 @@ def object_store(here: Path, program: Path) -> dict[str, Any]:
         out, restarts = Storage("s3://bucket/answers"), 0
         while process.poll() is None and restarts < 3:
             with suppress(UserError):
-                if sum(name.startswith("part-") for name in out.sizes()) > 40 * (restarts + 1):
+                if len(out.sizes("parts")) > 40 * (restarts + 1):
                     restart(3)
                     restarts += 1
             time.sleep(0.05)
@@ -387,9 +387,9 @@ def object_store(here: Path, program: Path) -> dict[str, Any]:
         if process.returncode:
             raise SystemExit(stderr[-2000:])
         copy = here / "s3-answers"
-        copy.mkdir()
-        for name in out.sizes():
-            out.get(name, copy / name)
+        (copy / "parts").mkdir(parents=True)
+        for name in out.sizes("parts"):
+            out.get(f"parts/{name}", copy / "parts" / name)
     found = counted(copy, images)
     print(f"object store: {restarts} restarts, {found}, {json.loads(stdout)['images']:,} images", flush=True)
     return {f"s3_{name}": n for name, n in found.items()} | {"s3_restarts": restarts}
@@ -455,7 +455,7 @@ def simulation(here: Path, shards: int = 100_000, workers: int = 1000) -> dict[s
         5.0 * factor for factor in (0.8, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.2, 1.5)
     ]  # at an assumed 200 images/s
     if (answers := here / "overhead-answers").exists():  # the spread of times that were measured
-        parts = [json.loads(pq.read_metadata(p).metadata[b"lensmith"])["seconds"] for p in answers.glob("part-*")]
+        parts = [json.loads(pq.read_metadata(p).metadata[b"lensmith"])["seconds"] for p in answers.glob("parts/part-*")]
         recorded = [5.0 * part / statistics.fmean(parts) for part in parts]
     out = Storage(str(here / "simulated"))
     files = here / "simulated-source"

@@ -11,7 +11,7 @@ import pytest
 
 from lensmith.bulk import drive as drive_module
 from lensmith.bulk.drive import drive
-from lensmith.bulk.plan import PART, Plan, make_plan
+from lensmith.bulk.plan import PART, PARTS, Plan, make_plan
 from lensmith.bulk.pool import Event, Lost, Model, Refused
 from lensmith.bulk.shard import Task
 from lensmith.bulk.storage import Storage
@@ -38,9 +38,7 @@ class Job:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all parts, as any program reads them."""
-        names = [name for name in self.out.sizes() if name.startswith("part-")]
-        files = [self.out.path(name) for name in names]
-        found: list[dict[str, Any]] = ds.dataset(files, filesystem=self.out.files).to_table().to_pylist()
+        found: list[dict[str, Any]] = ds.dataset(self.out.path(PARTS), filesystem=self.out.files).to_table().to_pylist()
         return found
 
 

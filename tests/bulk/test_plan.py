@@ -90,6 +90,11 @@ def test_a_folder_with_other_files_is_refused_and_a_damaged_manifest_is_named(tm
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"other files, such as notes\.txt"):
         read_manifest(Storage(str(out)))
+    (out / "notes.txt").unlink()
+    (out / "parts").mkdir()
+    (out / "parts" / "part-000000.parquet").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"has parts without their manifest\.json"):
+        read_manifest(Storage(str(out)))
     (out / MANIFEST).write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         read_manifest(Storage(str(out)))

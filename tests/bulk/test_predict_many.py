@@ -50,7 +50,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
 
 
 def rows(out: Path | str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ds.dataset([str(p) for p in Path(out).glob("part-*")]).to_table().to_pylist()
+    found: list[dict[str, Any]] = ds.dataset(str(Path(out, "parts"))).to_table().to_pylist()
     return found
 
 
@@ -92,7 +92,7 @@ def test_a_killed_job_goes_on_and_a_killed_worker_is_replaced(taught: Path, tmp_
 
     def wait_for(parts: int, process: subprocess.Popen[str]) -> None:
         until = time.monotonic() + 60
-        while len(list((tmp_path / "out").glob("part-*"))) < parts:
+        while len(list((tmp_path / "out").glob("parts/part-*"))) < parts:
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.005)
@@ -104,7 +104,7 @@ def test_a_killed_job_goes_on_and_a_killed_worker_is_replaced(taught: Path, tmp_
     first.communicate()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, "workers end when nobody gives them work"
-    done = len(list((tmp_path / "out").glob("part-*")))
+    done = len(list((tmp_path / "out").glob("parts/part-*")))
     second = start()
     wait_for(done + 1, second)
     psutil.Process(second.pid).children()[0].kill()
@@ -123,7 +123,7 @@ def test_ctrl_c_keeps_what_is_done(taught: Path, tmp_path: Path) -> None:
     words += ["--out", "out", "--shard-images", "1"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("part-*")) and time.monotonic() < until:
+    while not list((tmp_path / "out").glob("parts/part-*")) and time.monotonic() < until:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from lensmith.bulk.plan import Plan
+from lensmith.bulk.plan import PARTS, Plan
 from lensmith.bulk.pool import Failed, Finished, Lost, Model, Pool, Ready, Refused
 from lensmith.bulk.schedule import Schedule
 from lensmith.bulk.shard import Task, read_part
@@ -17,6 +17,8 @@ from lensmith.data.source import count
 from lensmith.errors import UserError
 from lensmith.progress import Note, Tell
 
+KEPT = "What is done is kept. Run the same command again to go on."
+"""What is said when a job is stopped."""
 STARTS = 3
 """Workers in a row that may be lost before they have loaded the model."""
 PAUSE = 0.5
@@ -125,7 +127,7 @@ def _set_aside(shard: int, why: str, tell: Tell) -> None:
 
 def _present(out: Storage, shards: int) -> bytearray:
     """For each shard, 1 if its part has its name."""
-    there, names = bytearray(shards), out.sizes()
+    there, names = bytearray(shards), out.sizes(PARTS)
     for name, size in names.items():
         if size and name.startswith("part-") and name.endswith(".parquet"):
             with suppress(ValueError, IndexError):
@@ -153,5 +155,5 @@ def _missing(out: Storage, plan: Plan, totals: Totals, tell: Tell) -> list[int]:
 def _tidy(out: Storage) -> None:
     """Remove what killed workers have left half-written on a local disk."""
     if out.local:
-        for path in Path(out.root).glob(".part-*.part"):
+        for path in Path(out.path(PARTS)).glob(".part-*.part"):
             path.unlink(missing_ok=True)

@@ -27,7 +27,9 @@ from lensmith.progress import Tell, counter
 from lensmith.runs.shapes import made
 
 MANIFEST, PLAN = "manifest.json", "plan.parquet"
-PART = "part-{:06d}.parquet"
+PARTS = "parts"
+"""The folder of the parts, which is a dataset of its own for programs that read all files of a folder."""
+PART = PARTS + "/part-{:06d}.parquet"
 ROWS, BYTES = 1000, 1 << 30
 """Most images and most bytes in a shard, unless the user says otherwise."""
 _NUMBERS = ("first", "groups", "images", "size")
@@ -165,6 +167,8 @@ def read_manifest(out: Storage) -> Manifest | None:
     if MANIFEST not in names:
         if other := sorted(names - {PLAN}):
             raise UserError(f"{out.address} has other files, such as {other[0]}.", "Name another folder with --out.")
+        if out.sizes(PARTS):  # of which plan isn't known
+            raise UserError(f"{out.address} has parts without their {MANIFEST}.", "Name another folder with --out.")
         return None
     where = Path(out.path(MANIFEST))
     try:

@@ -15,7 +15,7 @@ from lensmith.data.source import count
 from lensmith.errors import UserError
 from lensmith.jobs.job import NOTE
 from lensmith.progress import Note, Tell, silent
-from lensmith.runs.files import write_json
+from lensmith.runs.files import write, write_json
 from lensmith.runs.folder import adapter_folder, read_run
 from lensmith.runs.shapes import JobNote, read_as
 from lensmith.verbs import terminal
@@ -95,7 +95,7 @@ def predict_many(
         UserError: the model, the source or a storage can't be used; `out` has the answers of another run.
         KeyboardInterrupt: Ctrl-C; what is done is kept.
     """
-    from lensmith.bulk.drive import drive
+    from lensmith.bulk.drive import KEPT, drive
     from lensmith.bulk.local import LocalPool
     from lensmith.bulk.plan import BYTES, ROWS, Plan, make_plan, read_manifest, same_work
     from lensmith.bulk.pool import Model
@@ -123,7 +123,7 @@ def predict_many(
             workers = pool or LocalPool(chosen.workers)
             totals = drive(storage, Plan(storage, manifest), workers, model, task, tell, cost, watch)
         except KeyboardInterrupt:
-            tell(Note("What is done is kept. Run the same command again to go on."))
+            tell(Note(KEPT))
             raise
     summary = totals.summary() | {"complete": not totals.set_aside, "source": manifest["source"], "run": identity}
     page = render_bulk(BulkData.of(summary, out, dict(manifest)))
@@ -132,8 +132,9 @@ def predict_many(
     where = storage.path(PAGE) if storage.local else f"{out.rstrip('/')}/{PAGE}"
     record = summary | {"out": out, "report": where}
     if folder:
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SUMMARY, record)
-        (folder / PAGE).write_text(page, encoding="utf-8")
+        write(folder / PAGE, page)
     return record
 
 

@@ -77,6 +77,7 @@ def test_a_killed_worker_resumes_and_ends_in_the_same_weights(
     assert weights(tmp_path / "runs" / "ray") == weights(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_a_job_lives_in_an_object_store(
     run: Run, shapes: Shapes, tiny_folder: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +91,7 @@ def test_a_job_lives_in_an_object_store(
         code, out, err = run(*words, *cluster.options("s3://bucket/jobs of mine"))
         assert code == 0, err
         assert "40 images, of which 0 can't be read." in out
-        assert "answers/part-000000.parquet" in server.names()
+        assert "answers/parts/part-000000.parquet" in server.names()
     assert (tmp_path / "runs" / "ray" / "adapter" / "adapter_model.safetensors").exists()
 
 
@@ -120,7 +121,7 @@ def test_a_bulk_prediction_has_every_image_once_although_actors_and_its_driver_a
 
     def wait_for(parts: int) -> None:
         until = time.monotonic() + 90
-        while len(list((tmp_path / "answers").glob("part-*"))) < parts:
+        while len(list((tmp_path / "answers").glob("parts/part-*"))) < parts:
             assert time.monotonic() < until, logs(storage)
             time.sleep(0.01)
 
@@ -146,7 +147,7 @@ def test_a_bulk_prediction_has_every_image_once_although_actors_and_its_driver_a
     code, out, err = run(*words)
     assert code == 0, err + logs(storage)
     assert "shards done before" in err
-    names = ds.dataset([str(p) for p in (tmp_path / "answers").glob("part-*")]).to_table()["image"].to_pylist()
+    names = ds.dataset(str(tmp_path / "answers" / "parts")).to_table()["image"].to_pylist()
     assert len(names) == len(set(names)) == 300
     assert "300 images, of which 0 can't be read." in out
 
@@ -222,6 +223,7 @@ def test_a_storage_that_the_cluster_does_not_see_is_said(
     assert "the storage isn't shared" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_cluster_of_ones_own_leaves_a_run_that_goes_on_here(
     run: Run,
     shapes: Shapes,

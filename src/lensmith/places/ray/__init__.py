@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensmith.bulk.drive import KEPT
 from lensmith.bulk.storage import Storage, is_remote
 from lensmith.config import written
 from lensmith.errors import Stopped, UserError, optional, reason
@@ -41,7 +42,6 @@ PAUSE = 1.0
 """Seconds between two looks at a job that is followed."""
 LOST = 120.0
 """Seconds that the cluster may be out of reach while a job is followed."""
-KEPT = "What is done is kept. Run the same command again to go on."
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
