@@ -50,6 +50,19 @@ def test_a_plan_reads_back_as_it_was_made(pictures: Path, tmp_path: Path, monkey
     assert read_manifest(out) == manifest
 
 
+def test_shards_by_bytes_look_up_the_sizes_of_local_files(pictures: Path, tmp_path: Path) -> None:
+    sizes = {file: file.stat().st_size for file in pictures.rglob("*.png")}
+    most = 3 * max(sizes.values())
+    out = Storage(str(tmp_path / "out"))
+    plan = Plan(out, make_plan(out, str(pictures), RUN, False, 1000, most, lambda event: None))
+    assert plan.shards > 10
+    for k in range(plan.shards):
+        assert sum(sizes[Path(piece.address)] for piece in plan.pieces(k)) <= most
+    (tmp_path / "list.txt").write_text("https://example.org/a.png\n")
+    with pytest.raises(UserError, match=r"The size of https://example\.org/a\.png isn't known\..*--shard-images"):
+        make_plan(Storage(str(tmp_path / "o")), str(tmp_path / "list.txt"), RUN, False, 10, 10, lambda event: None)
+
+
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     odd = tmp_path / "p" / b"caf\xe9.png".decode("utf-8", "surrogateescape")
     odd.parent.mkdir()

@@ -99,15 +99,17 @@ def shards(pieces: Iterable[Piece], rows: int = ROWS, size: int = BYTES) -> Iter
 
 
 def make_plan(
-    out: Storage, source: str, run: dict[str, Any], scores: bool, rows: int, size: int, tell: Tell
+    out: Storage, source: str, run: dict[str, Any], scores: bool, rows: int, size: int | None, tell: Tell
 ) -> Manifest:
     """Divide a source into shards, and write the plan and then its manifest.
 
     Args:
         run: which model answers, as plain values.
+        rows: most images in a shard.
+        size: most bytes in a shard; None for `BYTES`, as far as sizes are known without looking.
 
     Raises:
-        UserError: the source can't be read, or has no images.
+        UserError: the source can't be read, or has no images; or `size` is given and sizes can't be known.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -129,7 +131,8 @@ def make_plan(
                 writer.write_table(pa.table(arrays, schema))
                 rows_of_group.clear()
 
-            for shard in shards(module(kind).pieces(source), rows, size):
+            pieces = module(kind).pieces(source)
+            for shard in shards(pieces if size is None else map(_sized, pieces), rows, size or BYTES):
                 rows_of_group += [(number, piece) for piece in shard]
                 number, images = number + 1, images + sum(piece.images for piece in shard)
                 known = known and all(piece.images for piece in shard)
@@ -155,6 +158,18 @@ def make_plan(
     }
     out.write(MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
     return manifest
+
+
+def _sized(piece: Piece) -> Piece:
+    """A piece with its size in bytes, if it is a local file whose size hasn't been looked up."""
+    if piece.size or piece.groups:
+        return piece
+    if "://" in piece.address:
+        raise UserError(f"The size of {piece.address} isn't known.", "Divide the images with --shard-images.")
+    try:
+        return piece._replace(size=os.stat(piece.address).st_size)
+    except OSError:  # it will be a row with its error
+        return piece
 
 
 def read_manifest(out: Storage) -> Manifest | None:

@@ -97,7 +97,7 @@ def predict_many(
     """
     from lensmith.bulk.drive import KEPT, drive
     from lensmith.bulk.local import LocalPool
-    from lensmith.bulk.plan import BYTES, ROWS, Plan, make_plan, read_manifest, same_work
+    from lensmith.bulk.plan import ROWS, Plan, make_plan, read_manifest, same_work
     from lensmith.bulk.pool import Model
     from lensmith.bulk.shard import Task
     from lensmith.bulk.storage import WAIT, Storage
@@ -113,8 +113,8 @@ def predict_many(
         if chosen.shard_images or chosen.shard_bytes:
             tell(Note("The shards stay as they were planned when this job began."))
     else:
-        rows, most = chosen.shard_images or ROWS, chosen.shard_bytes or BYTES
-        manifest = make_plan(storage, source, identity, chosen.scores, rows, most, tell)
+        rows = chosen.shard_images or ROWS
+        manifest = make_plan(storage, source, identity, chosen.scores, rows, chosen.shard_bytes, tell)
     task = Task(manifest["kind"], _absolute(out), chosen.scores, recipe.data.max_pixels, WAIT)
     cost = recipe.ladder.hourly_cost if hourly_cost is None else hourly_cost
     with ExitStack() as stack:

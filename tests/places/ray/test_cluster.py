@@ -144,9 +144,10 @@ def test_a_bulk_prediction_has_every_image_once_although_actors_and_its_driver_a
     code, _, err = run("attach", folder_of_run)
     assert code == 2
     assert "failed" in err
-    code, out, err = run(*words)
+    code, out, err = run("resume", folder_of_run, *cluster.options(storage))
     assert code == 0, err + logs(storage)
     assert "shards done before" in err
+    assert (folder_of_run / "report.html").exists()
     names = ds.dataset(str(tmp_path / "answers" / "parts")).to_table()["image"].to_pylist()
     assert len(names) == len(set(names)) == 300
     assert "300 images, of which 0 can't be read." in out

@@ -270,13 +270,11 @@ def _copy_back(folder: Path, storage: Storage, name: str) -> bool:
 def _described(job: Job, submission: str, name: str, folder: Path, sent: list[Upload], storage: Storage) -> bytes:
     """job.json: everything that the cluster needs to know."""
     assert job.recipe
-    options, links = dict(job.options), [(upload.folder, upload.stored) for upload in sent]
+    options, links = _anywhere(job), [(upload.folder, upload.stored) for upload in sent]
     if taught := options.get("taught"):  # elsewhere, a folder of this name may not be allowed
         options["taught"] = f"taught/{Path(taught).resolve().name}"
-        links = [(options["taught"] if folder_of == taught else folder_of, stored) for folder_of, stored in links]
-    for key in ("source", "out"):
-        if isinstance(value := options.get(key), str) and not value.startswith("hub:"):
-            options[key] = _absolute(value)
+        given = job.options["taught"]
+        links = [(options["taught"] if folder_of == given else folder_of, stored) for folder_of, stored in links]
     values = {
         "verb": job.verb,
         "recipe": job.recipe.to_dict(),
@@ -292,12 +290,21 @@ def _described(job: Job, submission: str, name: str, folder: Path, sent: list[Up
     return json.dumps(values, indent=2).encode()
 
 
+def _anywhere(job: Job) -> dict[str, Any]:
+    """The options of a job with whole addresses, whatever the working directory is when they are used."""
+    options = dict(job.options)
+    for key in ("source", "out", "taught"):
+        if isinstance(value := options.get(key), str) and not value.startswith("hub:"):
+            options[key] = _absolute(value)
+    return options
+
+
 def _note(job: Job, name: str) -> dict[str, Any]:
     """The content of place.json, as far as it doesn't depend on the cluster."""
     assert job.recipe
     source = provenance()
     return {
-        **{"place": "ray", "state": "running", "verb": job.verb, "options": job.options, "name": name},
+        **{"place": "ray", "state": "running", "verb": job.verb, "options": _anywhere(job), "name": name},
         **{"cwd": os.getcwd(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "uri": job.recipe.data.uri},
         **{key: source[key] for key in ("commit", "dirty")},
     }
