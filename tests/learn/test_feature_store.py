@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import UserError
 from lensmith.learn import feature_store
-from lensmith.learn.feature_store import FeatureStore, cache_folder, fingerprint
+from lensmith.learn.feature_store import FeatureStore, cache_folder, fill, fingerprint
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import train
+from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
 from lensmith.models.tuning import trainable
+from lensmith.models.views import Views
 from lensmith.progress import Advance, Note
 from lensmith.runs.folder import Run
 from tests.conftest import Shapes
@@ -209,3 +214,48 @@ def test_features_are_extracted_in_batches_that_fit_into_memory(tiny: Model, mon
         features = dict(feature_store.extract_features(images, range(40), tiny, tiny.encode_images))
         assert sizes == expected
         assert len(features) == 40
+
+
+class Meeting:
+    """What two threads exchange that stand for processes on two machines."""
+
+    def __init__(self) -> None:
+        self.barrier, self.said = threading.Barrier(2), dict[int, list[Any]]()
+
+
+class Machine(Processes):
+    """One of two processes, each with a disk of its own."""
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.count, self.rank, self.main, self._meeting = 2, rank, rank == 0, meeting
+
+    def gather(self, items: Iterable[Any]) -> list[Any]:
+        self._meeting.said[self.rank] = list(items)
+        self._meeting.barrier.wait(60)
+        found = self._meeting.said[0] + self._meeting.said[1]
+        self._meeting.barrier.wait(60)
+        return found
+
+    def broadcast(self, value: Any) -> Any:
+        return self.gather([value])[0]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_machine_ends_with_all_features_on_its_own_disk(shared: bool, tiny: Model, tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (40, 40), (i, 0, 0)) for i in range(11)]
+    images, ids = [tiny.prepare(picture) for picture in pictures], [f"image {i}" for i in range(11)]
+    meeting, made = Meeting(), list[int]()
+
+    def extract(views: Views) -> Views:
+        made.append(len(views[0]))
+        return tiny.encode_images(views)
+
+    def machine(rank: int) -> FeatureStore:
+        store = FeatureStore(tmp_path / ("disk" if shared else f"disk {rank}"))
+        fill(store, images, ids, tiny, extract, Machine(rank, meeting), lambda event: None)
+        return store
+
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(machine, range(2)))
+    assert all(name in store for store in stores for name in ids)
+    assert sum(made) == (11 if shared else 22), "once on a shared disk, and otherwise once for each"

@@ -95,3 +95,30 @@ def test_progress_is_kept_for_who_comes_back(tmp_path: Path) -> None:
     Events(storage, "j").put({"text": "again", "detail": False})
     assert read_events(storage, "j")[-1]["number"] == 8
     assert json.loads((tmp_path / "jobs" / "j" / "events.json").read_text())
+
+
+def test_progress_that_is_read_while_it_is_replaced_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path))
+    Events(storage, "j").put({"text": "begun", "detail": False})
+    real, torn = Storage.read, [True, True, False]
+    monkeypatch.setattr(Storage, "read", lambda self, name: real(self, name)[: 20 if torn.pop(0) else None])
+    assert [event["text"] for event in read_events(storage, "j")] == ["begun"]
+    assert torn == []
+
+
+def test_work_does_not_wait_for_a_storage_that_keeps_no_progress(tmp_path: Path) -> None:
+    import time
+
+    storage = Storage(str(tmp_path), wait=600)
+    events = Events(storage, "j")
+    events._storage.files = None  # whatever is asked of it fails
+    (tmp_path / "jobs").write_text("in the way")
+    began = time.monotonic()
+    with pytest.raises((UserError, OSError)):
+        events.put({"text": "lost", "detail": False})
+    assert time.monotonic() - began < 10
+    (tmp_path / "jobs").unlink()
+    events.put({"text": "kept", "detail": False})
+    assert [event["text"] for event in read_events(storage, "j")] == ["lost", "kept"]

@@ -28,6 +28,10 @@ from lensmith.jobs.job import NOTE
 from lensmith.jobs.uploads import Upload
 from lensmith.runs.lock import LOCK
 
+_PATIENCE = 2.0
+"""Seconds to wait for the storage before an event isn't written."""
+_TRIES = 5
+"""Times that progress is read, since an object store may give the beginning of a newer object that is longer."""
 _KEPT = 500
 """Sentences that are kept for a client that comes back."""
 
@@ -141,10 +145,14 @@ def _pack(files: Mapping[str, Path], target: Path) -> None:
 
 
 class Events:
-    """The progress of a job, kept in the storage for whoever follows it. Called with events as plain values."""
+    """The progress of a job, kept in the storage for whoever follows it. Called with events as plain values.
+
+    Work doesn't wait for a storage that is away: its events of that time are told with the next one that is written.
+    """
 
     def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._file, self._lock = storage, f"jobs/{name}/events.json", threading.Lock()
+        self._storage = Storage(storage.address, wait=_PATIENCE)
+        self._file, self._lock = f"jobs/{name}/events.json", threading.Lock()
         self._events = read_events(storage, name)
 
     def put(self, event: dict[str, Any]) -> None:
@@ -159,12 +167,16 @@ class Events:
 
 
 def read_events(storage: Storage, name: str) -> list[dict[str, Any]]:
-    """The events of a job so far, each with its `number`."""
-    try:
-        found: list[dict[str, Any]] = json.loads(storage.read(f"jobs/{name}/events.json"))
-    except FileNotFoundError:
-        return []
-    return found
+    """The events of a job so far, each with its `number`; none if they are just being replaced again and again."""
+    for _ in range(_TRIES):
+        try:
+            found: list[dict[str, Any]] = json.loads(storage.read(f"jobs/{name}/events.json"))
+        except FileNotFoundError:
+            return []
+        except ValueError:
+            continue
+        return found
+    return []
 
 
 def write_outcome(storage: Storage, name: str, outcome: dict[str, Any]) -> None:
