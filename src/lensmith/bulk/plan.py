@@ -21,7 +21,7 @@ from annotated_types import Ge
 from typing_extensions import TypedDict  # before Python 3.12, pydantic needs this one
 
 from lensmith.bulk.sources import Piece, kind_of, module
-from lensmith.bulk.storage import Storage, is_remote
+from lensmith.bulk.storage import Storage, whole
 from lensmith.errors import UserError
 from lensmith.progress import Tell, counter
 from lensmith.runs.shapes import made
@@ -115,7 +115,6 @@ def make_plan(
     import pyarrow.parquet as pq
 
     kind = kind_of(source)
-    address = source if is_remote(source) or source.startswith("hub:") else Storage(source).root
     number = images = 0
     known, listed = True, counter("listing", 0, tell)
     schema = pa.schema([("shard", pa.int64()), ("address", pa.binary()), *((name, pa.int64()) for name in _NUMBERS)])
@@ -149,7 +148,7 @@ def make_plan(
         "lensmith": version("lensmith"),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "run": run,
-        "source": address,
+        "source": whole(source),
         "kind": kind,
         "shards": number,
         "images": images if known else None,
@@ -195,9 +194,8 @@ def read_manifest(out: Storage) -> Manifest | None:
 
 def same_work(out: Storage, manifest: Manifest, run: dict[str, Any], source: str, scores: bool) -> None:
     """Raises UserError if an output folder is that of another run, of another source or of other columns."""
-    address = source if is_remote(source) or source.startswith("hub:") else Storage(source).root
     run = run | {"name": manifest["run"].get("name")}  # a run that was renamed or moved is still the same
-    mine = {"run": run, "source": address, "scores": scores}
+    mine = {"run": run, "source": whole(source), "scores": scores}
     words = {"run": "another model", "source": "another source", "scores": "other columns"}
     for key, value in mine.items():
         if (then := manifest[key]) != value:  # type: ignore[literal-required]

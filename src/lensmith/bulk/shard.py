@@ -139,7 +139,7 @@ def _written(part: Part, predictions: Sequence[Prediction], classifier: Classifi
         "error": pa.array(errors, pa.string()),
     }
     if scores:
-        table = probabilities(predictions, classifier)
+        table = [classifier.probabilities(p) if p.scores else None for p in predictions]
         for k, label in enumerate(classifier.labels):
             columns[f"probability: {label}"] = pa.array([row and row[k] for row in table], pa.float32())
     about = {_KEY: json.dumps(asdict(part), ensure_ascii=False)}
@@ -148,16 +148,3 @@ def _written(part: Part, predictions: Sequence[Prediction], classifier: Classifi
         pa.table(columns).replace_schema_metadata(about), buffer, compression="zstd", write_page_checksum=True
     )
     return bytes(buffer.getvalue())
-
-
-def probabilities(predictions: Sequence[Prediction], classifier: Classifier) -> list[list[float] | None]:
-    """The calibrated probability of every class, for each image; None for an unreadable one."""
-    import torch
-
-    found: list[list[float] | None] = []
-    for p in predictions:
-        if not p.scores:
-            found.append(None)
-            continue
-        found.append(classifier.calibration.apply(torch.tensor(p.scores)[None])[0].softmax(0).tolist())
-    return found

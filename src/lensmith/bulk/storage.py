@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -46,6 +47,11 @@ _UNKNOWN = re.compile(
 def is_remote(address: str) -> bool:
     """Whether an address is one of an object store."""
     return bool(REMOTE.match(address))
+
+
+def whole(address: str) -> str:
+    """An address as it is understood in any working directory; paths become absolute."""
+    return address if is_remote(address) or address.startswith("hub:") else filesystem(address)[1]
 
 
 def join(address: str, name: str) -> str:
@@ -294,7 +300,7 @@ def _made(kind: str) -> Any:
             allow_delayed_open=True,  # one request for a small file instead of three
         )
     if kind == "gs":
-        return fs.GcsFileSystem(retry_time_limit=_seconds(60))
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=60))
     if kind == "az":
         account = os.environ.get("AZURE_STORAGE_ACCOUNT")
         if not account:
@@ -307,12 +313,6 @@ def _made(kind: str) -> Any:
     from huggingface_hub import HfFileSystem
 
     return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
-
-
-def _seconds(number: int) -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=number)
 
 
 def _sizes_locally(folder: str) -> dict[str, int]:

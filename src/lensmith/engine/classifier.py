@@ -198,6 +198,13 @@ class Classifier:
             )
         ]
 
+    def probabilities(self, prediction: Prediction) -> list[float]:
+        """The calibrated probability of each label, from the scores of a prediction that scored all of them."""
+        probabilities: list[float] = (
+            self.calibration.apply(torch.tensor(prediction.scores)[None])[0].softmax(0).tolist()
+        )
+        return probabilities
+
 
 def windows(
     classifier: Classifier, items: Iterable[Item], size: int | None = None

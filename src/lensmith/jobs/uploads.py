@@ -148,6 +148,15 @@ def _adapter(adapter: str) -> tuple[str, dict[str, Path]]:
 
 
 def _upload(volume: str, folder: str, files: Mapping[str, Path]) -> Upload:
+    return Upload(folder, volume, files, digest_of(files))
+
+
+def digest_of(files: Mapping[str, Path]) -> str:
+    """The digest of files by name, after which an upload of them is named: 20 hex digits.
+
+    Raises:
+        UserError: one of them can't be read.
+    """
     digest = hashlib.blake2b(digest_size=10)
     for name in sorted(files):
         try:
@@ -156,4 +165,4 @@ def _upload(volume: str, folder: str, files: Mapping[str, Path]) -> Upload:
         except OSError as error:
             raise UserError(f"{files[name]} can't be read: {error.strerror}.", "Check its permissions.") from None
         digest.update(len(name.encode()).to_bytes(4, "big") + name.encode() + content)
-    return Upload(folder, volume, files, digest.hexdigest())
+    return digest.hexdigest()

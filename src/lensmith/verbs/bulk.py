@@ -100,7 +100,7 @@ def predict_many(
     from lensmith.bulk.plan import ROWS, Plan, make_plan, read_manifest, same_work
     from lensmith.bulk.pool import Model
     from lensmith.bulk.shard import Task
-    from lensmith.bulk.storage import WAIT, Storage
+    from lensmith.bulk.storage import WAIT, Storage, whole
     from lensmith.pages.bulk import BulkData, render_bulk
 
     if resume and folder:
@@ -115,7 +115,7 @@ def predict_many(
     else:
         rows = chosen.shard_images or ROWS
         manifest = make_plan(storage, source, identity, chosen.scores, rows, chosen.shard_bytes, tell)
-    task = Task(manifest["kind"], _absolute(out), chosen.scores, recipe.data.max_pixels, WAIT)
+    task = Task(manifest["kind"], whole(out), chosen.scores, recipe.data.max_pixels, WAIT)
     cost = recipe.ladder.hourly_cost if hourly_cost is None else hourly_cost
     with ExitStack() as stack:
         watch = watch or _watcher(chosen.metrics, stack, tell)
@@ -180,13 +180,6 @@ def _identity(taught: str | None, labels: Sequence[str]) -> dict[str, Any]:
         "weights": digest.hexdigest()[:16],
         "labels": list(labels) or task["labels"],
     }
-
-
-def _absolute(out: str) -> str:
-    """An output folder as workers in other working directories find it."""
-    from lensmith.bulk.storage import Storage, is_remote
-
-    return out if is_remote(out) else str(Storage(out).root)
 
 
 def _json(value: dict[str, Any]) -> bytes:

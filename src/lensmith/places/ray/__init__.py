@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.bulk.drive import KEPT
-from lensmith.bulk.storage import Storage, is_remote
+from lensmith.bulk.storage import Storage, whole
 from lensmith.config import written
 from lensmith.errors import Stopped, UserError, optional, reason
 from lensmith.jobs.job import NOTE, Detached, Job, away, how_to_return, record_of
@@ -186,13 +186,13 @@ def _cluster(job: Job) -> Iterator[tuple[str, Storage]]:
     options = job.recipe.ray
     if options.address:
         assert options.storage
-        yield options.address, Storage(_absolute(options.storage))
+        yield options.address, Storage(whole(options.storage))
         return
     gpus = round(options.gpus * options.workers + 0.499) if options.gpus else 0
     # The driver of a job takes no core, and Ray Train's controller neither.
     cpus = max(os.cpu_count() or 1, options.workers * options.cpus)
     with tempfile.TemporaryDirectory(prefix="lensmith-storage-", ignore_cleanup_errors=True) as temporary:
-        storage = _absolute(options.storage) if options.storage else temporary
+        storage = whole(options.storage) if options.storage else temporary
         with local_cluster(cpus, gpus) as address:
             yield address, Storage(storage)
 
@@ -294,8 +294,8 @@ def _anywhere(job: Job) -> dict[str, Any]:
     """The options of a job with whole addresses, whatever the working directory is when they are used."""
     options = dict(job.options)
     for key in ("source", "out", "taught"):
-        if isinstance(value := options.get(key), str) and not value.startswith("hub:"):
-            options[key] = _absolute(value)
+        if isinstance(value := options.get(key), str):
+            options[key] = whole(value)
     return options
 
 
@@ -333,7 +333,3 @@ def _shared_database(job: Job) -> None:
             "The workers of a sweep on several machines can't share an SQLite file.",
             "Set sweep.storage to a PostgreSQL or MySQL database: postgresql://user@host/name.",
         )
-
-
-def _absolute(address: str) -> str:
-    return address if is_remote(address) else str(Path(address).expanduser().resolve())

@@ -90,17 +90,10 @@ class RayPool:
             try:
                 found.append(self._event(worker, shard, ray.get(task)))
             except ray.exceptions.RayActorError as error:
-                found.append(Lost(worker, _why(error)))
-                self._drop(worker)
-                self._spawn()
+                found.append(self._replace(worker, _why(error)))
             except ray.exceptions.RayTaskError as error:
                 reason = f"{type(error.cause).__name__}: {error.cause}" if error.cause else str(error)
-                if shard is None:
-                    found.append(Lost(worker, reason))
-                    self._drop(worker)
-                    self._spawn()
-                else:
-                    found.append(Failed(worker, shard, reason))
+                found.append(self._replace(worker, reason) if shard is None else Failed(worker, shard, reason))
         if self._ready:
             self._alone_since = time.monotonic()
         elif time.monotonic() - self._alone_since > self._options["wait"]:
@@ -126,10 +119,13 @@ class RayPool:
             return Failed(worker, shard, result["failed"])
         return Finished(worker, Part(**result["part"]))
 
-    def _drop(self, worker: int) -> None:
+    def _replace(self, worker: int, reason: str) -> Lost:
+        """Forget a worker that is lost, and start another."""
         self._actors.pop(worker)
         self._ready.discard(worker)
         self._tasks = {task: who for task, who in self._tasks.items() if who[0] != worker}
+        self._spawn()
+        return Lost(worker, reason)
 
     def close(self) -> None:
         import ray

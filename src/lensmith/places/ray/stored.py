@@ -10,7 +10,6 @@ One tar archive instead of many files: it is written atomically, and an object s
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 from lensmith.bulk.storage import Storage
 from lensmith.errors import UserError
 from lensmith.jobs.job import NOTE
-from lensmith.jobs.uploads import Upload
+from lensmith.jobs.uploads import Upload, digest_of
 from lensmith.runs.lock import LOCK
 
 _PATIENCE = 2.0
@@ -91,12 +90,7 @@ def unpacked(stored: str, storage: Storage) -> Path:
 
 def content_digest(folder: Path) -> str:
     """The digest of a folder's content, as `jobs.uploads` names uploads."""
-    digest = hashlib.blake2b(digest_size=10)
-    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
-        with (folder / name).open("rb") as file:
-            content = hashlib.file_digest(file, "blake2b").digest()
-        digest.update(len(name.encode()).to_bytes(4, "big") + name.encode() + content)
-    return digest.hexdigest()
+    return digest_of({path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()})
 
 
 def save_run(storage: Storage, name: str, runs: Path) -> None:

@@ -210,8 +210,6 @@ def _by_run(
     run: Path, classes: Sequence[str], files: Sequence[str], recipe: Recipe, tell: Tell
 ) -> tuple[dict[str, _Label], dict[str, str]]:
     """What a run's model says of the images, and a sentence for each that can't be read."""
-    import torch
-
     from lensmith.data import decode_image
     from lensmith.engine.classifier import predict
     from lensmith.engine.taught import load_taught
@@ -225,8 +223,7 @@ def _by_run(
         if prediction.error:
             unreadable[prediction.id] = prediction.error
             continue
-        scores = classifier.calibration.apply(torch.tensor(prediction.scores)[None])[0].softmax(0)
-        probabilities = dict(zip(classifier.labels, scores.tolist(), strict=True))
+        probabilities = dict(zip(classifier.labels, classifier.probabilities(prediction), strict=True))
         found[prediction.id] = _Label(str(prediction.predicted), str(run), probabilities)
     return found, unreadable
 
