@@ -63,6 +63,8 @@ class Prediction:
     probability_high: float | None = None
     scores: tuple[float, ...] = ()
     """Uncalibrated log-probabilities in the order of the labels; NaN for a label that was not scored."""
+    group: str = ""
+    """What the image has in common with others that aren't independent of it (`data.group`), if anything."""
 
 
 @dataclass(frozen=True)

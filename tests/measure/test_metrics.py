@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from lensmith.errors import UserError
 from lensmith.measure.metrics import (
     accuracy,
+    cells_of_groups,
     confusion,
-    holm,
-    images_needed,
+    grouped,
     is_correct,
     macro_f1,
     macro_f1_interval,
     mcnemar,
     paired_difference,
     per_class,
-    smallest_difference,
     top5,
     wilson,
 )
+from lensmith.measure.paired import holm, images_needed, smallest_difference
 from lensmith.measure.reliability import reliability, risk_coverage
 from lensmith.records import Prediction
 
@@ -369,3 +369,50 @@ def test_the_interval_of_macro_f1_covers_the_true_value_with_many_small_classes(
         interval = macro_f1_interval(counts, resamples=200)
         held += interval.low <= truth <= interval.high
     assert held >= 34
+
+
+def in_groups(random: np.random.Generator, groups: int, size: int, rate: float, spread: float) -> list[list[bool]]:
+    """Groups of images, each with an accuracy of its own around `rate`."""
+    own = np.clip(random.normal(rate, spread, groups), 0, 1)
+    return [list(random.random(size) < p) for p in own]
+
+
+@pytest.mark.parametrize(("groups", "size", "spread"), [(12, 20, 0.2), (40, 10, 0.25), (200, 5, 0.0)])
+def test_the_interval_of_groups_contains_the_truth_as_often_as_it_says(groups: int, size: int, spread: float) -> None:
+    random, rate = np.random.default_rng(0), 0.75
+    truth = float(np.clip(random.normal(rate, spread, 100_000), 0, 1).mean())
+    inside = naive = 0
+    for _ in range(200):
+        drawn = in_groups(random, groups, size, rate, spread)
+        units = [str(k) for k, found in enumerate(drawn) for _ in found]
+        correct = [bool(x) for found in drawn for x in found]
+        interval, plain = grouped(correct, units), wilson(sum(correct), len(correct))
+        assert interval.accuracy == plain.accuracy
+        inside += interval.low <= truth <= interval.high
+        naive += plain.low <= truth <= plain.high
+    assert inside >= 0.91 * 200
+    if spread:
+        assert naive < 0.85 * 200  # which is what the groups are for
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcd")), min_size=1, max_size=40))
+def test_the_interval_of_groups_is_one(rows: list[tuple[bool, str]]) -> None:
+    correct, units = [ok for ok, _ in rows], [unit for _, unit in rows]
+    rate = grouped(correct, units)
+    assert 0 <= rate.low <= rate.accuracy <= rate.high <= 1
+    assert rate.n == len(rows)
+    assert grouped(correct, [str(k) for k in range(len(rows))]) == wilson(sum(correct), len(rows))
+
+
+def test_predictions_with_groups_have_wider_intervals() -> None:
+    rows = [(k, "b" if k % 10 in (0, 1, 2) else "a") for k in range(30) for _ in range(10)]
+    alone = [Prediction(str(i), "a" if k % 2 else "b", answer) for i, (k, answer) in enumerate(rows)]
+    together = [Prediction(p.id, p.label, p.predicted, group=f"house {rows[i][0]}") for i, p in enumerate(alone)]
+    first, second = accuracy(alone), accuracy(together)
+    assert first.accuracy == second.accuracy
+    assert second.high - second.low > 1.8 * (first.high - first.low)
+    counts = confusion(together, ["a", "b"])
+    plain, wide = (macro_f1_interval(counts, cells_of=found) for found in (None, cells_of_groups(together, ["a", "b"])))
+    assert plain.value == wide.value
+    assert wide.high - wide.low > 1.8 * (plain.high - plain.low)
+    assert cells_of_groups(alone, ["a", "b"]) is None

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensmith.errors import UserError
-from lensmith.measure.metrics import accuracy, images_needed, mcnemar, paired_difference
-from lensmith.measure.paired import compare, compare_all, power_hint
+from lensmith.measure.metrics import accuracy, mcnemar, paired_difference
+from lensmith.measure.paired import compare, compare_all, grouped_difference, images_needed, power_hint
 from lensmith.records import Prediction
 
 
@@ -204,3 +204,28 @@ def test_the_hint_before_a_run() -> None:
     assert power_hint(1).startswith("1 test image can show ")
     with pytest.raises(UserError, match="no images"):
         power_hint(0)
+
+
+def test_a_difference_within_few_groups_is_not_one_of_many_images() -> None:
+    first, second = pair(200, 10, 40, 50)
+    assert compare("a", first, "b", second).verdict == "better"
+    # All images that the second gains are of two houses.
+    houses = [f"house {i // 50 if i >= 200 else 10 + i // 5}" for i in range(300)]
+    first, second = ([replace(p, group=house) for p, house in zip(run, houses, strict=True)] for run in (first, second))
+    comparison = compare("a", first, "b", second)
+    assert comparison.verdict == "can't tell"
+    assert comparison.p >= 0.05
+    assert comparison.difference.low < 0 < comparison.difference.high
+    assert (comparison.needed or 0) > 300
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 30)), min_size=1, max_size=60))
+def test_groups_of_one_image_agree_with_mcnemar(rows: list[tuple[int, int]]) -> None:
+    changes = [change for change, _ in rows]
+    estimate, p, effect = grouped_difference(changes, [str(i) for i in range(len(rows))])
+    assert effect >= 1
+    assert estimate.low <= estimate.value <= estimate.high
+    exact = mcnemar([c < 0 for c in changes], [c > 0 for c in changes])
+    assert abs(p - exact) < 0.03
+    _, p, _ = grouped_difference(changes, [str(house) for _, house in rows])
+    assert 0 < p <= 1

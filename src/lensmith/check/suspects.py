@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ def _conflicts(
 def _pooled(frozen: FrozenModel, dataset: ImageDataset) -> _Pool:
     """All images of `SPLITS`; of exact copies only one, since a copy in another fold would confirm a wrong label."""
     sources: list[_Source] = []
-    values, labels = [], []
+    values, labels, groups = [], [], list[str]()
     seen: dict[str, int] = {}
     members: dict[int, list[tuple[_Source, int]]] = defaultdict(list)
     for name in SPLITS:
@@ -164,8 +164,10 @@ def _pooled(frozen: FrozenModel, dataset: ImageDataset) -> _Pool:
             values.append(table.values[rows])
             labels.append(table.labels[rows])
             sources += [_Source(name, table.rows[k]) for k in rows]
+            groups += [table.groups[k] if table.groups else "" for k in rows]
     columns, indices = frozen.table("train").columns, list(range(len(sources)))
-    pooled = FeatureTable(torch.cat(values), columns, torch.cat(labels), indices, {}, list(map(str, indices)))
+    names = list(map(str, indices))
+    pooled = FeatureTable(torch.cat(values), columns, torch.cat(labels), indices, {}, names, groups)
     copies = {row: found for row, found in members.items() if len({c for _, c in found}) > 1}
     return _Pool(pooled, sources, copies)
 
@@ -175,7 +177,7 @@ def _only(table: FeatureTable, classes: Sequence[int], labels: int) -> FeatureTa
     keep = set(classes)
     table = table.subset([k for k, c in enumerate(table.labels.tolist()) if c in keep])
     new_index = torch.full((labels,), -1).scatter(0, torch.tensor(classes), torch.arange(len(classes)))
-    return FeatureTable(table.values, table.columns, new_index[table.labels], table.rows, {}, table.names)
+    return replace(table, labels=new_index[table.labels])
 
 
 def _out_of_fold(

@@ -44,6 +44,10 @@ class DataOptions(Options):
     """Names of integer labels, in the order of the integers."""
     validation: Fraction = 0.1
     """Fraction of the training images held out for validation, if the source has no validation split."""
+    group: str | None = None
+    """Which images aren't independent, such as those of one house or patient: the name of a column, or a pattern of
+    paths with parentheses around what names the group, as in (house[0-9]+)_. Images of a group stay in one split, and
+    intervals are wider by what they have in common."""
     test: Fraction = 0.2
     """Fraction of all images held out for the final test, if the source has no test split."""
     train_limit: Annotated[float, Gt(0)] | None = None

@@ -39,6 +39,7 @@ def open_dataset(
     images: str | None = None,
     several: Literal["stop", "skip"] = "stop",
     class_names: Sequence[str] | None = None,
+    group: str | None = None,
     validation: float = 0.1,
     test: float = 0.2,
     tell: Tell = silent,
@@ -50,6 +51,7 @@ def open_dataset(
     and `split_column` name the columns of a table or hub dataset, and `splits` says what the source calls each split.
     The paths in a table are relative to the folder `images`, or else to the table's. `several` says whether images with
     several labels are an error or left out. `class_names` gives names to numbered classes, starting with class 0.
+    `group` is a column or a pattern of paths that says which images stay in one split; see `splitting.groups`.
 
     `validation` and `test` are the fractions of the images (0 up to but excluding 1) to hold out if the source doesn't
     define that split; `splitting.holdout` describes how the images are chosen. Every image's content is read once, to
@@ -58,7 +60,7 @@ def open_dataset(
     Raises `UserError` for any problem that the user can fix. An image that can't be decoded raises an `ImageError`
     later, from `Split.image`.
     """
-    columns = Columns(image_column, label_column, split_column, splits, images, several)
+    columns = Columns(image_column, label_column, split_column, splits, images, several, group)
     return _opened(uri, columns, class_names, validation, test, tell)
 
 
@@ -73,7 +75,9 @@ def _opened(
     if class_names is not None and len(set(class_names)) != len(class_names):
         raise UserError(f"A class name is given twice: {', '.join(class_names)}.", "Give every class a different name.")
     source = open_source(uri, columns)
-    return build_dataset(uri, source, class_names=class_names, validation=validation, test=test, tell=tell)
+    return build_dataset(
+        uri, source, class_names=class_names, validation=validation, test=test, group=columns.group, tell=tell
+    )
 
 
 def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:

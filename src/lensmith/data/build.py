@@ -21,6 +21,7 @@ from pathlib import Path
 from lensmith.data.dataset import ImageDataset, Scratch, Split, written_targets
 from lensmith.data.paths import natural_key
 from lensmith.data.source import Row, Source, count
+from lensmith.data.splitting.groups import group_notes, group_pattern, units
 from lensmith.data.splitting.holdout import assign_splits
 from lensmith.data.splitting.names import SPLITS
 from lensmith.errors import UserError
@@ -68,6 +69,7 @@ class _Table:
     contents: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)  # as the source gives them
+    groups: list[str] = field(default_factory=list)  # empty for an image without a group
     copies: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # content id -> first row with that content
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # files, with their labels
@@ -81,6 +83,7 @@ def build_dataset(
     class_names: Sequence[str] | None,
     validation: float,
     test: float,
+    group: str | None = None,
     tell: Tell = silent,
 ) -> ImageDataset:
     """Read all rows of `source`, check them and split them. Raises `UserError`; see `open_dataset`."""
@@ -90,7 +93,8 @@ def build_dataset(
     scratch = Scratch()
     file = scratch.path / "rows.arrow"
     try:
-        table = _write(source, file, _namer(source.names, class_names), counter("reading images", 0, tell))
+        name, group_of = _namer(source.names, class_names), group_pattern(group, uri)
+        table = _write(source, file, name, group_of, counter("reading images", 0, tell))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
@@ -101,12 +105,18 @@ def build_dataset(
     if not table.labels:
         raise UserError(f"No images in {uri}.", "Check the path and the kind of dataset.")
     _check_files(table, uri)
+    if group and not any(table.groups):
+        raise UserError(
+            f"data.group={group} names no group of any image in {uri}, for example of {_example(file)}.",
+            "Give a column of the table, or a pattern that occurs in the images' paths, such as (house[0-9]+)_.",
+        )
     if class_names is not None and source.names is None:
         _check_length(class_names, table.labels)
     rows = Dataset.from_file(str(file))
     source_splits = set(table.splits)
     test = 0.0 if source.by_models else test
-    splits = assign_splits(table.contents, table.labels, table.splits, validation=validation, test=test)
+    kept_together = units(table.contents, table.groups)
+    splits = assign_splits(kept_together, table.labels, table.splits, validation=validation, test=test)
     trainable = not source_splits <= {"validation", "test"}
     labels, notes = _class_order(table.labels, class_names or source.names)
     _check_classes(table.labels, splits, labels, trainable)
@@ -121,17 +131,24 @@ def build_dataset(
     )
     how_split = _split_note(source_splits, trainable, validation, test)
     notes = [*source.notes, *notes, how_split]
+    notes += group_notes(table.groups, splits)
     notes += _singles_note(table.labels, splits) + _file_notes(table, splits, rows["source"])
     return ImageDataset(uri, labels, train_split, validation_split, test_split, tuple(notes), how_split)
 
 
-def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Callable[[int], None]) -> _Table:
+def _write(
+    source: Source,
+    file: Path,
+    name: Callable[[Row], str],
+    group_of: Callable[[str], str],
+    progress: Callable[[int], None],
+) -> _Table:
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     text = dict.fromkeys(("id", "label", "source"), pa.string())
-    schema = pa.schema(text | {"bytes": pa.binary(), "targets": pa.string()})
+    schema = pa.schema(text | {"bytes": pa.binary(), "targets": pa.string(), "group": pa.string()})
     table = _Table()
-    batch: list[tuple[str, str, str, bytes | None, str | None]] = []
+    batch: list[tuple[str, str, str, bytes | None, str | None, str]] = []
     buffered_bytes = 0
     with pa.ipc.new_stream(str(file), schema) as writer:
 
@@ -152,6 +169,7 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
             table.contents.append(content)
             table.labels.append(label)
             table.splits.append(row.split)
+            table.groups.append(row.group or group_of(row.source))
             number = table.copies[content]
             batch.append(
                 (
@@ -160,6 +178,7 @@ def _write(source: Source, file: Path, name: Callable[[Row], str], progress: Cal
                     row.source,
                     row.data,
                     written_targets(row.targets),
+                    table.groups[-1],
                 )
             )
             buffered_bytes += len(row.data or b"")
@@ -281,6 +300,13 @@ def _split_note(source_splits: set[str], trainable: bool, validation: float, tes
         if name not in source_splits and fraction > 0
     ]
     return f"Split: {'; '.join(clauses) or 'nothing is held out'}."
+
+
+def _example(file: Path) -> str:
+    """Where the first image of a written table comes from."""
+    from datasets import Dataset
+
+    return str(Dataset.from_file(str(file))[0]["source"])
 
 
 def _singles_note(labels: Sequence[str], splits: Sequence[str]) -> list[str]:

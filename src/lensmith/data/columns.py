@@ -66,7 +66,7 @@ def is_label_name(name: str) -> bool:
     return name.strip().casefold() in _LABEL
 
 
-def to_row(image: Any, label: Any, where: str, images: Images, split: str = "") -> Row:
+def to_row(image: Any, label: Any, where: str, images: Images, split: str = "", group: Any = None) -> Row:
     """One row from its cells.
 
     Args:
@@ -74,27 +74,28 @@ def to_row(image: Any, label: Any, where: str, images: Images, split: str = "") 
             base64), or a struct of bytes and path.
         where: the row, for messages.
         images: finds the files.
+        group: the cell of the column that names the image's group, if there is one.
 
     Raises:
         UserError: `image` is anything else, such as an empty cell or the URL of an image that isn't here; or the label
             is empty.
     """
-    label = _label(label, where)
+    label, group = _label(label, where), "" if group is None else str(group).strip()
     if isinstance(image, dict) and image.keys() & {"bytes", "path"}:
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if isinstance(image, list | tuple) and image and all(isinstance(n, int) and 0 <= n < 256 for n in image):
         image = bytes(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return Row(label, where, bytes(image), split)
+        return Row(label, where, bytes(image), split, group=group)
     if isinstance(image, int) and not isinstance(image, bool):  # an id
         image = str(image)
     if not isinstance(image, str) or not image.strip():
         problem = "no image" if image is None or isinstance(image, str) else f"an image of type {type(image).__name__}"
         raise UserError(f"{where} has {problem}.", "An image is a path, or the bytes of an image file.")
     if (data := _within_text(image, where)) is not None:
-        return Row(label, where, data, split)
+        return Row(label, where, data, split, group=group)
     _check_text(image, where)
-    return Row(label, images.find(image, where), split=split)
+    return Row(label, images.find(image, where), split=split, group=group)
 
 
 _BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")

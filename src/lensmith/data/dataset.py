@@ -69,7 +69,7 @@ class Split:
 
     def __init__(self, name: str, rows: Dataset, scratch: Scratch) -> None:
         self.name = name
-        self._rows = rows  # columns id, label, source, bytes; see `build`
+        self._rows = rows  # columns id, label, source, bytes, targets, group; see `build`
         self._scratch = scratch  # keeps the mapped file as long as anything reads it
 
     def __len__(self) -> int:
@@ -97,6 +97,11 @@ class Split:
         """Class name of each sample."""
         # Every image repeats its class name: keep one string object per class.
         return [sys.intern(label) for label in self._rows["label"][:]]
+
+    @cached_property
+    def groups(self) -> Sequence[str]:
+        """Of each sample the name of its group (`data.group`); empty if it has none."""
+        return [sys.intern(group) for group in self._rows["group"][:]]
 
     @cached_property
     def targets(self) -> Sequence[Mapping[str, float] | None]:
@@ -149,6 +154,9 @@ class Split:
         with at least as many images as there are classes contains every class. The samples keep their order. If `n`
         exceeds the number of images, all are taken.
 
+        Of training images with groups, those of a group are taken together as far as possible: fewer labels then mean
+        fewer groups, as they would if fewer had been collected. Other splits are taken from all groups alike.
+
         Raises `UserError` if `n` is 0 or less, or a float above 1.
         """
         if n is None:
@@ -159,9 +167,12 @@ class Split:
                 "Give a number of at least 1, or a fraction of at most 1.0.",
             )
 
-        def sort_key(i: int) -> str:
-            name = self.ids[i]
+        def salted(name: str) -> str:
             return hashlib.sha256(f"{seed} {name}".encode()).hexdigest() if seed else name
+
+        def sort_key(i: int) -> tuple[str, str]:
+            group = self.groups[i] if self.name == "train" else ""
+            return hashlib.sha256(f"{seed} {group}".encode()).hexdigest() if group else "", salted(self.ids[i])
 
         members: dict[str, list[int]] = defaultdict(list)
         for i, label in enumerate(self.labels):
@@ -194,6 +205,7 @@ class Split:
         ids, labels, sources, targets = zip(*files, strict=True)
         columns = {"id": list(ids), "label": list(labels), "source": list(sources), "bytes": [None] * len(files)}
         columns["targets"] = [written_targets(target) for target in targets]
+        columns["group"] = [""] * len(files)
         more = Dataset.from_dict(columns, features=self._rows.features)
         return Split(self.name, concatenate_datasets([self._rows, more]), self._scratch)
 

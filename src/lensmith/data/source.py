@@ -26,7 +26,8 @@ class Row:
 
     `source` is the path of the image file; if `data` holds the encoded image instead, `source` says where that came
     from. An `int` label is an index into the class names, if there are any. `split` is one of `names.SPLITS`, or empty
-    if the source doesn't assign one. `targets` are the probabilities of the labels, if a model gave the label.
+    if the source doesn't assign one. `targets` are the probabilities of the labels, if a model gave the label. `group`
+    names what the image has in common with others (`data.group`), if a column of the source says so.
     """
 
     label: str | int
@@ -34,6 +35,7 @@ class Row:
     data: bytes | None = None
     split: str = ""
     targets: Mapping[str, float] | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Columns:
     """The folder that a table's paths are relative to, instead of the table's own."""
     several: Literal["stop", "skip"] = "stop"
     """What to do with images that have several labels."""
+    group: str | None = None
+    """A column whose cells name groups of images that stay together, or a pattern of paths; see `grouping`."""
 
     @classmethod
     def of(cls, options: DataOptions) -> Columns:
@@ -93,6 +97,7 @@ class Columns:
             options.splits,
             options.images,
             options.several,
+            options.group,
         )
 
     def folder(self, path: Path) -> Path:

@@ -7,7 +7,7 @@ question, the code that extracts features and the image's content, so that a cac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ import lensmith.engine.branches
 import lensmith.engine.features
 import lensmith.models.attention
 from lensmith.data import Split
+from lensmith.data.splitting.groups import units
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import feature_names
 from lensmith.learn.batches import PreparedImages
@@ -53,6 +54,8 @@ class FeatureTable:
     """One sentence for each image that can't be read, by its index in the split."""
     names: list[str]
     """Content id of the image in each row; exact copies have the same one."""
+    groups: list[str] = field(default_factory=list)
+    """Of the image in each row the name of its group (`data.group`), if there are groups."""
     computed: int = 0
     """The number of images whose features were extracted now; the others were in the cache."""
 
@@ -68,7 +71,13 @@ class FeatureTable:
         index = torch.as_tensor(which, dtype=torch.long)
         rows = [self.rows[i] for i in index.tolist()]
         names = [self.names[i] for i in index.tolist()]
-        return FeatureTable(self.values[index], self.columns, self.labels[index], rows, self.errors, names)
+        groups = [self.groups[i] for i in index.tolist()] if self.groups else []
+        return FeatureTable(self.values[index], self.columns, self.labels[index], rows, self.errors, names, groups)
+
+    @property
+    def units(self) -> list[str]:
+        """What the image in each row can't be separated from: its group, or else its exact copies."""
+        return units(self.names, self.groups) if self.groups else self.names
 
 
 def read_table(
@@ -122,5 +131,6 @@ def read_table(
         rows,
         images.errors,
         [contents[i] for i in rows],
+        [split.groups[i] for i in rows] if any(split.groups) else [],
         computed,
     )

@@ -296,25 +296,27 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def fold_count(table: FeatureTable, most: int = FOLDS) -> int:
-    """How many folds the smallest class allows, counting exact copies once; 1 if it can't be split."""
-    distinct = set(zip(table.labels.tolist(), table.names, strict=True))
+    """How many folds the smallest class allows, counting exact copies and the images of a group once; 1 if it can't be
+    split."""
+    distinct = set(zip(table.labels.tolist(), table.units, strict=True))
     return max(1, min(most, *Counter(label for label, _ in distinct).values()))
 
 
 def split_folds(table: FeatureTable, folds: int, seed: int) -> list[Fold]:
     """Split each class into k folds at random (stratified k-fold).
 
-    Exact copies of an image are in the same fold, so that no image is evaluated by a classifier fitted on its copy.
+    Exact copies of an image are in the same fold, so that no image is evaluated by a classifier fitted on its copy. The
+    images of a group are, too.
     """
     if folds < 2:
         return []
-    generator, fold_by_name = torch.Generator().manual_seed(seed), dict[str, int]()
+    generator, fold_by_name, units = torch.Generator().manual_seed(seed), dict[str, int](), table.units
     for label in table.labels.unique():
-        names = dict.fromkeys(table.names[k] for k in (table.labels == label).nonzero()[:, 0].tolist())
+        names = dict.fromkeys(units[k] for k in (table.labels == label).nonzero()[:, 0].tolist())
         unassigned = [name for name in names if name not in fold_by_name]
         order = torch.randperm(len(unassigned), generator=generator).tolist()
         fold_by_name |= {unassigned[k]: position % folds for position, k in enumerate(order)}
-    fold = torch.tensor([fold_by_name[name] for name in table.names])
+    fold = torch.tensor([fold_by_name[name] for name in units])
     return [
         Fold(table.subset((fold != k).nonzero()[:, 0]), table.subset((fold == k).nonzero()[:, 0])) for k in range(folds)
     ]

@@ -100,7 +100,7 @@ def predict_split(run: Run, classifier: Classifier, split: Split, path: Path, ta
     options, progress = run.recipe.data, counter(task, len(split), run.tell)
     about = {"images": split.order, "labels": list(classifier.labels), "calibration": asdict(classifier.calibration)}
     about["weights"] = weights_digest(classifier.model.folder, run.recipe.model.adapter)
-    unfinished = Unfinished(path, classifier.labels, about)
+    unfinished = Unfinished(path, classifier.labels, about, split.groups)
     items = islice(split.items(options.max_pixels, classifier.model.sufficient_size), unfinished.done, None)
     clock = time.perf_counter()
     scored = windows(classifier, items, unfinished.window)
@@ -216,12 +216,18 @@ def evaluate(
         raise ValueError("The predictions don't belong to this split's images, in the split's order.")
     labels, calibration = list(dataset.labels), dict(calibration or {})
     counts = metrics.confusion(predictions, labels)
+    cells_of = metrics.cells_of_groups(predictions, labels)
     calibration_curve = reliability(predictions)
     notes = list(dataset.notes)
     if split.name != "test":
         notes.append(f"These figures are for the {split.name} images, not for the test images.")
     if note := calibration.pop("note", None):
         notes.append(note)
+    if cells_of:
+        notes.append(
+            f"The images are of {len(cells_of):,} groups (data.group), within which they aren't independent: intervals "
+            "and p-values are those of that many groups."
+        )
     data: dict[str, Any] = {"uri": dataset.uri, "split": split.name, "n": len(split), "hash": split.hash}
     if left_out := dataset.left_out.get(split.name):
         data["left_out"] = left_out
@@ -230,8 +236,8 @@ def evaluate(
         name=name,
         accuracy=rate,
         top5=metrics.top5(predictions, len(labels)),
-        macro_f1=metrics.macro_f1_interval(counts, seed=seed),
-        classes=metrics.per_class(counts, labels),
+        macro_f1=metrics.macro_f1_interval(counts, seed=seed, cells_of=cells_of),
+        classes=metrics.per_class(counts, labels, metrics.recalls(predictions) if cells_of else None),
         confusion=counts,
         labels=labels,
         data=data | ({"top": top} if top else {}),

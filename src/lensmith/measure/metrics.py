@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import NormalDist
+from collections.abc import Mapping, Sequence
 
 from lensmith.errors import UserError
 from lensmith.records import ClassResult, Estimate, Prediction, Rate
@@ -30,18 +29,81 @@ def wilson(correct: int, n: int, z: float = Z95) -> Rate:
         raise UserError("There is nothing to score: no images.", "Check the dataset's test split and its limits.")
     if not 0 <= correct <= n:
         raise ValueError(f"{correct} correct of {n}")
-    p = correct / n
+    low, high = _wilson_bounds(correct / n, n, z)
+    return Rate(correct / n, low, high, n)
+
+
+def _wilson_bounds(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # At the ends the bounds are exactly 0 and 1; with rounding errors they would be off by about 1e-17.
-    low = 0.0 if correct == 0 else centre - half
-    high = 1.0 if correct == n else centre + half
+    return 0.0 if p == 0 else centre - half, 1.0 if p == 1 else centre + half
+
+
+def grouped(correct: Sequence[bool], units: Sequence[str], seed: int = 0, resamples: int = 2000) -> Rate:
+    """The proportion of `correct`, with an interval for images that aren't independent within their groups.
+
+    A bootstrap over groups gives the variance of the proportion, hence the number of independent images that would have
+    the same (the effective sample size), and Wilson's interval of that number is taken, with the t distribution's
+    quantile for the number of groups. Unlike the bootstrap's own percentiles, this is right near 0 and 1 too, and for
+    few groups.
+
+    Source: C. Franco, R. Little, T. Louis and E. Slud, Comparative study of confidence intervals for proportions in
+    complex sample surveys, Journal of Survey Statistics and Methodology 7 (2019).
+
+    Args:
+        correct: for each image, whether it is correct.
+        units: for each image, what it can't be separated from (`data.splitting.groups.units`).
+
+    Raises:
+        UserError: there are no images.
+    """
+    import numpy as np
+
+    n = len(correct)
+    if not n:
+        return wilson(0, 0)
+    index = {unit: k for k, unit in enumerate(dict.fromkeys(units))}
+    groups = len(index)
+    if groups == n:
+        return wilson(sum(correct), n)
+    members = np.array([index[unit] for unit in units])
+    sizes, right = np.bincount(members, minlength=groups), np.bincount(members, correct, groups)
+    p = sum(correct) / n
+    independent = 1.0 if groups == 1 else float(groups)
+    if 0 < p < 1 and groups > 1:
+        drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), resamples)
+        variance = float(np.var((drawn @ right) / (drawn @ sizes))) * groups / (groups - 1)
+        independent = min(float(n), p * (1 - p) / variance) if variance else float(n)
+    low, high = _wilson_bounds(p, independent, t95(max(1, groups - 1)))
     return Rate(p, low, high, n)
 
 
+def t95(freedom: int) -> float:
+    """The 97.5 % point of Student's t distribution; exact for 1 and 2 degrees of freedom, otherwise to within 2 %.
+
+    Source: M. Abramowitz and I. Stegun, Handbook of Mathematical Functions (1964), 26.7.5.
+    """
+    if freedom <= 2:
+        return (12.7062, 4.3027)[freedom - 1]
+    z, f = Z95, float(freedom)
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return z + sum(term / f ** (k + 1) for k, term in enumerate(terms))
+
+
 def accuracy(predictions: Sequence[Prediction]) -> Rate:
-    """Fraction of correct predictions; unreadable images count as incorrect."""
-    return wilson(sum(map(is_correct, predictions)), len(predictions))
+    """Fraction of correct predictions; unreadable images count as incorrect. See `grouped` for images with groups."""
+    return _rate([is_correct(p) for p in predictions], predictions)
+
+
+def units(predictions: Sequence[Prediction]) -> list[str] | None:
+    """What each image can't be separated from, its group or only itself; None if no image has a group."""
+    return [p.group or f"image {p.id}" for p in predictions] if any(p.group for p in predictions) else None
+
+
+def _rate(correct: Sequence[bool], predictions: Sequence[Prediction]) -> Rate:
+    found = units(predictions)
+    return grouped(correct, found) if found else wilson(sum(correct), len(correct))
 
 
 def with_left_out(accuracy: float, n: int, left_out: int) -> str:
@@ -62,9 +124,7 @@ def top5(predictions: Sequence[Prediction], n_labels: int) -> Rate | None:
     Raises:
         UserError: there are no predictions.
     """
-    rate = wilson(
-        sum(p.predicted is not None and p.rank is not None and p.rank <= 5 for p in predictions), len(predictions)
-    )
+    rate = _rate([p.predicted is not None and p.rank is not None and p.rank <= 5 for p in predictions], predictions)
     return None if n_labels <= 5 or all(p.rank is None for p in predictions) else rate
 
 
@@ -84,8 +144,27 @@ def confusion(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[
     return counts
 
 
-def per_class(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[ClassResult]:
-    """Recall with its interval, precision and F1 of each class that has images, from a confusion matrix."""
+def cells_of_groups(
+    predictions: Sequence[Prediction], labels: Sequence[str]
+) -> dict[str, list[tuple[int, int]]] | None:
+    """The cells of the confusion matrix, (true, predicted), of each group's images; None if no image has a group."""
+    if (found := units(predictions)) is None:
+        return None
+    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)} | {None: len(labels)}
+    cells: dict[str, list[tuple[int, int]]] = {}
+    for p, unit in zip(predictions, found, strict=True):
+        cells.setdefault(unit, []).append((index[p.label], index[p.predicted]))
+    return cells
+
+
+def per_class(
+    counts: Sequence[Sequence[int]], labels: Sequence[str], recall: Mapping[str, Rate] | None = None
+) -> list[ClassResult]:
+    """Recall with its interval, precision and F1 of each class that has images, from a confusion matrix.
+
+    Args:
+        recall: the recall of each class, if images aren't independent; see `recalls`.
+    """
     results = []
     for i, label in enumerate(labels):
         n, correct = sum(counts[i]), counts[i][i]
@@ -93,8 +172,17 @@ def per_class(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[Cl
             continue
         predicted = sum(row[i] for row in counts)
         precision = correct / predicted if predicted else 0.0
-        results.append(ClassResult(label, wilson(correct, n), precision, 2 * correct / (n + predicted)))
+        rate = recall[label] if recall else wilson(correct, n)
+        results.append(ClassResult(label, rate, precision, 2 * correct / (n + predicted)))
     return results
+
+
+def recalls(predictions: Sequence[Prediction]) -> dict[str, Rate]:
+    """The recall of each class; see `accuracy`."""
+    of_class: dict[str, list[Prediction]] = {}
+    for p in predictions:
+        of_class.setdefault(str(p.label), []).append(p)
+    return {label: accuracy(found) for label, found in of_class.items()}
 
 
 def macro_f1(classes: Sequence[ClassResult]) -> float:
@@ -108,8 +196,14 @@ def macro_f1(classes: Sequence[ClassResult]) -> float:
     return sum(c.f1 for c in classes) / len(classes)
 
 
-def macro_f1_interval(counts: Sequence[Sequence[int]], *, seed: int = 0, resamples: int = 1000) -> Estimate:
-    """Mean F1 over the classes that have images, with its basic bootstrap interval over images.
+def macro_f1_interval(
+    counts: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    cells_of: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+) -> Estimate:
+    """Mean F1 over the classes that have images, with its basic bootstrap interval over images, or over groups of them.
 
     All images in a cell of the confusion matrix are equivalent. Drawing n images with replacement is therefore the same
     as drawing the cells' counts from a multinomial distribution, and only non-empty cells matter. A class without
@@ -125,6 +219,7 @@ def macro_f1_interval(counts: Sequence[Sequence[int]], *, seed: int = 0, resampl
         counts: [true][predicted] counts from `confusion`.
         seed: the same seed gives the same interval.
         resamples: the number of bootstrap resamples.
+        cells_of: the (true, predicted) cells of each group's images, if images of a group aren't independent.
 
     Raises:
         UserError: there are no images.
@@ -138,9 +233,18 @@ def macro_f1_interval(counts: Sequence[Sequence[int]], *, seed: int = 0, resampl
     on_diagonal, n, size = true == predicted, int(cells.sum()), max(table.shape)
     random = np.random.default_rng(seed)
     means = np.empty(resamples)
+    column = {cell: k for k, cell in enumerate(zip(true.tolist(), predicted.tolist(), strict=True))}
+    of_group = np.zeros((len(cells_of or ()), len(cells)))
+    for row, found in enumerate((cells_of or {}).values()):
+        for cell in found:
+            of_group[row, column[cell]] += 1
     # One resample at a time, so that the memory needed is only that of the non-empty cells.
     for i in range(resamples):
-        drawn = random.multinomial(n, cells / n)
+        if cells_of:
+            groups = random.multinomial(len(of_group), np.full(len(of_group), 1 / len(of_group)))
+            drawn = (groups @ of_group).astype(np.int64)
+        else:
+            drawn = random.multinomial(n, cells / n)
         true_counts, predicted_counts = np.bincount(true, drawn, size), np.bincount(predicted, drawn, size)
         present = true_counts > 0
         correct = np.bincount(true, drawn * on_diagonal, size)
@@ -204,69 +308,3 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Estimate:
     centre = second - first
     half = Z95 * math.sqrt((first + second - centre * centre) / (n + 2))
     return Estimate((only_second - only_first) / n, max(-1.0, centre - half), min(1.0, centre + half))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for multiple comparisons, in the given order.
-
-    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6
-    (1979).
-    """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
-def images_needed(difference: float, discordant: float, power: float = 0.8) -> int:
-    """The number of images that McNemar's test, two-sided at 5 %, needs to detect a true difference, rounded up.
-
-    Source: R. J. Connor, Sample size for testing differences in proportions for the paired-sample design, Biometrics
-    43 (1987). It is derived for the normal approximation; the exact test needs a few per cent more.
-
-    Args:
-        difference: the difference between the two accuracies, in -1..1.
-        discordant: the fraction of the images on which only one of the two is correct.
-        power: the probability that the test detects the difference.
-
-    Raises:
-        ValueError: the difference is 0 or larger than `discordant`, `discordant` is not in 0..1, or the power is not
-            at least 0.5 and less than 1.
-    """
-    if not 0 < abs(difference) <= discordant <= 1:
-        raise ValueError(f"A difference of {difference} is impossible with a discordant fraction of {discordant}.")
-    return math.ceil(_connor(abs(difference), discordant, _power_point(power)))
-
-
-def smallest_difference(n: int, discordant: float = 0.2, power: float = 0.8) -> float:
-    """The smallest true difference that n images detect with this power: the inverse of `images_needed`.
-
-    It is at most `discordant`. With very few images, even this difference would not be detected with this power.
-
-    Raises:
-        UserError: n is 0.
-        ValueError: `discordant` is not above 0 and at most 1, or the power is not at least 0.5 and less than 1.
-    """
-    if n <= 0:
-        raise UserError("There is nothing to compare: no images.", "Check the dataset's test split and its limits.")
-    if not 0 < discordant <= 1:
-        raise ValueError(f"The discordant fraction must be above 0 and at most 1, not {discordant}.")
-    z = _power_point(power)
-    low, high = 0.0, discordant
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _connor(middle, discordant, z) <= n else (middle, high)
-    return high
-
-
-def _power_point(power: float) -> float:
-    if not 0.5 <= power < 1:
-        raise ValueError(f"The power must be at least 0.5 and less than 1, not {power}.")
-    return NormalDist().inv_cdf(power)
-
-
-def _connor(difference: float, discordant: float, z: float) -> float:
-    spread = Z95 * math.sqrt(discordant) + z * math.sqrt(discordant - difference * difference)
-    return (spread / difference) ** 2

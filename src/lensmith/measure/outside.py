@@ -136,7 +136,7 @@ def _write(run: Run, split: Split, predicted: Callable[[str, str], Prediction]) 
     path = run.folder / PREDICTIONS
     if path.exists():
         return
-    unfinished = Unfinished(path, run.dataset.labels, {"images": split.order})
+    unfinished = Unfinished(path, run.dataset.labels, {"images": split.order}, split.groups)
     rows = islice(zip(split.ids, split.labels, strict=True), unfinished.done, None)
     while chunk := list(islice(rows, CHUNK)):
         unfinished.add([predicted(name, label) for name, label in chunk], 0.0)

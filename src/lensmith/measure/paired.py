@@ -6,28 +6,23 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 from lensmith.errors import UserError
-from lensmith.measure.metrics import (
-    accuracy,
-    holm,
-    images_needed,
-    is_correct,
-    mcnemar,
-    paired_difference,
-    smallest_difference,
-    wilson,
-)
-from lensmith.records import Comparison, Prediction, Rate
+from lensmith.measure.metrics import Z95, accuracy, is_correct, mcnemar, paired_difference, t95, units, wilson
+from lensmith.records import Comparison, Estimate, Prediction, Rate
 
 LEVEL = 0.05
+FEW_GROUPS = 14
+"""With up to so many groups that differ, all ways to flip them are tried."""
 SCORE_AGAIN = "Score both again, on the same split of the same dataset with the same limits and seed."
 
 
 def compare(first_name: str, first: Sequence[Prediction], second_name: str, second: Sequence[Prediction]) -> Comparison:
     """Compare two classifiers' predictions for the same images, matched by id; the order of each list has no effect.
 
-    The verdict is that of the exact McNemar test at the 5 % level. Unreadable images count as incorrect.
+    The verdict is that of the exact McNemar test at the 5 % level, or of `grouped_difference` for images in groups.
+    Unreadable images count as incorrect.
 
     Raises:
         UserError: a list is empty, an id occurs twice, the two lists contain different images or different labels of
@@ -41,7 +36,11 @@ def compare(first_name: str, first: Sequence[Prediction], second_name: str, seco
     lost = [key for key, a, b in zip(ids, first_correct, second_correct, strict=True) if a and not b]
     gained = [key for key, a, b in zip(ids, first_correct, second_correct, strict=True) if b and not a]
     n = len(ids)
-    difference = paired_difference(len(lost), len(gained), n)
+    difference, p, effect = paired_difference(len(lost), len(gained), n), mcnemar(first_correct, second_correct), 1.0
+    if found := units(first):
+        changes = [b - a for a, b in zip(first_correct, second_correct, strict=True)]
+        difference, p, effect = grouped_difference(changes, found)
+    needed = images_needed(difference.value, (len(lost) + len(gained)) / n) if difference.value else None
     return _with_verdict(
         Comparison(
             first=first_name,
@@ -52,12 +51,51 @@ def compare(first_name: str, first: Sequence[Prediction], second_name: str, seco
             difference=difference,
             lost=lost,
             gained=gained,
-            p=mcnemar(first_correct, second_correct),
+            p=p,
             verdict="",
-            needed=images_needed(difference.value, (len(lost) + len(gained)) / n) if difference.value else None,
+            needed=math.ceil(needed * effect) if needed else None,
             sentence="",
         )
     )
+
+
+def grouped_difference(
+    changes: Sequence[int], found: Sequence[str], seed: int = 0, resamples: int = 10_000
+) -> tuple[Estimate, float, float]:
+    """The difference of two classifiers on the same images, which aren't independent within their groups.
+
+    The p-value is that of flipping the signs of whole groups, as if in each the two classifiers could be exchanged: of
+    all flips if there are few groups, otherwise of random ones. The interval is that of a bootstrap over groups, with
+    the t distribution's quantile.
+
+    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 15.
+
+    Args:
+        changes: for each image 1, 0 or -1: what the second classifier gains on it.
+        found: for each image, what it can't be separated from.
+
+    Returns:
+        The difference, in -1..1; p; and the variance relative to that of independent images, at least 1.
+    """
+    import numpy as np
+
+    n, index = len(changes), {unit: k for k, unit in enumerate(dict.fromkeys(found))}
+    groups, random = len(index), np.random.default_rng(seed)
+    members = np.array([index[unit] for unit in found])
+    sums, sizes = np.bincount(members, changes, groups), np.bincount(members, minlength=groups)
+    value, some = float(sums.sum()) / n, sums[sums != 0]
+    if len(some) <= FEW_GROUPS:
+        signs = 1 - 2 * ((np.arange(2 ** len(some))[:, None] >> np.arange(len(some))) & 1)
+        p = float(np.mean(np.abs(signs @ some) >= abs(some.sum()) - 1e-9))
+    else:
+        flipped = np.abs(random.choice((-1.0, 1.0), (resamples, len(some))) @ some)
+        p = float(1 + np.sum(flipped >= abs(some.sum()) - 1e-9)) / (resamples + 1)
+    drawn = random.multinomial(groups, np.full(groups, 1 / groups), 2000)
+    variance = float(np.var((drawn @ sums) / (drawn @ sizes))) * groups / max(1, groups - 1)
+    half = t95(max(1, groups - 1)) * math.sqrt(variance) if groups > 1 else math.inf
+    alone = (sum(map(abs, changes)) / n - value * value) / n
+    interval = Estimate(value, max(-1.0, value - half), min(1.0, value + half))
+    return interval, p, max(1.0, variance / alone) if alone > 0 else 1.0
 
 
 def compare_all(names: Sequence[str], lists: Sequence[Sequence[Prediction]]) -> list[Comparison]:
@@ -217,3 +255,69 @@ def _p(p: float) -> str:
     while digits < 9 and float(f"{p:.{digits}f}") == LEVEL:
         digits += 1
     return f"p = {p:.{digits}f}"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for multiple comparisons, in the given order.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6
+    (1979).
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def images_needed(difference: float, discordant: float, power: float = 0.8) -> int:
+    """The number of images that McNemar's test, two-sided at 5 %, needs to detect a true difference, rounded up.
+
+    Source: R. J. Connor, Sample size for testing differences in proportions for the paired-sample design, Biometrics
+    43 (1987). It is derived for the normal approximation; the exact test needs a few per cent more.
+
+    Args:
+        difference: the difference between the two accuracies, in -1..1.
+        discordant: the fraction of the images on which only one of the two is correct.
+        power: the probability that the test detects the difference.
+
+    Raises:
+        ValueError: the difference is 0 or larger than `discordant`, `discordant` is not in 0..1, or the power is not
+            at least 0.5 and less than 1.
+    """
+    if not 0 < abs(difference) <= discordant <= 1:
+        raise ValueError(f"A difference of {difference} is impossible with a discordant fraction of {discordant}.")
+    return math.ceil(_connor(abs(difference), discordant, _power_point(power)))
+
+
+def smallest_difference(n: int, discordant: float = 0.2, power: float = 0.8) -> float:
+    """The smallest true difference that n images detect with this power: the inverse of `images_needed`.
+
+    It is at most `discordant`. With very few images, even this difference would not be detected with this power.
+
+    Raises:
+        UserError: n is 0.
+        ValueError: `discordant` is not above 0 and at most 1, or the power is not at least 0.5 and less than 1.
+    """
+    if n <= 0:
+        raise UserError("There is nothing to compare: no images.", "Check the dataset's test split and its limits.")
+    if not 0 < discordant <= 1:
+        raise ValueError(f"The discordant fraction must be above 0 and at most 1, not {discordant}.")
+    z = _power_point(power)
+    low, high = 0.0, discordant
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _connor(middle, discordant, z) <= n else (middle, high)
+    return high
+
+
+def _power_point(power: float) -> float:
+    if not 0.5 <= power < 1:
+        raise ValueError(f"The power must be at least 0.5 and less than 1, not {power}.")
+    return NormalDist().inv_cdf(power)
+
+
+def _connor(difference: float, discordant: float, z: float) -> float:
+    spread = Z95 * math.sqrt(discordant) + z * math.sqrt(discordant - difference * difference)
+    return (spread / difference) ** 2

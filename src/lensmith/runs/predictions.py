@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def read_predictions(path: Path) -> list[Prediction]:
         raise UserError(
             f"The predictions {path} are damaged or truncated: {reason}", "Score the images again."
         ) from None
-    if rows and set(rows[0]) != set(PLAIN):
-        missing = ", ".join(sorted(set(PLAIN) - set(rows[0])))
+    if rows and (lacking := set(PLAIN) - {"group"} - set(rows[0])):
+        missing = ", ".join(sorted(lacking))
         raise UserError(f"The predictions {path} have no column {missing}.", "Score the images again.")
     return [Prediction(**row) for row in rows]
 
@@ -100,15 +100,16 @@ class Unfinished:
         path: the final file.
         labels: the classes, in the order of the scores.
         about: what the scores depend on, as plain values. It must equal that of the chunks on disk.
+        groups: the name of each image's group, in the order of the images; empty for none.
 
     Raises:
         UserError: the chunks on disk depend on other values, or can't be written.
     """
 
-    def __init__(self, path: Path, labels: Sequence[str], about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, labels: Sequence[str], about: dict[str, Any], groups: Sequence[str] = ()) -> None:
         import json
 
-        self.path, self.labels, self.about = path, labels, about
+        self.path, self.labels, self.about, self.groups = path, labels, about, groups
         self.folder = path.with_name(f"{path.stem}.unfinished")
         self.done = 0
         """Number of images in complete chunks."""
@@ -151,6 +152,9 @@ class Unfinished:
         self.seconds += seconds
         if not self._state.exists():
             write_json(self._state, {"about": self.about, "seconds": self.seconds})
+        if any(self.groups):
+            groups = self.groups[self.done : self.done + len(predictions)]
+            predictions = [replace(p, group=group) for p, group in zip(predictions, groups, strict=True)]
         write_predictions(self.folder / f"{self.done:09d}.parquet", predictions, self.labels)
         write_json(self._state, {"about": self.about, "seconds": self.seconds})
         self.done += len(predictions)
@@ -178,8 +182,11 @@ class Unfinished:
 
 
 def _renamed(table: Any) -> Any:
-    """A table with the present column names."""
-    return table.rename_columns([OLD.get(name, name) for name in table.column_names])
+    """A table with the present columns."""
+    table = table.rename_columns([OLD.get(name, name) for name in table.column_names])
+    if "group" not in table.column_names:  # before version 0.3
+        table = table.add_column(len(PLAIN) - 1, "group", [[""] * len(table)])
+    return table
 
 
 def _count(chunk: Path) -> int | None:

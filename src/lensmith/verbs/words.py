@@ -21,7 +21,16 @@ from lensmith.errors import UserError, nearest
 from lensmith.runs.folder import is_run, read_run, recipe_for
 
 Kind = Literal["run", "recipe", "data"]
-OF_THE_IMAGES = ("image_column", "label_column", "split_column", "splits", "class_names", "corrections", "more")
+OF_THE_IMAGES = (
+    "image_column",
+    "label_column",
+    "split_column",
+    "splits",
+    "class_names",
+    "group",
+    "corrections",
+    "more",
+)
 """Options of `data` that belong to certain images."""
 FEW = 6
 """The largest number of options that are written out in a command; with more, a run folder stands for them."""

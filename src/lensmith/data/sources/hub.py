@@ -18,6 +18,7 @@ from lensmith.data.paths import visible_files
 from lensmith.data.source import UNUSED, Columns, Files, Row, Several, Source, count
 from lensmith.data.sources.table import UNLABELLED, parquet_names, parquet_rows
 from lensmith.data.splitting.column import Cells, SplitColumn, split_column
+from lensmith.data.splitting.groups import group_column
 from lensmith.data.splitting.names import meaning_of, split_like, split_name
 from lensmith.errors import UserError
 from lensmith.hub.errors import explain
@@ -133,7 +134,8 @@ def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: l
     numbered = isinstance(dataset.features[label], ClassLabel)
     images, several, unlabelled = Images(None), Several(columns.several), 0
     # `with_format(None)`, because a saved copy may be set to return tensors.
-    more = [column.name] if column else []
+    grouped = group_column(columns.group, dataset.column_names, name)
+    more = [found for found in (column.name if column else None, grouped) if found]
     for i, record in enumerate(dataset.select_columns([image, label, *more]).with_format(None), 1):
         if numbered and record[label] == UNLABELLED:
             unlabelled += 1
@@ -142,7 +144,7 @@ def _rows(dataset: Any, columns: Columns, name: str, split: str | None, notes: l
         where = f"{name} row {i}"
         found = several.of(record[label], where)
         if of_row is not None and found is not UNUSED:
-            yield to_row(record[image], found, where, images, of_row)
+            yield to_row(record[image], found, where, images, of_row, record[grouped] if grouped else None)
     notes += several.notes()
     if unlabelled:
         notes.append(f"Without a label in {name}, ignored: {count(unlabelled, 'image')}.")

@@ -18,6 +18,7 @@ from lensmith.data.locate import Images
 from lensmith.data.paths import existing
 from lensmith.data.source import UNUSED, Columns, Files, Row, Several, Source, count, damaged
 from lensmith.data.splitting.column import PATH, Cells, SplitColumn, split_column, split_folder
+from lensmith.data.splitting.groups import group_column
 from lensmith.data.text_tables import rows_of
 from lensmith.errors import UserError
 
@@ -79,7 +80,9 @@ def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | No
     column = parquet_split(path, columns) if split is None else None
     if column and column.note:
         notes.append(column.note)
+    grouped = group_column(columns.group, _parquet(path).schema_arrow.names, path.name)
     more = [column.name] if column and column.name != PATH else []
+    more += [grouped] if grouped else []
     images, several, number = Images(columns.folder(path), path.stem), Several(columns.several), 0
     for cells in _batches(path, [*names, *more], size=64):  # small, because a row may contain a large image
         for image, label, *rest in zip(*cells, strict=True):
@@ -88,10 +91,11 @@ def parquet_rows(path: Path, columns: Columns, notes: list[str], split: str | No
             if numbered and label == UNLABELLED:
                 unlabelled += 1
                 continue
+            of_group = rest.pop() if grouped else None
             of_row = column.of(rest[0] if rest else split_folder(image)) if column else split or ""
             found = several.of(label, where)
             if of_row is not None and found is not UNUSED:
-                yield to_row(image, found, where, images, of_row)
+                yield to_row(image, found, where, images, of_row, of_group)
     notes += several.notes()
     if unlabelled:
         notes.append(f"Without a label in {path.name}, ignored: {count(unlabelled, 'image')}.")
@@ -157,6 +161,7 @@ def text_rows(path: Path, columns: Columns, notes: list[str], split: str | None 
     if first is None:
         return
     image, label = pick(list(first), columns, path.name)
+    grouped = group_column(columns.group, list(first), path.name)
     cells = Cells()
     for _, record in _records(path) if split is None else ():
         # a first walk, since only later rows may say that there are splits
@@ -174,7 +179,7 @@ def text_rows(path: Path, columns: Columns, notes: list[str], split: str | None 
             of_row = column.of(split_folder(record.get(image)) if column.name == PATH else record.get(column.name))
         found = several.of(record.get(label), where)
         if of_row is not None and found is not UNUSED:
-            yield to_row(record.get(image), found, where, images, of_row)
+            yield to_row(record.get(image), found, where, images, of_row, record.get(grouped) if grouped else None)
     notes += several.notes()
 
 

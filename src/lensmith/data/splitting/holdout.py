@@ -1,8 +1,9 @@
 """Which images are held out for validation and test, where the source doesn't say.
 
-The choice depends on an image's content: adding images moves no others, and exact copies stay together. Only where a
-class would have no image in a split, one stands in from another split: first for training, then for validation, then
-for the test. So a class of three images has one in each. A stand-in may go back when its class gets more images.
+The choice depends on an image's content, or on the name of its group: adding images moves no others, and exact copies
+stay together, as do the images of a group. Only where a class would have no image in a split, one stands in from
+another split: first for training, then for validation, then for the test. So a class of three images has one in each. A
+stand-in may go back when its class gets more images. Where a split would have no group at all, one stands in likewise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lensmith.data.splitting.names import SPLITS
 
 
 def assign_splits(
-    contents: Sequence[str],
+    units: Sequence[str],
     labels: Sequence[str],
     given: Sequence[str],
     *,
@@ -31,7 +32,7 @@ def assign_splits(
     not exactly: the number of held-out images of a small class varies as in a random draw.
 
     Args:
-        contents: content id of each image.
+        units: what can only be moved together: of each image, its content id or its group's name; see `groups.units`.
         labels: class of each image.
         given: the split that the source puts each image into; empty if it doesn't say.
         validation: fraction to hold out, from 0 up to but excluding 1.
@@ -41,25 +42,26 @@ def assign_splits(
     fractions = {split: part for split, part in (("validation", validation), ("test", test)) if split not in defined}
     wanted = ["train", *(split for split, part in fractions.items() if part > 0)]
     splits = []
-    classes: dict[str, dict[str, str]] = defaultdict(dict)  # class -> content id -> split, of images that may move
+    classes: dict[str, dict[str, str]] = defaultdict(dict)  # class -> unit -> split, of images that may move
     owners: dict[str, str] = {}
     shared: set[str] = set()  # in several classes, so that they would move in all of them
-    for content, label, source in zip(contents, labels, given, strict=True):
-        split = assign_split(content, source, defined, validation=validation, test=test)
+    for unit, label, source in zip(units, labels, given, strict=True):
+        split = assign_split(unit, source, defined, validation=validation, test=test)
         splits.append(split)
-        if owners.setdefault(content, label) != label:
-            shared.add(content)
+        if owners.setdefault(unit, label) != label:
+            shared.add(unit)
         if _free(source):
-            classes[label][content] = split
-    moved: dict[str, str] = {}
+            classes[label][unit] = split
+    everything = {unit: split for members in classes.values() for unit, split in members.items()}
+    moved = _moves(everything, wanted) if set(wanted) - set(everything.values()) and shared else {}
     for members in classes.values():
         if not set(wanted) <= set(members.values()):
-            moved |= _moves({content: split for content, split in members.items() if content not in shared}, wanted)
+            moved |= _moves({unit: split for unit, split in members.items() if unit not in shared}, wanted)
     if not moved:
         return splits
     return [
-        moved.get(content, split) if _free(source) else split
-        for content, split, source in zip(contents, splits, given, strict=True)
+        moved.get(unit, split) if _free(source) else split
+        for unit, split, source in zip(units, splits, given, strict=True)
     ]
 
 
@@ -96,7 +98,7 @@ def _moves(members: dict[str, str], wanted: Sequence[str]) -> dict[str, str]:
 
 
 def assign_split(content: str, given: str, defined: Collection[str], *, validation: float, test: float) -> str:
-    """The split of the image with this content id by itself, whatever its class; see `assign_splits`.
+    """The split of the image with this content id (or the group with this name) by itself; see `assign_splits`.
 
     Args:
         defined: the splits that the source defines.
