@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from lensmith.verbs.compare.curve import curve
     from lensmith.verbs.compare.ladder import ladder
     from lensmith.verbs.compare.sweep import sweep
+    from lensmith.verbs.see.check import check
     from lensmith.verbs.see.demo import demo
     from lensmith.verbs.see.evaluate import evaluate, resume_evaluation
     from lensmith.verbs.see.report import report
+    from lensmith.verbs.see.stress import stress
     from lensmith.verbs.see.suspects import suspects
     from lensmith.verbs.teach.probe import probe
     from lensmith.verbs.teach.resume import resume
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Recipe",
     "UserError",
+    "check",
     "compare",
     "curve",
     "demo",
@@ -54,6 +57,7 @@ __all__ = [
     "report",
     "resume",
     "resume_evaluation",
+    "stress",
     "suspects",
     "sweep",
     "train",

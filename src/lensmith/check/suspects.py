@@ -73,8 +73,11 @@ class _Pool:
     """For a row whose image also occurs under other labels: all its copies, with their labels."""
 
 
-def find_suspects(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> Examination:
+def find_suspects(recipe: Recipe, dataset: ImageDataset, tell: Tell, frozen: FrozenModel | None = None) -> Examination:
     """Examine the training and validation images.
+
+    Args:
+        frozen: the model and the features of the dataset, if they are there already.
 
     Raises:
         UserError: `cleanlab` isn't installed, or fewer than two classes have enough images.
@@ -83,7 +86,7 @@ def find_suspects(recipe: Recipe, dataset: ImageDataset, tell: Tell) -> Examinat
     from cleanlab.filter import find_label_issues
 
     folds, labels = recipe.suspects.folds, dataset.labels
-    frozen = FrozenModel(recipe, dataset, tell)
+    frozen = frozen or FrozenModel(recipe, dataset, tell)
     feature = frozen.fit(probes.probes).head.feature
     pool = _pooled(frozen, dataset)
     counts = Counter(pool.table.labels.tolist())

@@ -325,6 +325,28 @@ class SuspectsOptions(Options):
 
 
 @dataclass
+class CheckOptions(Options):
+    """How `lensmith check` looks at the images."""
+
+    features: bool = True
+    """Whether to look through the model's eyes too: for further copies, for images far from all others, and for wrong
+    labels. Without, only files and pixels are looked at, which is quicker."""
+    most: Positive = 24
+    """Maximum number of pictures or pairs on the page for each finding. The table lists all."""
+    known: str | None = None
+    """A published list of copies to compare with: a table with the columns TestID and TrainID, which count the test and
+    the training images of the source from 0, as for CIFAR."""
+
+
+@dataclass
+class StressOptions(Options):
+    """How `lensmith stress` changes the images."""
+
+    images: Positive = 500
+    """Number of test images, each scored under all changes."""
+
+
+@dataclass
 class Recipe(Options):
     """One experiment."""
 
@@ -345,6 +367,8 @@ class Recipe(Options):
     curve: CurveOptions = field(default_factory=CurveOptions)
     sweep: SweepOptions = field(default_factory=SweepOptions)
     suspects: SuspectsOptions = field(default_factory=SuspectsOptions)
+    check: CheckOptions = field(default_factory=CheckOptions)
+    stress: StressOptions = field(default_factory=StressOptions)
     modal: ModalOptions = field(default_factory=ModalOptions)
     ray: RayOptions = field(default_factory=RayOptions)
 

@@ -1,7 +1,8 @@
 """Labels corrected by a table, which `lensmith suspects` writes and a person edits, or which `lensmith serve` keeps.
 
 Each row of the former names an image by its content id and gives its old label in the column `was`. If the column
-`label` differs, it becomes the image's label; if it is empty, the image is removed. Unedited rows change nothing.
+`label` differs, it becomes the image's label; if it is empty, the image is removed. Unedited rows change nothing. An
+id such as `0f3a...@train` means only the copies in that split: so `lensmith check` removes copies of test images.
 
 Each row of the latter names an image file, in the column `image`, and its label. If the image is in the dataset, it is
 labelled anew. Otherwise it is added to the training images, and never to the others: people correct what the model got
@@ -32,10 +33,12 @@ class _Change:
     content: str
     was: str
     label: str
+    split: str = ""
+    """The only split in which it is changed; empty for all."""
 
 
 def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
-    """The dataset with its labels corrected. All copies of an image are corrected together.
+    """The dataset with its labels corrected. All copies of an image are corrected together, unless a split is named.
 
     Raises:
         UserError: the table can't be read or lacks a column; it names a label or an image that doesn't exist; or the
@@ -46,29 +49,32 @@ def corrected(dataset: ImageDataset, path: Path) -> ImageDataset:
             return _with_files(dataset, path)
     except OSError as error:
         raise UserError(f"The corrections {path} can't be read: {error.strerror}.", "Check the path.") from None
-    changes = {change.content: change for change in _changes(path, dataset.labels)}
+    changes = _changes(path, dataset.labels)
     present = {content for split in dataset.splits for content in split.contents}
-    if missing := sorted(set(changes) - present):
+    if missing := sorted({change.content for change in changes} - present):
         raise UserError(
             f"{path} corrects the image {missing[0]}, which isn't one of the images of {dataset.uri}.", _OTHER_IMAGES
         )
     labelled = {pair for split in dataset.splits for pair in zip(split.contents, split.labels, strict=True)}
-    for content, change in changes.items():
-        if (content, change.was) not in labelled:
+    for change in changes:
+        if ((content := change.content), change.was) not in labelled:
             label = next(label for other, label in labelled if other == content)
             raise UserError(
                 f"{path} says that the image {content} was labelled {change.was!r}, but it is labelled {label!r}.",
                 _OTHER_IMAGES,
             )
-    train, validation, test = (_corrected(split, changes) for split in dataset.splits)
-    removed = sum(not change.label for change in changes.values())
+    train, validation, test = (
+        _corrected(split, {change.content: change for change in changes if change.split in ("", split.name)})
+        for split in dataset.splits
+    )
+    removed = sum(not change.label for change in changes)
     note = f"Corrected by {path}: {len(changes) - removed:,} labels changed, {removed:,} images left out."
     return replace(dataset, train=train, validation=validation, test=test, notes=(*dataset.notes, note))
 
 
 def _changes(path: Path, labels: tuple[str, ...]) -> list[_Change]:
     """One change for each image whose row was edited."""
-    changes: dict[str, tuple[int, _Change]] = {}
+    changes: dict[tuple[str, str], tuple[int, _Change]] = {}
     for k, row in rows_of(path):
         if missing := [column for column in COLUMNS if column not in row]:
             raise UserError(
@@ -80,8 +86,9 @@ def _changes(path: Path, labels: tuple[str, ...]) -> list[_Change]:
             _require_known(label, labels, k, path)
         if was == label:
             continue
-        change = _Change(content_of(image_id), was, label)
-        line, other = changes.setdefault(change.content, (k, change))
+        image_id, _, split = image_id.partition("@")
+        change = _Change(content_of(image_id), was, label, split)
+        line, other = changes.setdefault((change.content, split), (k, change))
         if other.label != label:
             raise UserError(
                 f"Lines {line} and {k} of {path} correct one image differently: {other.label!r} and {label!r}.",

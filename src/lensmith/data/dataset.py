@@ -130,6 +130,15 @@ class Split:
         """Where sample `i` comes from: its path, or for example `"birds.parquet row 17"`."""
         return str(self._rows["source"][i])
 
+    def row(self, i: int) -> int:
+        """The position of sample `i` among all samples of the source."""
+        indices = self._rows._indices  # of a selection; a complete table has none
+        return i if indices is None else int(indices.column(0)[i].as_py())
+
+    def sources(self) -> list[str]:
+        """Where all samples come from; see `source`. Not kept, since the paths of a million files take much memory."""
+        return list(self._rows["source"][:])
+
     @cached_property
     def hash(self) -> str:
         """16 hex digits that identify this set of (id, label) pairs, whatever their order."""

@@ -60,7 +60,12 @@ class _Sizes(NamedTuple):
 
 
 def decode_image(
-    source: bytes | Path, *, name: str, max_pixels: int = MAX_PIXELS, enough: Enough | None = None
+    source: bytes | Path,
+    *,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    enough: Enough | None = None,
+    look: Callable[[Image.Image], object] | None = None,
 ) -> Image.Image:
     """The image in `source` (a file, or its encoded bytes) as upright RGB with 8 bits per channel.
 
@@ -74,13 +79,15 @@ def decode_image(
     by 0.5 of 255 levels on average and up to 15 at the hardest edges (benchmarks/preparing.py), and by more in
     patterns too fine for the final size. `full_size` returns the size of the full image.
 
+    `look` is called with the opened file before it is decoded, for what its header says.
+
     Raises `ImageError`, which contains `name`, if the image is missing, empty, truncated, not an image, in colours that
     can't be converted to RGB, or has more than `max_pixels` according to its header, which is read before decoding.
     (Pillow itself refuses more than twice its `Image.MAX_IMAGE_PIXELS`, about 179 million, whatever `max_pixels`.)
     """
     try:
         with _opened(source, name) as stream:
-            return _decode(stream, name, max_pixels, enough)
+            return _decode(stream, name, max_pixels, enough, look)
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -205,7 +212,13 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def _decode(stream: BinaryIO, name: str, max_pixels: int, enough: Enough | None) -> Image.Image:
+def _decode(
+    stream: BinaryIO,
+    name: str,
+    max_pixels: int,
+    enough: Enough | None,
+    look: Callable[[Image.Image], object] | None,
+) -> Image.Image:
     with _quiet, Image.open(stream) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -213,6 +226,8 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, enough: Enough | None)
                 f"The image {name} has {width} x {height} pixels, more than the limit of {max_pixels:,}.",
                 "Scale it down.",
             )
+        if look:
+            look(image)
         is_jpeg = image.format in ("JPEG", "MPO")  # the formats that can be decoded at a reduced size
         if enough and is_jpeg:
             sideways = _transposition(image) in _SIDEWAYS

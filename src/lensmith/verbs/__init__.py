@@ -16,7 +16,9 @@ GROUPS = {
         "demo": "run the whole workflow in two minutes: baselines, training, comparison, report",
         "evaluate": "score a model, zero-shot or tuned, on labelled images",
         "report": "make the page of a finished run anew",
+        "check": "find what is wrong with the images: leaks, contradictions, odd ones, shortcuts",
         "suspects": "find images whose labels are likely wrong",
+        "stress": "see where a taught model breaks: its accuracy on mildly changed images",
         "recipe": "list every option of a recipe, with its default and meaning",
     },
     "teach": {

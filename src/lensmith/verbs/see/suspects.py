@@ -28,7 +28,7 @@ from lensmith.verbs.words import recipe_from, words_for
 if TYPE_CHECKING:
     from lensmith.check.suspects import Suspect
     from lensmith.data import ImageDataset
-    from lensmith.pages import suspects as page
+    from lensmith.pages.checks import suspects as page
 
 TABLE = "suspects.csv"
 EXAMPLES = ("lensmith suspects my-images --run runs/suspects",)
@@ -68,7 +68,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     require_one_process("suspects")
     started = time.perf_counter()
     from lensmith.check.suspects import find_suspects
-    from lensmith.pages import suspects as page
+    from lensmith.pages.checks import suspects as page
 
     dataset = open_data(recipe.data, tell)
     if not len(dataset.train):
@@ -136,7 +136,7 @@ def table(suspected: Sequence[Suspect], dataset: ImageDataset) -> str:
 
 def picture(suspect: Suspect, dataset: ImageDataset) -> page.Suspect | None:
     """A suspect for the page; None if its image can't be read any more."""
-    from lensmith.pages import suspects as page
+    from lensmith.pages.checks import suspects as page
 
     split = dataset.split(suspect.split)
     with suppress(ImageError):

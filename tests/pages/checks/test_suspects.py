@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lensmith.errors import UserError
-from lensmith.pages.suspects import Suspect, SuspectsData, render_suspects, write_suspects
+from lensmith.pages.checks.suspects import Suspect, SuspectsData, render_suspects, write_suspects
 from tests.pages.samples import HOSTILE, NAN, has_numbers_only, headings, loads_nothing, pictures, text
 
 PAIRS = [("shirt", "coat", 1200), ("coat", "shirt", 300)]
