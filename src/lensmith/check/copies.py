@@ -137,7 +137,8 @@ def find_copies(survey: Survey, features: Tensor | None, tell: Tell) -> Copies:
         first, second = sorted((kept[int(pairs.first[k])], kept[int(pairs.second[k])]))
         agreed, rate = float(torch.tanh(scores[k])), chance(float(tails[k]))
         listed.setdefault((first, second), Pair(first, second, agreed, rate, bool(pairs.mirrored[k])))
-    agreed_from = math.tanh(max(least, nulls[0].inv_cdf(1 - limit * _WEIGHTS[0]))) if limit else 1.0
+    beyond = 1 - max(limit * _WEIGHTS[0], 1e-9)
+    agreed_from = math.tanh(max(least, nulls[0].inv_cdf(beyond)))
     return Copies(list(listed.values()), len(kept) * limit, agreed_from, math.tanh(nulls[0].mean), plain)
 
 
@@ -176,7 +177,7 @@ def _scored(
         for side in (pairs.first, pairs.second):
             best.scatter_reduce_(0, side[rows], scores[rows], "amax")
         nulls.append(_null(best[sample & best.isfinite()], float(agreed.quantile(0.05))))
-    hopeless = float(agreement(*known, hopeless=2.0).quantile(0.02))
+    hopeless = math.tanh(float(_fisher(agreement(*known, hopeless=2.0)).quantile(0.02)) - _ROUGHER)
     for rows in (~complete).nonzero()[:, 0].split(4096):
         scores[rows] = _score(thumbnails, pairs[rows], hopeless, (nulls[0].mean, nulls[1].mean))
         progress(done := done + len(rows))

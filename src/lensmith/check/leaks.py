@@ -290,7 +290,7 @@ def compared(survey: Survey, copies: Copies, path: Path) -> Finding:
         "known",
         "note",
         total - seen,
-        f"Of {count(total, 'pair')} in {path.name}, {seen:,} were found.",
+        f"Of {count(total, 'pair')} in {path.name}, {seen:,} {'was' if seen == 1 else 'were'} found.",
         "Nothing; the pairs below were not found.",
         pictures=missed,
     )

@@ -70,8 +70,8 @@ def odd(survey: Survey, far: NDArray[np.float64] | None) -> Finding | None:
     sizes = np.array([file.width * file.height if file else np.nan for file in survey.files])
     shapes = np.array([file.width / file.height if file else np.nan for file in survey.files])
     measures: list[tuple[NDArray[np.float64], str, str]] = [
-        (np.log(sizes), "tiny", "huge"),
         (np.log(shapes), "tall", "wide"),
+        (np.log(sizes), "tiny", "huge"),
         (np.log(pixels["sharpness"] + 1), "blurred", "noisy"),
         (pixels["brightness"], "dark", "bright"),
     ]

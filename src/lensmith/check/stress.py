@@ -63,6 +63,14 @@ class Stressed:
     changed: int
     """The number of images whose answer is another."""
 
+    def sentence(self) -> str:
+        """What the change makes of the answers."""
+        c = self.comparison
+        than = f"{c.accuracy_second.accuracy:.1%} instead of {c.accuracy_first.accuracy:.1%}".replace("%", " %")
+        tells = f"which is {c.verdict}" if c.verdict != "can't tell" else f"which {c.n:,} images can't tell apart"
+        what = f"{self.about[0].upper()}{self.about[1:]}"
+        return f"{what}: {self.changed:,} of {c.n:,} answers change; {than} are correct, {tells}."
+
 
 def jpeg_compression(image: Image.Image, quality: float, seed: int = 0) -> Image.Image:
     """The image after saving it as a JPEG of this quality."""
@@ -137,16 +145,16 @@ CHANGES = (
     Change("jpeg_compression", "saved as JPEG, quality {:g}", (25, 18, 15), (80, 65, 58), jpeg_compression),
     Change("pixelate", "scaled to {:g} and back", (0.6, 0.5, 0.4), (0.95, 0.9, 0.85), pixelate),
     Change("gaussian_blur", "blurred, radius {:g}", (1, 2, 3), (0.4, 0.6, 0.7), gaussian_blur),
-    Change("gaussian_noise", "noise of {:g}", (0.08, 0.12, 0.18), (0.04, 0.06, 0.08), gaussian_noise),
+    Change("gaussian_noise", "noisy, by {:g}", (0.08, 0.12, 0.18), (0.04, 0.06, 0.08), gaussian_noise),
     Change("brightness", "brighter by {:g}", (0.1, 0.2, 0.3), (0.05, 0.1, 0.15), brightness),
-    Change("contrast", "contrast times {:g}", (0.4, 0.3, 0.2), (0.75, 0.5, 0.4), contrast),
-    Change("crop", "{:g} of the sides cropped", (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), crop),
+    Change("contrast", "of {:g} of the contrast", (0.4, 0.3, 0.2), (0.75, 0.5, 0.4), contrast),
+    Change("crop", "cropped by {:g} of the sides", (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), crop),
     Change("rotate", "turned by {:g} degrees", (5, 10, 20), (5, 10, 20), rotate),
 )
 """What `lensmith stress` does to images."""
 CUES = (
     Change("re-encoded", "all saved as JPEG, quality {:g}", (75,), (75,), jpeg_compression),
-    Change("borders", "without the outer {:g}", (0.1,), (0.1,), borders),
+    Change("borders", "without the outer {:g} of the sides", (0.1,), (0.1,), borders),
     Change("grey", "without colour", (0.0,), (0.0,), grey),
 )
 """What takes away what a model should not need: the traces of a file, the edges, the colours."""

@@ -114,7 +114,7 @@ def check(
         if of_run:
             sentences.append(without(predictions, {surveyed.ids[leak.test] for leak in leaks}))
             answers = _answers(of_run, recipe, dataset, tell)
-            sentences += [f"{a.about[0].upper()}{a.about[1:]}: {a.comparison.sentence}" for a in answers]
+            sentences += [a.sentence() for a in answers]
     except BaseException:
         shutil.rmtree(run.folder)  # nothing is in it yet
         raise
