@@ -66,6 +66,7 @@ bench: setup
 	$(BIN)/python benchmarks/suspects.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/check.py copies shortcuts fashion pairs
 
 # Needs a CUDA GPU, and so is no part of `bench`.
 bench-gpu: setup

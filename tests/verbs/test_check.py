@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.check.scenes import copy, folder_of, save, scene
+from tests.checks.scenes import copy, folder_of, save, scene
 from tests.conftest import Run
 
 QUICK = ("check.features=false", "data.validation=0")

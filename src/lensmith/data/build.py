@@ -31,6 +31,11 @@ _BATCH_ROWS, _BATCH_BYTES = 1000, 32 << 20
 _CHUNK = 1 << 20  # bytes read from a file at once
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a pipe would block forever
 _SHOWN = 100  # rows between two reports of progress
+_LEAKS = (
+    ("test", "train", "Test results will look too good."),
+    ("test", "validation", "Test results will look too good."),
+    ("validation", "train", "Settings are chosen by what was learned."),
+)
 
 
 def content_id(row: Row) -> str:
@@ -332,8 +337,9 @@ def _file_notes(table: _Table, splits: Sequence[str], sources: Sequence[str]) ->
             f"Copies under different labels: {count(len(table.conflicts), 'image')}, "
             f"for example {sources[table.first[content]]} and {sources[i]}."
         )
-    test = {content for content, split in zip(table.contents, splits, strict=True) if split == "test"}
-    leaked = sum(content in test for content, split in zip(table.contents, splits, strict=True) if split == "train")
-    if leaked:
-        notes.append(f"Copies of test images in the training split: {leaked:,}. Test results will look too good.")
+    rows = list(zip(table.contents, splits, strict=True))
+    for first, second, harm in _LEAKS:
+        held = {content for content, split in rows if split == first}
+        if leaked := sum(content in held for content, split in rows if split == second):
+            notes.append(f"Copies of {first} images in the {second} split: {leaked:,}. {harm}")
     return notes

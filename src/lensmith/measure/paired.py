@@ -13,6 +13,8 @@ from lensmith.measure.metrics import Z95, accuracy, is_correct, mcnemar, paired_
 from lensmith.records import Comparison, Estimate, Prediction, Rate
 
 LEVEL = 0.05
+FEW_OF_A_CLASS = 20
+"""With fewer test images of a class, its accuracy is known to 20 points at best."""
 FEW_GROUPS = 14
 """With up to so many groups that differ, all ways to flip them are tried."""
 SCORE_AGAIN = "Score both again, on the same split of the same dataset with the same limits and seed."
@@ -133,6 +135,23 @@ def power_hint(n: int) -> str:
     return (
         f"{_count(n, 'test image')} can show an accuracy to within {_points((rate.high - rate.low) / 2)} points, and a "
         f"difference between two models from about {_points(_visible(n, 0.2))} points on."
+    )
+
+
+def class_hint(labels: Sequence[str]) -> str:
+    """What the test images can't show of single classes, to be said before a run; empty if each has enough.
+
+    Args:
+        labels: the label of each test image.
+    """
+    numbers = Counter(labels)
+    few = [n for n in numbers.values() if n < FEW_OF_A_CLASS]
+    if not few:
+        return ""
+    rate = wilson(min(few) // 2, min(few))
+    return (
+        f"{len(few):,} of {len(numbers):,} classes have fewer than {FEW_OF_A_CLASS} test images: their accuracies are "
+        f"known to within {_points((rate.high - rate.low) / 2)} points at worst."
     )
 
 

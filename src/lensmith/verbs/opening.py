@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lensmith.data import Split
-from lensmith.measure.paired import power_hint
+from lensmith.measure.paired import class_hint, power_hint
 from lensmith.progress import Note, duration, size
 from lensmith.runs.folder import Run
 
@@ -37,5 +37,7 @@ def opening(
         run.tell(Note(way))
     if test is not None:
         run.tell(Note(power_hint(len(test)) if len(test) else UNTESTED))
+        if hint := class_hint(test.labels):
+            run.tell(Note(hint))
     for text in details:
         run.detail(text)

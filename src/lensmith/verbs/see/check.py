@@ -23,10 +23,10 @@ from lensmith.verbs.words import divided, kind_of, recipe_from, words_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lensmith.check.findings import Finding
-    from lensmith.check.leaks import Leak
-    from lensmith.check.stress import Stressed
-    from lensmith.check.survey import Survey
+    from lensmith.checks.findings import Finding
+    from lensmith.checks.leaks import Leak
+    from lensmith.checks.stress import Stressed
+    from lensmith.checks.survey import Survey
     from lensmith.data import ImageDataset
     from lensmith.learn.frozen import FrozenModel
     from lensmith.pages.checks import check as page
@@ -40,6 +40,7 @@ EXAMPLES = (
 )
 KEYS = ("kind", "harm", "count", "sentence", "advice", "sure", "head", "rows")
 """What the record has of each finding."""
+_MARKS = {"spoils": "!", "look": "?", "note": " "}
 _ANSWERED = 500
 """Images that a run answers with a cue taken away."""
 
@@ -55,18 +56,19 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     runs = [Path(word) for word in divided(args.recipe)[1] if kind_of(word) == "run"]
     recipe = recipe_from(args.recipe)
     record = check(recipe, args.run, screen, runs[0] if runs else None)
-    words = {"spoils": "!", "look": "?", "note": " "}
-    lines: list[terminal.Part] = [record["verdict"], *record["sentences"]]
+    bad = {"spoils", "look"} if args.strict else {"spoils"}
+    harms = {found["harm"] for found in record["findings"]}
+    lines: list[terminal.Part] = [] if "spoils" in harms else [record["verdict"]]
+    lines += record["sentences"]
     for found in record["findings"]:
-        lines.append(f"{words[found['harm']]} {found['sentence']}")
+        lines.append(f"{_MARKS[found['harm']]} {found['sentence']}")
         if found["harm"] != "note":
             lines.append(f"    {found['advice']}")
     lines += [f"Left out: {what}" for what in record["left_out"]]
     lines += [terminal.path_line("Table", record["table"]), terminal.path_line("Report", record["report"])]
-    removed = [f"data.corrections={record['table']}"] if record["removed"] else []
-    lines.append(terminal.next_line("train", *words_for(recipe, record["run"]), *removed))
-    bad = {"spoils", "look"} if args.strict else {"spoils"}
-    return terminal.Output(record, lines, int(any(found["harm"] in bad for found in record["findings"])))
+    corrected = [f"data.corrections={record['table']}"] * (record["removed"] > 0)
+    lines.append(terminal.next_line("train", *words_for(recipe, record["run"]), *corrected))
+    return terminal.Output(record, lines, int(bool(harms & bad)))
 
 
 def check(
@@ -91,10 +93,10 @@ def check(
     """
     require_one_process("check")
     started = time.perf_counter()
-    from lensmith.check.copies import find_copies
-    from lensmith.check.findings import table
-    from lensmith.check.leaks import leaks_of, without
-    from lensmith.check.survey import survey
+    from lensmith.checks.copies import find_copies
+    from lensmith.checks.findings import table
+    from lensmith.checks.leaks import leaks_of, without
+    from lensmith.checks.survey import survey
     from lensmith.pages.checks import check as page
 
     predictions = _predictions(of_run)
@@ -123,10 +125,8 @@ def check(
             f"{len(copies.plain):,} images with too little detail to find copies of them, such as clear skies."
         )
     run.start("test")
-    spoils = [found for found in findings if found.harm == "spoils"]
-    verdict = "Nothing was found that spoils figures."
-    if spoils:
-        verdict = spoils[0].sentence
+    spoils = (found.sentence for found in findings if found.harm == "spoils")
+    verdict = next(spoils, "Nothing was found that spoils figures.")
     text, removed = table(surveyed, findings)
     write(run.folder / TABLE, text)
     report = run.folder / REPORT
@@ -219,11 +219,8 @@ def _features(frozen: FrozenModel | None, surveyed: Survey) -> Any:
 
     if frozen is None:
         return None
-    found: Any = None
-    offset = 0
-    for split in surveyed.dataset.splits:
-        if not len(split):
-            continue
+    found, offset = None, 0
+    for split in filter(len, surveyed.dataset.splits):
         if split.name == "train" or any(i not in surveyed.errors for i in range(offset, offset + len(split))):
             rows = frozen.table(split.name)
             values = rows.feature("tower mean")
@@ -246,11 +243,11 @@ def _findings(
     """All that was found, in order of harm."""
     import torch
 
-    from lensmith.check import leaks as across
-    from lensmith.check.balance import balance
-    from lensmith.check.neighbours import nearest
-    from lensmith.check.odd import odd, unreadable
-    from lensmith.check.shortcuts import pixel_statistics, shortcuts
+    from lensmith.checks import leaks as across
+    from lensmith.checks.balance import balance
+    from lensmith.checks.neighbours import nearest
+    from lensmith.checks.odd import odd, unreadable
+    from lensmith.checks.shortcuts import pixel_statistics, shortcuts
 
     features, near, far = _features(frozen, surveyed), {}, None
     if features is not None and len(surveyed.readable()) > 5:
@@ -283,9 +280,9 @@ def _suspects(
     recipe: Recipe, surveyed: Survey, frozen: FrozenModel | None, left_out: list[str], tell: Tell
 ) -> Finding | None:
     """Labels that are likely wrong, by the model's features."""
-    from lensmith.check.findings import Finding, Line, Picture
-    from lensmith.check.survey import Spot
-    from lensmith.check.suspects import find_suspects
+    from lensmith.checks.findings import Finding, Line, Picture
+    from lensmith.checks.survey import Spot
+    from lensmith.checks.suspects import find_suspects
 
     if frozen is None:
         return None
@@ -312,7 +309,7 @@ def _suspects(
 
 def _answers(of_run: Path, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> list[Stressed]:
     """What a taught run answers when a cue is taken away; nothing for a run that was taught nothing."""
-    from lensmith.check.stress import CUES, stress
+    from lensmith.checks.stress import CUES, stress
     from lensmith.engine.taught import load_taught
 
     if not (of_run / "adapter").is_dir():
@@ -328,8 +325,7 @@ def _shown_answers(answers: Sequence[Stressed]) -> list[page.Answer]:
     if not answers:
         return []
     first = answers[0].comparison
-    rows = [page.Answer("as they are", first.accuracy_first, 0, first.n, "")]
-    return rows + [
+    return [page.Answer("as they are", first.accuracy_first, 0, first.n, "")] + [
         page.Answer(a.about, a.comparison.accuracy_second, a.changed, a.comparison.n, a.comparison.verdict)
         for a in answers
     ]

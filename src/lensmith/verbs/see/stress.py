@@ -63,8 +63,8 @@ def stress(
     """
     require_one_process("stress")
     started = time.perf_counter()
-    from lensmith.check.stress import CHANGES
-    from lensmith.check.stress import stress as stressed
+    from lensmith.checks.stress import CHANGES
+    from lensmith.checks.stress import stress as stressed
     from lensmith.engine.taught import load_taught
     from lensmith.measure.metrics import accuracy
     from lensmith.measure.pace import measure

@@ -26,7 +26,7 @@ from lensmith.verbs import terminal
 from lensmith.verbs.words import recipe_from, words_for
 
 if TYPE_CHECKING:
-    from lensmith.check.suspects import Suspect
+    from lensmith.checks.suspects import Suspect
     from lensmith.data import ImageDataset
     from lensmith.pages.checks import suspects as page
 
@@ -67,7 +67,7 @@ def suspects(recipe: Recipe, folder: Path | None = None, tell: Tell = silent) ->
     """
     require_one_process("suspects")
     started = time.perf_counter()
-    from lensmith.check.suspects import find_suspects
+    from lensmith.checks.suspects import find_suspects
     from lensmith.pages.checks import suspects as page
 
     dataset = open_data(recipe.data, tell)

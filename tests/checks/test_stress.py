@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lensmith.check.stress import CHANGES, CUES, SMALL, Change
-from tests.check.scenes import scene
+from lensmith.checks.stress import CHANGES, CUES, SMALL, Change
+from tests.checks.scenes import scene
 
 
 def levels(image: Image.Image) -> np.ndarray:

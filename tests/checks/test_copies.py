@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lensmith.check.align import agreement
-from lensmith.check.copies import find_copies
-from lensmith.check.neighbours import EXACT, nearest
+from lensmith.checks.align import agreement
+from lensmith.checks.copies import find_copies
+from lensmith.checks.neighbours import EXACT, nearest
 from lensmith.progress import silent
-from tests.check.scenes import KINDS, copy, folder_of, save, scene, surveyed
+from tests.checks.scenes import KINDS, copy, folder_of, save, scene, surveyed
 
 
 @pytest.mark.long

@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from lensmith.check.findings import Finding
+from lensmith.checks.findings import Finding
 from lensmith.data import ImageDataset
 from lensmith.data.source import count
 from lensmith.data.splitting.names import SPLITS
 from lensmith.measure.metrics import wilson
+from lensmith.measure.paired import FEW_OF_A_CLASS
 
-FEW = 20
-"""With fewer test images, a class's accuracy is known to 20 points at best."""
 _ALIKE = 0.9
 
 
@@ -27,7 +26,7 @@ def balance(dataset: ImageDataset) -> Finding:
         points = "" if not test[label] else f"+/- {100 * _half(test[label]):.0f} points"
         rows.append([label, *(f"{numbers[name][label]:,}" for name in SPLITS), points])
     missing = [label for label in dataset.labels if test.total() and not test[label]]
-    few = [label for label in dataset.labels if 0 < test[label] < FEW]
+    few = [label for label in dataset.labels if 0 < test[label] < FEW_OF_A_CLASS]
     untaught = [label for label in dataset.labels if train.total() and not train[label]]
     alike = similar(dataset.labels)
     parts = []
@@ -37,8 +36,8 @@ def balance(dataset: ImageDataset) -> Finding:
         parts.append(f"{count(len(untaught), 'class', 'classes')} have no training image ({_some(untaught)})")
     if few:
         parts.append(
-            f"{len(few):,} of {count(len(dataset.labels), 'class', 'classes')} have fewer than {FEW} test images, and "
-            f"accuracies known to {100 * _half(min(test[label] for label in few)):.0f} points at worst"
+            f"{len(few):,} of {count(len(dataset.labels), 'class', 'classes')} have fewer than {FEW_OF_A_CLASS} test "
+            f"images, and accuracies known to {100 * _half(min(test[label] for label in few)):.0f} points at worst"
         )
     parts += [f"the labels {a!r} and {b!r} are spelled alike" for a, b in alike]
     if parts:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from lensmith.check.copies import Copies, Pair
-from lensmith.check.findings import Finding, Line, Picture
-from lensmith.check.survey import Survey
+from lensmith.checks.copies import Copies, Pair
+from lensmith.checks.findings import Finding, Line, Picture
+from lensmith.checks.survey import Survey
 from lensmith.data.source import count
 from lensmith.data.text_tables import rows_of
 from lensmith.errors import UserError
@@ -85,7 +85,8 @@ def leak_finding(survey: Survey, copies: Copies, leaks: Sequence[Leak]) -> Findi
         )
     others = {leak.other: leak for leak in reversed(leaks)}
     lines = [
-        Line(other, other=leak.test, agreement=leak.agreement, remove=True, only_in=survey.spots[other].split)
+        # A copy of the same file is left out of its split only; another file wherever it is.
+        Line(other, "", leak.test, leak.agreement, True, survey.spots[other].split if leak.agreement == 1.0 else "")
         for other, leak in others.items()
     ]
     # Nearly the same first: they are what a person wants to see.

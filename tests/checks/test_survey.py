@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lensmith.check import survey as module
-from lensmith.check.survey import PIXELS
-from tests.check.scenes import folder_of, save, scene, surveyed
+from lensmith.checks import survey as module
+from lensmith.checks.survey import PIXELS
+from tests.checks.scenes import folder_of, save, scene, surveyed
 
 
 def test_what_files_say(tmp_path: Path) -> None:

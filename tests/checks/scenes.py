@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lensmith.check.survey import Survey, survey
+from lensmith.checks.survey import Survey, survey
 from lensmith.data import open_dataset
 from lensmith.progress import silent
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, pad
 
-from lensmith.check.survey import SIDE
+from lensmith.checks.survey import SIDE
 
 _PAIRS = 256
 """Pairs at once: more don't fit into the processor's caches."""

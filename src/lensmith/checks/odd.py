@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lensmith.check.findings import Finding, Line, Picture
-from lensmith.check.survey import PIXELS, Survey
+from lensmith.checks.findings import Finding, Line, Picture
+from lensmith.checks.survey import PIXELS, Survey
 from lensmith.data.source import count
 
 FAR = 6.0

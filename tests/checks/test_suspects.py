@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lensmith.check.suspects import find_suspects
+from lensmith.checks.suspects import find_suspects
 from lensmith.config import load_recipe
 from lensmith.data import open_dataset
 from lensmith.progress import silent

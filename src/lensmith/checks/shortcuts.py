@@ -20,8 +20,8 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from lensmith.check.findings import Finding, Picture
-from lensmith.check.survey import FileFacts, Survey
+from lensmith.checks.findings import Finding, Picture
+from lensmith.checks.survey import FileFacts, Survey
 
 SHUFFLES = 19
 """Labels are shuffled so often: the true labels do best of 20 by chance in one of twenty sets."""

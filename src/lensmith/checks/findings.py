@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lensmith.check.survey import Survey
+from lensmith.checks.survey import Survey
 from lensmith.data.corrections import COLUMNS
 from lensmith.data.text_tables import guarded
 
