@@ -12,7 +12,8 @@ Parts, all by default (name some to run only these):
   fashion    the whole of Fashion-MNIST (Debian's dataset-fashion-mnist): copies across its splits, and the time
   pairs      the nearest three of each of a million vectors
 
-Run: OPENCLIPART=... CLEANVISION=.../python python benchmarks/check.py [PART ...]   (half an hour; the last line is JSON)
+Run: OPENCLIPART=... CLEANVISION=.../python python benchmarks/check.py [PART ...]
+(half an hour; the last line is JSON)
 """
 
 from __future__ import annotations

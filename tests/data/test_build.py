@@ -219,3 +219,17 @@ def test_large_images_are_written_in_batches(monkeypatch: pytest.MonkeyPatch) ->
     dataset = build(rows, test=0, validation=0)
     assert [dataset.train.source(i) for i in range(20)] == [str(k) for k in range(20)]
     assert len({dataset.train.image(i).tobytes() for i in range(20)}) == 20
+
+
+@pytest.mark.parametrize(("first", "second"), [("test", "validation"), ("validation", "train")])
+def test_copies_across_all_pairs_of_splits_are_noted(first: str, second: str) -> None:
+    rows = [
+        row for name in ("train", "validation", "test") for row in many("a", range(5), name) + many("b", range(5), name)
+    ]
+    rows = [
+        Row(row.label, f"{row.split} {row.source}", f"{row.split} {row.source}".encode(), row.split) for row in rows
+    ]
+    assert not any("Copies of" in note for note in build(rows).notes)
+    copied = next(row for row in rows if row.split == first)
+    notes = build([*rows, Row(copied.label, "again", copied.data, second)]).notes
+    assert any(note.startswith(f"Copies of {first} images in the {second}") and "split: 1." in note for note in notes)

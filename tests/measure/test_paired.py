@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lensmith.errors import UserError
 from lensmith.measure.metrics import accuracy, mcnemar, paired_difference
-from lensmith.measure.paired import compare, compare_all, grouped_difference, images_needed, power_hint
+from lensmith.measure.paired import class_hint, compare, compare_all, grouped_difference, images_needed, power_hint
 from lensmith.records import Prediction
 
 
@@ -229,3 +229,11 @@ def test_groups_of_one_image_agree_with_mcnemar(rows: list[tuple[int, int]]) -> 
     assert abs(p - exact) < 0.03
     _, p, _ = grouped_difference(changes, [str(house) for _, house in rows])
     assert 0 < p <= 1
+
+
+def test_classes_with_few_test_images_are_said() -> None:
+    assert class_hint(["a"] * 20 + ["b"] * 30) == ""
+    hint = class_hint(["a"] * 5 + ["b"] * 19 + ["c"] * 400)
+    assert hint.startswith("2 of 3 classes have fewer than 20 test images")
+    points = float(re.search(r"within ([\d.]+) points", hint)[1])  # type: ignore[index]
+    assert 30 < points < 45

@@ -24,10 +24,11 @@ def test_the_start_is_short_and_the_rest_is_in_the_record(run: Run, shapes: Shap
     words = ["evaluate", str(data), f"model.base={tiny_folder}", "--run", "quiet"]
     err = subprocess.run([sys.executable, "-m", "lensmith", *words], capture_output=True, text=True, check=True).stderr
     said = [line for line in err.splitlines() if not re.match(r"reading|scoring|calibrating|writing", line)]
-    assert len(said) == 3, said
+    assert len(said) == 4, said
     assert said[0].startswith(f"{data}: 2 classes; ")
     assert re.fullmatch(r"It will take about \d+ s and up to [\d.]+ [MG]B of memory on this machine\.", said[1])
     assert "can show an accuracy to within" in said[2]
+    assert "2 of 2 classes have fewer than 20 test images" in said[3]
     details = json.loads(Path("quiet/record.json").read_text())["details"]
     assert any(text.startswith("Split: ") for text in details)
     assert any("billion operations" in text for text in details)

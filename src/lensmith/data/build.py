@@ -341,5 +341,6 @@ def _file_notes(table: _Table, splits: Sequence[str], sources: Sequence[str]) ->
     for first, second, harm in _LEAKS:
         held = {content for content, split in rows if split == first}
         if leaked := sum(content in held for content, split in rows if split == second):
-            notes.append(f"Copies of {first} images in the {second} split: {leaked:,}. {harm}")
+            name = second.replace("train", "training")
+            notes.append(f"Copies of {first} images in the {name} split: {leaked:,}. {harm}")
     return notes
