@@ -93,15 +93,15 @@ def drawings(number: int = 2_000) -> list[tuple[Image.Image, str]]:
         picture = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
         picture.thumbnail((320, 320))
         of_folder[file.parent] += 1
-        found.append((picture, file.parent.name))
+        found.append((picture, str(file.parent.parent)))
         if len(found) == number:
             break
     return found
 
 
 def copies(images: list[tuple[Image.Image, str]], name: str) -> dict[str, Any]:
-    """Plant copies across the splits and look for them. A pair of different images within one folder of drawings isn't
-    counted as false: they are often variants of each other, which nobody has sorted."""
+    """Plant copies across the splits and look for them. Pairs of drawings from folders side by side aren't counted as
+    false: they are often variants of each other (playing cards in three styles), which nobody has sorted."""
     rng = random.Random(3)
     kinds = [kind for kind in (*EASY, *HARD) for _ in range(EACH)]
     chosen = rng.sample(range(len(images)), len(kinds))

@@ -36,6 +36,8 @@ BEYOND = 0.993
 """A copy agrees more than this fraction of the best agreements of images without copies."""
 PLAIN = 1.0
 """Images with less detail than this, in levels of 0..255, can't be told apart by it: a clear sky, a white wall."""
+_PLACES = 32
+"""Images whose detail is in fewer pixels of the thumbnail can't be told apart either: a fly on a white wall."""
 _SAMPLE = 1_000
 """Images whose candidates are all aligned, which gives the distribution; of others only promising ones."""
 _KNOWN = 60
@@ -106,8 +108,7 @@ def find_copies(survey: Survey, features: Tensor | None, tell: Tell) -> Copies:
     """
     unique = list({survey.contents[i]: i for i in reversed(survey.readable())}.values())[::-1]
     everything = torch.from_numpy(survey.thumbnails[unique]).float()
-    strength = [detail(part).square().mean((1, 2)).sqrt() for part in everything.split(4096) if len(part)]
-    rich = (torch.cat(strength) >= PLAIN) if strength else torch.zeros(0, dtype=torch.bool)
+    rich = torch.cat([_has_detail(part) for part in everything.split(4096)])
     plain = [i for i, is_rich in zip(unique, rich.tolist(), strict=True) if not is_rich]
     kept = [i for i, is_rich in zip(unique, rich.tolist(), strict=True) if is_rich]
     if len(kept) < 3:
@@ -140,6 +141,13 @@ def find_copies(survey: Survey, features: Tensor | None, tell: Tell) -> Copies:
     beyond = 1 - max(limit * _WEIGHTS[0], 1e-9)
     agreed_from = math.tanh(max(least, nulls[0].inv_cdf(beyond)))
     return Copies(list(listed.values()), len(kept) * limit, agreed_from, math.tanh(nulls[0].mean), plain)
+
+
+def _has_detail(thumbnails: Tensor) -> Tensor:
+    """(images,) whether there is enough detail, in enough places, to tell images apart."""
+    energy = detail(thumbnails).square().flatten(1)
+    spread = energy.sum(1).square() / energy.square().sum(1).clamp_min(1e-6)  # pixels that share it, were they equal
+    return (energy.mean(1).sqrt() >= PLAIN) & (spread >= _PLACES)
 
 
 def _promising(thumbnails: Tensor, features: Tensor | None, sample: Tensor, tell: Tell) -> _Candidates:
