@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, normalize
 
 from lensmith.checks.align import agreement, detail
-from lensmith.checks.neighbours import Nearest, nearest
+from lensmith.checks.neighbours import EXACT, Nearest, nearest
 from lensmith.checks.survey import PIXELS, SIDE, Survey
 from lensmith.progress import Tell, counter
 
@@ -185,9 +185,12 @@ def _scored(
         for side in (pairs.first, pairs.second):
             best.scatter_reduce_(0, side[rows], scores[rows], "amax")
         nulls.append(_null(best[sample & best.isfinite()], float(agreed.quantile(0.05))))
-    hopeless = math.tanh(float(_fisher(agreement(*known, hopeless=2.0)).quantile(0.02)) - _ROUGHER)
+    # Among many images, only what looks like a copy early is followed up: the rest would take most of the time.
+    fraction, margin, deviations = (0.02, _ROUGHER, 0) if len(sample) <= EXACT else (0.05, 0.0, 1)
+    hopeless = math.tanh(float(_fisher(agreement(*known, hopeless=2.0)).quantile(fraction)) - margin)
+    usual = (nulls[0].mean + deviations * nulls[0].stdev, nulls[1].mean + deviations * nulls[1].stdev)
     for rows in (~complete).nonzero()[:, 0].split(4096):
-        scores[rows] = _score(thumbnails, pairs[rows], hopeless, (nulls[0].mean, nulls[1].mean))
+        scores[rows] = _score(thumbnails, pairs[rows], hopeless, usual)
         progress(done := done + len(rows))
     return scores, (nulls[0], nulls[1]), float(agreed.quantile(0.05)) - _ROUGHER
 
@@ -215,8 +218,9 @@ def _searches(thumbnails: Tensor, features: Tensor | None, tell: Tell) -> Iterat
         (False, spectrum, spectrum, 4),
         (True, spectrum, _spectrum(thumbnails.flip(2)), 1),
         (False, spectrum, _spectrum(_cropped(thumbnails)), 3),
-        *((False, layout, _layout(_moved(thumbnails, shift)), 1) for shift in _SHIFTS),
     ]
+    if len(thumbnails) <= EXACT:  # among more images these would take longer than all else
+        searches += [(False, layout, _layout(_moved(thumbnails, shift)), 1) for shift in _SHIFTS]
     if features is not None:
         searches.append((False, features, features, 3))
     for mirrored, vectors, queries, k in searches:
