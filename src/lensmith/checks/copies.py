@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -118,7 +119,10 @@ def find_copies(survey: Survey, features: Tensor | None, tell: Tell) -> Copies:
     of_model = None if features is None else features[kept]
     sample = torch.zeros(len(kept), dtype=torch.bool)
     sample[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:_SAMPLE]] = True
-    pairs = _promising(thumbnails, of_model, sample, tell)
+    sides = [min(file.width, file.height) for i in kept if (file := survey.files[i])]
+    # A shift by some pixels is much only for small images; among very many, looking for it would take too long.
+    shifted = statistics.median(sides) < 2 * SIDE and len(kept) <= EXACT
+    pairs = _promising(thumbnails, of_model, sample, shifted, tell)
     pairs = pairs[_same_colours(colours[pairs.first], colours[pairs.second])]
     known = _known_copies(thumbnails)
     scores, nulls, least = _scored(thumbnails, pairs, sample, known, tell)
@@ -150,10 +154,10 @@ def _has_detail(thumbnails: Tensor) -> Tensor:
     return (energy.mean(1).sqrt() >= PLAIN) & (spread >= _PLACES)
 
 
-def _promising(thumbnails: Tensor, features: Tensor | None, sample: Tensor, tell: Tell) -> _Candidates:
+def _promising(thumbnails: Tensor, features: Tensor | None, sample: Tensor, shifted: bool, tell: Tell) -> _Candidates:
     """The candidates of a sample of images, and of the others those that are more alike than is usual."""
     n, keys, promising = len(thumbnails), [], []
-    for mirrored, found in _searches(thumbnails, features, tell):
+    for mirrored, found in _searches(thumbnails, features, shifted, tell):
         rows = torch.arange(n)[:, None].expand_as(found.index)
         there = found.index >= 0
         alike = found.similarity >= found.similarity[:, 0].quantile(_UNLIKE)
@@ -209,7 +213,7 @@ def _fisher(correlation: Tensor) -> Tensor:
     return torch.atanh(correlation.clamp(-0.999, 0.99999))
 
 
-def _searches(thumbnails: Tensor, features: Tensor | None, tell: Tell) -> Iterator[tuple[bool, Nearest]]:
+def _searches(thumbnails: Tensor, features: Tensor | None, shifted: bool, tell: Tell) -> Iterator[tuple[bool, Nearest]]:
     """For each description of the images: whether they are compared mirrored, and the nearest images of each."""
     layout, spectrum = _layout(thumbnails), _spectrum(thumbnails)
     searches: list[tuple[bool, Tensor, Tensor, int]] = [
@@ -219,7 +223,7 @@ def _searches(thumbnails: Tensor, features: Tensor | None, tell: Tell) -> Iterat
         (True, spectrum, _spectrum(thumbnails.flip(2)), 1),
         (False, spectrum, _spectrum(_cropped(thumbnails)), 3),
     ]
-    if len(thumbnails) <= EXACT:  # among more images these would take longer than all else
+    if shifted:
         searches += [(False, layout, _layout(_moved(thumbnails, shift)), 1) for shift in _SHIFTS]
     if features is not None:
         searches.append((False, features, features, 3))
