@@ -112,7 +112,7 @@ def test_an_error_of_the_user_is_a_value_and_is_not_tried_again(
     assert code == 2
     assert "Traceback" not in err
     assert "class" in err
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 200  # tried again three times, it would take minutes even on an idle machine
     assert not (tmp_path / "runs" / "ray").exists(), "like a local run, it leaves no folder"
 
 
