@@ -11,8 +11,7 @@ from lensmith.checks.findings import Finding
 from lensmith.data import ImageDataset
 from lensmith.data.source import count
 from lensmith.data.splitting.names import SPLITS
-from lensmith.measure.metrics import wilson
-from lensmith.measure.paired import FEW_OF_A_CLASS
+from lensmith.measure.paired import FEW_OF_A_CLASS, precision
 
 _ALIKE = 0.9
 
@@ -23,7 +22,7 @@ def balance(dataset: ImageDataset) -> Finding:
     test, train = numbers["test"], numbers["train"]
     rows = []
     for label in sorted(dataset.labels, key=lambda label: (test[label], train[label])):
-        points = "" if not test[label] else f"+/- {100 * _half(test[label]):.0f} points"
+        points = "" if not test[label] else f"+/- {100 * precision(test[label]):.0f} points"
         rows.append([label, *(f"{numbers[name][label]:,}" for name in SPLITS), points])
     missing = [label for label in dataset.labels if test.total() and not test[label]]
     few = [label for label in dataset.labels if 0 < test[label] < FEW_OF_A_CLASS]
@@ -37,7 +36,7 @@ def balance(dataset: ImageDataset) -> Finding:
     if few:
         parts.append(
             f"{len(few):,} of {count(len(dataset.labels), 'class', 'classes')} have fewer than {FEW_OF_A_CLASS} test "
-            f"images, and accuracies known to {100 * _half(min(test[label] for label in few)):.0f} points at worst"
+            f"images, and accuracies known to {100 * precision(min(test[label] for label in few)):.0f} points at worst"
         )
     parts += [f"the labels {a!r} and {b!r} are spelled alike" for a, b in alike]
     if parts:
@@ -76,11 +75,6 @@ def similar(labels: Sequence[str]) -> list[tuple[str, str]]:
 
 def _digits(text: str) -> str:
     return "".join(filter(str.isdigit, text))
-
-
-def _half(n: int) -> float:
-    rate = wilson(n // 2, n)
-    return (rate.high - rate.low) / 2
 
 
 def _some(labels: Sequence[str]) -> str:

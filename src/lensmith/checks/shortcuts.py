@@ -49,7 +49,8 @@ def shortcuts(survey: Survey, seed: int = 0) -> Finding | None:
     rows, labels = _used(survey, seed)
     if len(set(labels)) < 2:
         return None
-    facts = {name: _coded(values) for name, values in _facts(survey, rows).items()}
+    said = _facts(survey, rows)
+    facts = {name: _coded(values) for name, values in said.items()}
     facts = {name: values for name, values in facts.items() if len(np.unique(values)) > 1}
     if not facts:
         return None
@@ -58,7 +59,7 @@ def shortcuts(survey: Survey, seed: int = 0) -> Finding | None:
         return None
     alone = {name: tell(values[:, None], labels, seed) for name, values in facts.items()}
     name = max(alone, key=lambda name: (alone[name].alarm, alone[name].accuracy))
-    words = _facts(survey, rows)[name]
+    words = said[name]
     table, value, label = _given_away(words, labels)
     classes = len(set(labels))
     examples = [i for i, word, of in zip(rows, words, labels, strict=True) if word == value and of == label][:2]

@@ -164,7 +164,6 @@ def stress(
     classifier: Classifier, split: Split, changes: Sequence[Change], max_pixels: int, seed: int, tell: Tell
 ) -> tuple[list[Prediction], list[Stressed]]:
     """A classifier's answers to the images as they are, and under each change and strength."""
-    severities = max(len(change.large) for change in changes)
     progress = counter("answering", len(split) * (1 + sum(len(change.large) for change in changes)), tell)
     done = 0
 
@@ -183,7 +182,7 @@ def stress(
     results = []
     example = next((image for i in range(len(split)) if (image := _readable(split, i, max_pixels))), None)
     for change in changes:
-        for severity in range(min(severities, len(change.large))):
+        for severity in range(len(change.large)):
             after = answers(change, severity)
             differ = sum(a.predicted != b.predicted for a, b in zip(clean, after, strict=True))
             strength = change.strengths(example)[severity] if example else change.large[severity]

@@ -131,11 +131,16 @@ def power_hint(n: int) -> str:
     Raises:
         UserError: n is 0.
     """
-    rate = wilson(n // 2, n)
     return (
-        f"{_count(n, 'test image')} can show an accuracy to within {_points((rate.high - rate.low) / 2)} points, and a "
+        f"{_count(n, 'test image')} can show an accuracy to within {_points(precision(n))} points, and a "
         f"difference between two models from about {_points(_visible(n, 0.2))} points on."
     )
+
+
+def precision(n: int) -> float:
+    """Half the width of the interval of n images at an accuracy of 50 %, where it is widest; in 0..1."""
+    rate = wilson(n // 2, n)
+    return (rate.high - rate.low) / 2
 
 
 def class_hint(labels: Sequence[str]) -> str:
@@ -148,10 +153,9 @@ def class_hint(labels: Sequence[str]) -> str:
     few = [n for n in numbers.values() if n < FEW_OF_A_CLASS]
     if not few:
         return ""
-    rate = wilson(min(few) // 2, min(few))
     return (
         f"{len(few):,} of {len(numbers):,} classes have fewer than {FEW_OF_A_CLASS} test images: their accuracies are "
-        f"known to within {_points((rate.high - rate.low) / 2)} points at worst."
+        f"known to within {_points(precision(min(few)))} points at worst."
     )
 
 

@@ -109,9 +109,10 @@ def check(
     try:
         surveyed = survey(dataset, recipe.data.max_pixels, tell)
         frozen = _frozen(recipe, dataset, tell, left_out)
-        copies = find_copies(surveyed, _features(frozen, surveyed), tell)
+        features = _features(frozen, surveyed)
+        copies = find_copies(surveyed, features, tell)
         leaks = leaks_of(surveyed, copies)
-        findings = _findings(recipe, surveyed, copies, leaks, frozen, left_out, tell)
+        findings = _findings(recipe, surveyed, copies, leaks, frozen, features, left_out, tell)
         sentences, answers = [], []
         if of_run:
             sentences.append(without(predictions, {surveyed.ids[leak.test] for leak in leaks}))
@@ -146,13 +147,7 @@ def check(
     record = {
         "verdict": verdict,
         "sentences": sentences,
-        "findings": [
-            {
-                key: getattr(found, key)
-                for key in ("kind", "harm", "count", "sentence", "advice", "sure", "head", "rows")
-            }
-            for found in findings
-        ],
+        "findings": [{key: getattr(found, key) for key in KEYS} for found in findings],
         "answers": [
             {
                 "about": a.about,
@@ -237,6 +232,7 @@ def _findings(
     copies: Any,
     leaks: Sequence[Leak],
     frozen: FrozenModel | None,
+    features: Any,
     left_out: list[str],
     tell: Tell,
 ) -> list[Finding]:
@@ -249,7 +245,8 @@ def _findings(
     from lensmith.checks.odd import odd, unreadable
     from lensmith.checks.shortcuts import pixel_statistics, shortcuts
 
-    features, near, far = _features(frozen, surveyed), {}, None
+    near: dict[int, int] = {}
+    far = None
     if features is not None and len(surveyed.readable()) > 5:
         rows = surveyed.readable()
         vectors = torch.nn.functional.normalize(features[rows] - features[rows].mean(0), dim=1)
