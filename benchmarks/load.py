@@ -41,8 +41,8 @@ def measure(setting: str) -> dict[str, float]:
     from lensmith.data import open_data
     from lensmith.engine.classifier import predict
     from lensmith.errors import Stopped
-    from lensmith.learn import probes
-    from lensmith.learn.frozen import FrozenModel
+    from lensmith.learn.features import probes
+    from lensmith.learn.features.frozen import FrozenModel
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
     from lensmith.progress import Advance, Note, silent

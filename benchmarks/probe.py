@@ -24,9 +24,9 @@ from sklearn.linear_model import LogisticRegression
 from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.engine.features import PIXELS
-from lensmith.learn.frozen import FrozenModel
+from lensmith.learn.features.frozen import FrozenModel
+from lensmith.learn.features.probes import logistic, probes, scale
 from lensmith.learn.methods.fitted import correct
-from lensmith.learn.probes import logistic, probes, scale
 from lensmith.progress import silent
 
 ROUNDS = 3

@@ -142,7 +142,7 @@ class Training:
     Args:
         model: with weights that learn (`tuning.attach`).
         side: of the photographs, in pixels.
-        kept: whether the frozen tower's features are cached, as in every epoch but the first (`learn.feature_store`).
+        kept: whether the frozen tower's features are cached, as in every epoch but the first (`learn.features.store`).
         recipe: its question, its objective and its rates; None for the default recipe and the long question of `ask`.
         names: the classes.
     """

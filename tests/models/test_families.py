@@ -28,7 +28,7 @@ from lensmith.engine.features import feature_names
 from lensmith.engine.question import make_prompt, make_question, messages
 from lensmith.engine.step import Step
 from lensmith.errors import UserError
-from lensmith.learn.feature_store import FeatureStore
+from lensmith.learn.features.store import FeatureStore
 from lensmith.models.attention import ATTENTION
 from lensmith.models.base import Model
 from lensmith.models.tuned_files import keep_tuned

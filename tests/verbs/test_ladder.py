@@ -170,7 +170,7 @@ def test_milliseconds_are_not_rounded_to_zero(
         "verbs.compare.ladder",
         "learn.methods.fitted",
         "learn.methods.lora",
-        "learn.frozen",
+        "learn.features.frozen",
         "learn.loop",
     ):
         monkeypatch.setattr(f"lensmith.{module}.time", Clock(tick=0.0001))

@@ -19,9 +19,9 @@ from torch import Tensor
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, optional
-from lensmith.learn import probes
-from lensmith.learn.feature_table import FeatureTable
-from lensmith.learn.frozen import FrozenModel
+from lensmith.learn.features import probes
+from lensmith.learn.features.frozen import FrozenModel
+from lensmith.learn.features.table import FeatureTable
 from lensmith.progress import Note, Tell
 
 SPLITS = ("train", "validation")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -115,26 +115,37 @@ class Classifier:
         model = self.model
         with model.autocast():
             if self.head is not None:
-                name, known = self.head.feature, (*feature_names(model), PIXELS)
-                wanted = [name] if name in known else []
-                feature = extract(model, self._before, self._after, views, wanted, encoded).get(name)
-                if feature is None or feature.shape[1] != self.head.size:
-                    raise UserError(
-                        f"The head was trained on another model than {model.options.base}: it needs the feature "
-                        f"{name!r} with {self.head.size} values.",
-                        "Set model.base to that model.",
-                    )
-                return Scores.of_all(self.head(feature).log_softmax(1))
+                return self.score_features(self.features(views, [self.head.feature], encoded))
             image = model.assemble(model.project(encoded or model.encode_images(views)))
             segment = torch.cat([image, self._after.expand(len(image), -1, -1).to(image.dtype)], 1)
             hidden, branch = grow(model.decoder, segment, fork_all(self._before, len(image)))
             return search(model, self.question.trie, hidden[:, -1], branch, self.top, self.tolerance)
 
     @torch.inference_mode()
-    def features(self, views: Views, names: Sequence[str]) -> dict[str, Tensor]:
-        """The named features of a batch of images, given the question; see `engine.features`."""
+    def score_features(self, features: Mapping[str, Tensor]) -> Scores:
+        """The head's scores of images whose features have been extracted.
+
+        Raises:
+            UserError: they lack the head's feature, or it has another size.
+        """
+        assert self.head is not None
+        feature = features.get(self.head.feature)
+        if feature is None or feature.shape[1] != self.head.size:
+            raise UserError(
+                f"The head was trained on another model than {self.model.options.base}: it needs the feature "
+                f"{self.head.feature!r} with {self.head.size} values.",
+                "Set model.base to that model.",
+            )
+        return Scores.of_all(self.head(feature).log_softmax(1))
+
+    @torch.inference_mode()
+    def features(self, views: Views, names: Sequence[str], encoded: Views | None = None) -> dict[str, Tensor]:
+        """Those of the named features of a batch of images that the model has, given the question; see
+        `engine.features`."""
+        known = {*feature_names(self.model), PIXELS}
+        wanted = [name for name in names if name in known]
         with self.model.autocast():
-            return extract(self.model, self._before, self._after, views, names)
+            return extract(self.model, self._before, self._after, views, wanted, encoded)
 
     def score_all(self, views: Views, encoded: Views | None = None) -> Iterator[Scores]:
         """As `score`, in batches that fit into memory. A batch that doesn't fit halves the size of all later ones.

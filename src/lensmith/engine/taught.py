@@ -9,6 +9,7 @@ from pathlib import Path
 from lensmith import models
 from lensmith.config import ModelOptions, Recipe, recipe_from
 from lensmith.config.options import QuestionOptions
+from lensmith.engine.blend import classifier_of
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.panel import Panel
 from lensmith.engine.question import make_question
@@ -51,9 +52,7 @@ def load_taught(run: Path | None, labels: Sequence[str] = (), model: Model | Non
         options = replace(recipe.model, base=task["base"], adapter=str(run))
     tuned, scoring = models.load(options, model), recipe.evaluate
     asked = make_question(tuned.model, question, labels)
-    return Taught(
-        Classifier(tuned.model, asked, tuned.head, calibration, scoring.top, batch_size=scoring.batch_size), recipe
-    )
+    return Taught(classifier_of(tuned, asked, calibration, scoring.top, scoring.batch_size), recipe)
 
 
 def load_panels(runs: Mapping[str, Path | None], labels: Sequence[str] = ()) -> list[Panel]:

@@ -13,7 +13,7 @@ from lensmith.config import AugmentOptions, Recipe
 from lensmith.data import ImageDataset, Split
 from lensmith.engine.objective import SoftLabels
 from lensmith.errors import ImageError, UserError
-from lensmith.learn.feature_store import FeatureStore, cache_folder, fill, fingerprint
+from lensmith.learn.features.store import FeatureStore, cache_folder, fill, fingerprint
 from lensmith.learn.processes import Processes
 from lensmith.models.base import Model
 from lensmith.models.tuning import Tuned, component_of, trainable

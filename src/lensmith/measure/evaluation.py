@@ -17,6 +17,7 @@ import torch
 
 from lensmith.config import EvaluateOptions
 from lensmith.data import ImageDataset, Split
+from lensmith.engine.blend import classifier_of
 from lensmith.engine.classifier import Classifier, predict, require_readable, windows
 from lensmith.engine.question import Question
 from lensmith.errors import Stopped, UserError
@@ -52,7 +53,7 @@ def classifier_for(tuned: Tuned, question: Question, options: EvaluateOptions) -
             label's score, but limits the number of labels that are scored exactly.
     """
     tuned.model.network.eval()
-    classifier = Classifier(tuned.model, question, tuned.head, top=options.top, batch_size=options.batch_size)
+    classifier = classifier_of(tuned, question, None, options.top, options.batch_size)
     if classifier.top and options.calibration not in ("none", "temperature"):
         raise UserError(
             f"evaluate.calibration={options.calibration} needs every label's score, but evaluate.top is {options.top}.",

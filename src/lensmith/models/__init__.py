@@ -41,11 +41,14 @@ def load(options: ModelOptions, model: Model | None = None) -> Tuned:
     Raises:
         UserError: the folder or name doesn't exist, isn't a model, is damaged, or is of an unknown family.
     """
+    from lensmith.models.blends import is_blend, load_parts
     from lensmith.models.tuned_files import load_tuned
     from lensmith.models.tuning import Tuned
 
-    model = model or load_base(options)
-    return Tuned(model, load_tuned(model, Path(options.adapter)) if options.adapter else None)
+    model, adapter = model or load_base(options), Path(options.adapter) if options.adapter else None
+    if adapter and is_blend(adapter):
+        return Tuned(model, parts=load_parts(model, adapter))
+    return Tuned(model, load_tuned(model, adapter) if adapter else None)
 
 
 def load_base(options: ModelOptions) -> Model:

@@ -51,13 +51,24 @@ def keep_tuned(run: Run, tuned: Tuned, name: str = "tuned") -> None:
     Args:
         name: the model's name in reports: `tuned`, `probe`.
     """
-    recipe = settled(run.recipe)
     with replacing(run.folder / "adapter") as new:
         save_tuned(tuned.model, new, tuned.head)
-        task: dict[str, Any] = {"name": name, "labels": list(run.dataset.labels), "question": asdict(recipe.question)}
-        task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
-        task |= {"base_weights": weights_digest(tuned.model.folder), "files": [p.name for p in _weight_files(new)]}
-        (new / TASK).write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_task(new, task_for(run, tuned.model, name))
+
+
+def task_for(run: Run, model: Model, name: str) -> dict[str, Any]:
+    """What a run taught a model, as plain values for lensmith.json: question, labels and base."""
+    recipe = settled(run.recipe)
+    task: dict[str, Any] = {"name": name, "labels": list(run.dataset.labels), "question": asdict(recipe.question)}
+    task |= {"base": recipe.model.base, "image_tokens": recipe.model.image_tokens}
+    return task | {"base_weights": weights_digest(model.folder)}
+
+
+def write_task(folder: Path, task: dict[str, Any]) -> None:
+    """Write lensmith.json into a folder of tuned weights that is complete otherwise."""
+    files = [path.relative_to(folder).as_posix() for path in _weight_files(folder)]
+    content = json.dumps(task | {"files": files}, indent=2, ensure_ascii=False) + "\n"
+    (folder / TASK).write_text(content, encoding="utf-8")
 
 
 def load_tuned(model: Model, folder: Path) -> Head | None:
@@ -73,17 +84,10 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
         UserError: the folder holds no adapter, or it doesn't fit the model.
     """
     inner = adapter_folder(folder)
-    if not any((inner / name).exists() for name in (_LORA_SETTINGS, WEIGHTS, HEAD)):
+    if not holds_tuned(inner):
         raise UserError(f"There is no adapter in {folder}.", "Give a run folder of `lensmith train`, or a PEFT folder.")
-    # An adapter from elsewhere has no such file.
-    task: dict[str, Any] = {**read_as(inner / TASK, Task)} if (inner / TASK).exists() else {}
-    if lost := [name for name in task.get("files", ()) if not (inner / name).is_file()]:
-        raise UserError(f"{inner} is incomplete: it has no {lost[0]}.", "Copy the whole run folder, or repeat the run.")
-    if task.get("base_weights", (ours := weights_digest(model.folder))) != ours:
-        raise UserError(
-            f"The adapter in {inner} was trained on a model with other weights than {model.options.base}.",
-            f"Set model.base to that model; it was {task.get('base')}.",
-        )
+    task = task_of(inner)
+    require_complete(model, inner, task)
     head: Head | None = None
     try:
         _require_same_tokens(model, inner)
@@ -92,15 +96,40 @@ def load_tuned(model: Model, folder: Path) -> Head | None:
         _load_full_weights(model, inner)
         if (inner / HEAD).exists():
             head = load_head(inner / HEAD).to(model.device)
-        # Images are shown as in training, unless the recipe sets another budget.
-        if task.get("image_tokens") and not model.options.image_tokens:
-            model.options = replace(model.options, image_tokens=task["image_tokens"])
-            model.limit_image_tokens(task["image_tokens"])
+        show_as_taught(model, task)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The adapter in {inner} doesn't fit {model.options.base}: {reason}") from error
     model.network.requires_grad_(False).eval()
     return head
+
+
+def task_of(inner: Path) -> dict[str, Any]:
+    """What lensmith.json beside tuned weights says; an adapter from elsewhere has none."""
+    return {**read_as(inner / TASK, Task)} if (inner / TASK).exists() else {}
+
+
+def require_complete(model: Model, inner: Path, task: dict[str, Any]) -> None:
+    """Raises UserError if a file of tuned weights is missing, or if they were made for other weights of the base."""
+    if lost := [name for name in task.get("files", ()) if not (inner / name).is_file()]:
+        raise UserError(f"{inner} is incomplete: it has no {lost[0]}.", "Copy the whole run folder, or repeat the run.")
+    if task.get("base_weights", (ours := weights_digest(model.folder))) != ours:
+        raise UserError(
+            f"The adapter in {inner} was trained on a model with other weights than {model.options.base}.",
+            f"Set model.base to that model; it was {task.get('base')}.",
+        )
+
+
+def show_as_taught(model: Model, task: dict[str, Any]) -> None:
+    """Show images as in training, unless the recipe sets another budget."""
+    if task.get("image_tokens") and not model.options.image_tokens:
+        model.options = replace(model.options, image_tokens=task["image_tokens"])
+        model.limit_image_tokens(task["image_tokens"])
+
+
+def holds_tuned(folder: Path) -> bool:
+    """Whether a folder has tuned weights of one model, or a head."""
+    return any((adapter_folder(folder) / name).exists() for name in (_LORA_SETTINGS, WEIGHTS, HEAD))
 
 
 def only_head(folder: Path) -> bool:
@@ -186,7 +215,7 @@ def _load_lora(model: Model, folder: Path) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(folder.rglob("*.safetensors"))
 
 
 def weights_digest(base: Path, adapter: str | None = None) -> str:
@@ -208,7 +237,8 @@ def weights_digest(base: Path, adapter: str | None = None) -> str:
     for path in [*_weight_files(inner), inner / _LORA_SETTINGS] if inner else ():  # the settings scale the weights
         if path.exists():
             with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+                name = path.relative_to(inner).as_posix() if inner else path.name
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ from lensmith.config import TrainOptions, TuneOptions
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 from lensmith.models.heads import ClassHead, Head
+from lensmith.records import Calibration
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,24 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model with its tuned weights, and the head that answers; None if its decoder answers."""
+    """A model with its tuned weights, and what answers: the head, the parts of a blend, or, without them, its
+    decoder."""
 
     model: Model
     head: Head | None = None
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the models of a blend."""
+
+    name: str
+    weight: float
+    """Of its log-probabilities; the weights of a blend's parts add up to 1."""
+    tuned: Tuned
+    calibration: Calibration
+    """How its scores become probabilities."""
 
 
 def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0) -> Tuned:

@@ -48,6 +48,12 @@ class Task(TypedDict):
     calibration: NotRequired[CalibrationValues]
 
 
+class BlendFile(TypedDict):
+    """blend.json beside the parts of a blend."""
+
+    weights: dict[str, Annotated[float, Gt(0), Lt(1.001)]]
+
+
 class SplitRecord(TypedDict):
     """The images of one split."""
 

@@ -10,7 +10,7 @@ import torch
 from lensmith import models
 from lensmith.config import ModelOptions, TuneOptions
 from lensmith.errors import UserError
-from lensmith.learn.feature_store import fingerprint
+from lensmith.learn.features.store import fingerprint
 from lensmith.models.base import Model
 from lensmith.models.cost import weights
 from lensmith.models.layers.int8 import Int8Linear

@@ -16,7 +16,7 @@ from importlib import import_module
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, nearest
-from lensmith.learn.frozen import SharedFrozenModel
+from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.measure.pace import Pace
 from lensmith.runs.folder import Run
 

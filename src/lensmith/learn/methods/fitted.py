@@ -9,12 +9,12 @@ import torch
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.engine.features import PIXELS
-from lensmith.learn import probes
 from lensmith.learn.batches import class_weights
-from lensmith.learn.feature_table import FeatureTable
-from lensmith.learn.frozen import FrozenModel, SharedFrozenModel
+from lensmith.learn.features import probes
+from lensmith.learn.features.frozen import FrozenModel, SharedFrozenModel
+from lensmith.learn.features.probes import Fitted
+from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.methods import MakeResult, Method
-from lensmith.learn.probes import Fitted
 from lensmith.models.tuned_files import keep_tuned
 from lensmith.runs.folder import Run
 

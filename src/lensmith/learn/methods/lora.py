@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
-from lensmith.learn.frozen import SharedFrozenModel
+from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import accuracy_on, train
 from lensmith.learn.methods import MakeResult, Method

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
-from lensmith.learn.frozen import SharedFrozenModel
+from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.learn.methods import MakeResult, Method
 from lensmith.runs.folder import Run
 

@@ -24,7 +24,7 @@ from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
     from lensmith.data import ImageDataset
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.learn.methods import Method
     from lensmith.pages.learning_curve import Curve
 
@@ -68,7 +68,7 @@ def curve(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         Stopped: Ctrl-C; results measured so far are kept.
     """
     from lensmith.learn import methods
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.pages.learning_curve import LearningCurveData, write_learning_curve
 
     require_one_process("curve")

@@ -32,7 +32,7 @@ from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.learn.methods import Method
     from lensmith.pages.ladder import MethodRow
 
@@ -89,7 +89,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
         Stopped: Ctrl-C; completed work is kept.
     """
     from lensmith.learn import methods
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")

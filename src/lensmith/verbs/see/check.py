@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lensmith.checks.stress import Stressed
     from lensmith.checks.survey import Survey
     from lensmith.data import ImageDataset
-    from lensmith.learn.frozen import FrozenModel
+    from lensmith.learn.features.frozen import FrozenModel
     from lensmith.pages.checks import check as page
     from lensmith.records import Prediction
 
@@ -199,7 +199,7 @@ def _frozen(recipe: Recipe, dataset: ImageDataset, tell: Tell, left_out: list[st
     if not recipe.check.features:
         left_out.append("what the model's features show (check.features=false).")
         return None
-    from lensmith.learn.frozen import FrozenModel
+    from lensmith.learn.features.frozen import FrozenModel
 
     try:
         return FrozenModel(replace(recipe, model=replace(recipe.model, adapter=None)), dataset, tell)

@@ -57,7 +57,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     Raises:
         UserError: there is no such demo, or the run folder exists.
     """
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
     from lensmith.learn.methods import methods

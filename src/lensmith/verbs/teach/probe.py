@@ -19,9 +19,9 @@ from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
+    from lensmith.learn.features.probes import Fitted
     from lensmith.learn.methods import Method
-    from lensmith.learn.probes import Fitted
     from lensmith.measure.evaluation import Scored
 
 RECORD = "result.json"
@@ -58,7 +58,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         UserError: see `open_data`, `FrozenModel` and `probes.fit`.
         Stopped: Ctrl-C; extracted features are kept.
     """
-    from lensmith.learn.frozen import SharedFrozenModel
+    from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.learn.methods import methods
     from lensmith.measure.pace import measure, shorter
     from lensmith.models.cost import image_cost

@@ -11,9 +11,9 @@ from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
-from lensmith.learn import probes
-from lensmith.learn.feature_table import FeatureTable, read_table
-from lensmith.learn.probes import Fitted
+from lensmith.learn.features import probes
+from lensmith.learn.features.probes import Fitted
+from lensmith.learn.features.table import FeatureTable, read_table
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.heads import Head
 from lensmith.models.tuning import Tuned

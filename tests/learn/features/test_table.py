@@ -15,8 +15,8 @@ from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import ImageError, UserError
-from lensmith.learn import feature_store
-from lensmith.learn.feature_table import FeatureTable, read_table
+from lensmith.learn.features import store
+from lensmith.learn.features.table import FeatureTable, read_table
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.base import Model
 from lensmith.models.tuning import Tuned
@@ -130,7 +130,7 @@ def test_with_a_full_disk_features_are_extracted_but_not_cached(
     recipe = recipe_for(folder, tiny_folder)
     cached = read(recipe, counter)
     monkeypatch.setenv("LENSMITH_CACHE", str(tmp_path / "another"))
-    monkeypatch.setattr(feature_store, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(store, "SPARE_BYTES", 1 << 60)
     assert torch.equal(read(recipe, counter).values, cached.values)
     assert not list((tmp_path / "another").rglob("*.safetensors"))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lensmith.errors import UserError
-from lensmith.learn.feature_table import FeatureTable
+from lensmith.learn.features.table import FeatureTable
 from lensmith.measure.calibration import LEAST, log_loss, temperature
 from lensmith.models.heads import ClassHead, Head, Neighbours
 from lensmith.progress import Tell, counter, silent

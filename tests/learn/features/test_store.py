@@ -19,8 +19,8 @@ from lensmith import models
 from lensmith.config import Recipe, load_recipe
 from lensmith.data import open_data
 from lensmith.errors import UserError
-from lensmith.learn import feature_store
-from lensmith.learn.feature_store import FeatureStore, cache_folder, fill, fingerprint
+from lensmith.learn.features import store
+from lensmith.learn.features.store import FeatureStore, cache_folder, fill, fingerprint
 from lensmith.learn.learner import prepare
 from lensmith.learn.loop import train
 from lensmith.learn.processes import Processes
@@ -138,7 +138,7 @@ def test_the_features_of_a_damaged_file_are_extracted_again(shapes: Shapes, tiny
 def test_an_interrupted_extraction_resumes(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensmith.learn.feature_store.WINDOW", 8)
+    monkeypatch.setattr("lensmith.learn.features.store.WINDOW", 8)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
     total = len(open_data(recipe.data).train)
     uninterrupted, _, _ = trained(recipe, tmp_path / "whole")
@@ -161,7 +161,7 @@ def test_an_interrupted_extraction_resumes(
 def test_without_disk_space_training_continues_without_a_cache(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lensmith.learn.feature_store.SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr("lensmith.learn.features.store.SPARE_BYTES", 1 << 60)
     recipe = recipe_for(shapes(circle=20, square=20), tiny_folder)
     _, events, _ = trained(recipe, tmp_path / "run")
     assert any(isinstance(e, Note) and "extracted again when needed" in e.text for e in events)
@@ -211,7 +211,7 @@ def test_features_are_extracted_in_batches_that_fit_into_memory(tiny: Model, mon
         sizes.clear()
         needed = tiny.memory(((3, 64, 64),), 0)
         monkeypatch.setattr(type(tiny), "free_memory", lambda _, fits=fits, needed=needed: 4 * needed * fits)
-        features = dict(feature_store.extract_features(images, range(40), tiny, tiny.encode_images))
+        features = dict(store.extract_features(images, range(40), tiny, tiny.encode_images))
         assert sizes == expected
         assert len(features) == 40
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from lensmith.errors import UserError
-from lensmith.learn import probes
-from lensmith.learn.feature_table import FeatureTable
+from lensmith.learn.features import probes
+from lensmith.learn.features.table import FeatureTable
 
 LABELS = ["a", "b", "c"]
 

@@ -21,7 +21,7 @@ from lensmith.data.splitting.groups import units
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.features import feature_names
 from lensmith.learn.batches import PreparedImages
-from lensmith.learn.feature_store import (
+from lensmith.learn.features.store import (
     FeatureStore,
     cache_folder,
     extract_features,
@@ -34,7 +34,7 @@ from lensmith.models.views import Views
 from lensmith.progress import Tell
 
 EXTRACTION_MODULES = (lensmith.engine.features, lensmith.engine.branches, lensmith.models.attention)
-"""Modules that extract features from an image, in addition to `feature_store.PREPARATION_MODULES`."""
+"""Modules that extract features from an image, in addition to `store.PREPARATION_MODULES`."""
 FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
