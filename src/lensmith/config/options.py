@@ -249,11 +249,21 @@ class ProbeOptions(Options):
 
 
 @dataclass
+class BlendOptions(Options):
+    """What a blend is made of."""
+
+    methods: list[Literal["lora", "lora+head"]] | None = None
+    """Methods whose trained models are blended with probes and neighbours: [lora]; [] for none. If not given, those
+    that the ladder makes as well."""
+
+
+@dataclass
 class LadderOptions(Options):
     """What `lensmith ladder` compares, and what it costs."""
 
     methods: Annotated[list[str], MinLen(1)] | None = None
-    """Methods to compare: [zero-shot, calibrated, neighbours, probe, lora, lora+head]. If not given, all of these."""
+    """Methods to compare: [zero-shot, calibrated, neighbours, probe, lora, lora+head, blend]. If not given, all of
+    these."""
     hourly_cost: Annotated[float, Ge(0)] = 0.0
     """Cost of one hour on this machine, in US dollars; 0 if it is your own."""
     label_cost: Annotated[float, Ge(0)] = 0.0
@@ -265,7 +275,7 @@ class CurveOptions(Options):
     """The learning curve of `lensmith curve`: accuracy against the number of labels."""
 
     methods: Annotated[list[str], MinLen(1)] = field(default_factory=lambda: ["probe"])
-    """Methods to measure: neighbours, probe, lora, lora+head."""
+    """Methods to measure: neighbours, probe, lora, lora+head, blend."""
     sizes: Annotated[list[Positive], MinLen(4)] | None = None
     """Four or more numbers of training images. If not given, six in geometric progression, up to all images."""
     seeds: Annotated[int, Gt(0), Le(1000)] = 3
@@ -363,6 +373,7 @@ class Recipe(Options):
     api: ApiOptions = field(default_factory=ApiOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     probe: ProbeOptions = field(default_factory=ProbeOptions)
+    blend: BlendOptions = field(default_factory=BlendOptions)
     ladder: LadderOptions = field(default_factory=LadderOptions)
     curve: CurveOptions = field(default_factory=CurveOptions)
     sweep: SweepOptions = field(default_factory=SweepOptions)

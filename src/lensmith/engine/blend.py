@@ -1,4 +1,4 @@
-"""A blend: the weighted mean of the log-probabilities of several taught models.
+"""A blend: the weighted mean of several taught models' log-probabilities, each shown an image in one or more ways.
 
 The parts share a base model. Its vision tower runs once for all parts that leave it as it is, and the features that
 several heads need are extracted together.
@@ -15,10 +15,9 @@ from torch import Tensor
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.labels import Scores
 from lensmith.engine.question import Question
-from lensmith.errors import UserError
 from lensmith.models.base import Model
 from lensmith.models.tuning import Tuned
-from lensmith.models.views import Shape, Views
+from lensmith.models.views import AS_IT_IS, Look, Shape, Views, changed
 from lensmith.records import Calibration
 
 
@@ -29,6 +28,7 @@ class BlendPart:
     name: str
     weight: float
     classifier: Classifier
+    looks: tuple[Look, ...]
     same_tower: bool
     """Whether its vision tower has the base model's weights."""
 
@@ -36,8 +36,8 @@ class BlendPart:
 class Blend(Classifier):
     """The parts of a blend, ready to score images as one classifier.
 
-    Scores are log softmax(sum of weight x log p), where p are a part's calibrated probabilities: the normalised
-    geometric mean of the parts (a logarithmic opinion pool; Genest and Zidek, 1986).
+    Scores are log softmax(sum of weight x log p), where p are a part's calibrated probabilities: a logarithmic opinion
+    pool (Genest and Zidek, 1986), which with weights that add up to 1 is the normalised geometric mean.
 
     Args:
         tuned: has parts.
@@ -45,29 +45,24 @@ class Blend(Classifier):
         batch_size: see `Classifier`.
 
     Raises:
-        UserError: a part knows other labels than the question's.
+        UserError: a head knows other labels than the question's.
     """
 
     def __init__(
-        self,
-        tuned: Tuned,
-        question: Question,
-        calibration: Calibration | None = None,
-        batch_size: int | None = None,
+        self, tuned: Tuned, question: Question, calibration: Calibration | None = None, batch_size: int | None = None
     ) -> None:
         super().__init__(tuned.model, question, None, calibration, None, batch_size=batch_size)
-        for part in tuned.parts:
-            if part.calibration.offsets and len(part.calibration.offsets) != len(question.labels):
-                raise UserError("A blend only knows the classes that its parts were taught.")
         self.parts = [
             BlendPart(
                 part.name,
                 part.weight,
                 Classifier(part.tuned.model, question, part.tuned.head, part.calibration),
+                part.looks,
                 _same_tower(part.tuned.model, tuned.model),
             )
             for part in tuned.parts
         ]
+        self._looks = list(dict.fromkeys(look for part in self.parts for look in part.looks))
 
     def batch_size_for(self, shape: Shape) -> int:
         """The number of images of this shape that are scored at once."""
@@ -76,17 +71,24 @@ class Blend(Classifier):
     @torch.inference_mode()
     def score(self, views: Views, encoded: Views | None = None) -> Scores:
         """Score the labels of a batch of images; see `Classifier.score`."""
-        return Scores.of_all(self.mean(self.part_logs(views, encoded)))
+        total: Tensor | int = 0
+        for look in self._looks:
+            parts = [part for part in self.parts if look in part.looks]
+            logs = self._part_logs(parts, changed(views, look), encoded if look == AS_IT_IS else None)
+            for part, part_logs in zip(parts, logs, strict=True):
+                total = total + part.weight / len(part.looks) * part_logs
+        assert isinstance(total, Tensor)
+        return Scores.of_all(total.log_softmax(1))
 
-    def part_logs(self, views: Views, encoded: Views | None = None) -> list[Tensor]:
-        """(n, labels) calibrated log-probabilities of each part."""
-        if encoded is None and sum(part.same_tower for part in self.parts) > 1:
+    def _part_logs(self, parts: Sequence[BlendPart], views: Views, encoded: Views | None) -> list[Tensor]:
+        """(n, labels) calibrated log-probabilities of each part, for images under one look."""
+        if encoded is None and sum(part.same_tower for part in parts) > 1:
             with self.model.autocast():
                 encoded = self.model.encode_images(views)
-        heads = [c.head for part in self.parts if (c := part.classifier).head is not None and c.model is self.model]
+        heads = [c.head for part in parts if (c := part.classifier).head is not None and c.model is self.model]
         features = self.features(views, list(dict.fromkeys(head.feature for head in heads)), encoded)
         logs = []
-        for part in self.parts:
+        for part in parts:
             classifier = part.classifier
             if classifier.head in heads:
                 scores = classifier.score_features(features)
@@ -94,11 +96,6 @@ class Blend(Classifier):
                 scores = classifier.score(views, encoded if part.same_tower else None)
             logs.append(classifier.calibration.apply(scores.bound).log_softmax(1))
         return logs
-
-    def mean(self, logs: Sequence[Tensor]) -> Tensor:
-        """(n, labels) log-probabilities of the blend, from those of each part."""
-        weighted = [part.weight * part_logs for part, part_logs in zip(self.parts, logs, strict=True)]
-        return torch.stack(weighted).sum(0).log_softmax(1)
 
 
 def classifier_of(
@@ -119,7 +116,7 @@ def _same_tower(model: Model, base: Model) -> bool:
     if model is base:
         return True
     prefix = model.components["vision_tower"] + "."
-    # LoRA's layers have other names, and weights that were trained have a memory of their own.
+    # LoRA's layers have other names, and weights that were trained have memory of their own.
     ours, theirs = (
         {name: weight.data_ptr() for name, weight in m.network.named_parameters() if name.startswith(prefix)}
         for m in (model, base)

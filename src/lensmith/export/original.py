@@ -90,8 +90,9 @@ class Original:
     def digest(self) -> str:
         """16 hex digits that identify what was taught, and the base that it belongs to."""
         content = hashlib.sha256(str(self.task.get("base_weights")).encode())
-        for path in sorted(adapter_folder(self.run).iterdir()):
-            content.update(path.name.encode() + path.read_bytes())
+        folder = adapter_folder(self.run)
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+            content.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
         return content.hexdigest()[:16]
 
     @property

@@ -130,7 +130,8 @@ def _run(run: Path) -> dict[str, Path]:
     read_run(run)
     if not (inner := run / "adapter").is_dir():
         raise UserError(f"The run {run} has no trained adapter.", "Use the run folder of a `lensmith train`.")
-    files = {f"adapter/{file.name}": file for file in sorted(inner.iterdir()) if file.is_file()}
+    inside = sorted(filter(Path.is_file, inner.rglob("*")))
+    files = {f"adapter/{file.relative_to(inner).as_posix()}": file for file in inside}
     return {"recipe.yaml": run / "recipe.yaml"} | files
 
 

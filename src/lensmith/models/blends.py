@@ -10,7 +10,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import nn
 
 from lensmith.errors import UserError
 from lensmith.models.base import Model
+from lensmith.models.heads import Head
 from lensmith.models.tuned_files import (
+    HEAD,
     WEIGHTS,
     holds_tuned,
     load_tuned,
@@ -30,6 +32,7 @@ from lensmith.models.tuned_files import (
     write_task,
 )
 from lensmith.models.tuning import Part, Tuned
+from lensmith.models.views import AS_IT_IS, Look
 from lensmith.records import TASK
 from lensmith.runs.files import replacing
 from lensmith.runs.folder import Run, adapter_folder
@@ -50,6 +53,9 @@ class StoredPart:
     """The folder of its tuned weights; None for the base model itself."""
     task: dict[str, Any]
     """What its lensmith.json says, with its calibration."""
+    head: Head | None = None
+    """A head that has no folder yet."""
+    looks: tuple[Look, ...] = (AS_IT_IS,)
 
 
 def is_blend(folder: Path) -> bool:
@@ -57,24 +63,30 @@ def is_blend(folder: Path) -> bool:
     return (adapter_folder(folder) / BLEND).exists()
 
 
-def keep_blend(run: Run, model: Model, parts: Mapping[str, StoredPart], name: str = "blend") -> None:
+def keep_blend(run: Run, model: Model, parts: Mapping[str, StoredPart], kind: str = "blend") -> None:
     """Save a blend into a run's folder: everything `predict` needs, whatever becomes of the parts' own runs.
 
     Args:
         model: the base model.
-        parts: by name; their weights add up to 1.
+        parts: by name.
+        kind: the classifier's name in reports.
     """
     with replacing(run.folder / "adapter") as new:
-        for part_name, part in parts.items():
-            place = new / PARTS / part_name
+        for name, part in parts.items():
+            place = new / PARTS / name
             place.mkdir(parents=True)
             for path in (path for kept in KEPT if part.adapter for path in part.adapter.glob(kept)):
                 shutil.copyfile(path, place / path.name)
+            if part.head is not None:
+                part.head.save(place / HEAD)
             write_task(place, part.task)
-        weights = {part_name: part.weight for part_name, part in parts.items()}
-        (new / BLEND).write_text(json.dumps({"weights": weights}, indent=2) + "\n", encoding="utf-8")
+        content = [
+            {"name": name, "weight": part.weight, "looks": list(map(asdict, part.looks))}
+            for name, part in parts.items()
+        ]
+        (new / BLEND).write_text(json.dumps({"parts": content}, indent=2) + "\n", encoding="utf-8")
         model.tokenizer.save_pretrained(new)
-        write_task(new, task_for(run, model, name))
+        write_task(new, task_for(run, model, kind))
 
 
 def load_parts(model: Model, folder: Path) -> tuple[Part, ...]:
@@ -91,11 +103,9 @@ def load_parts(model: Model, folder: Path) -> tuple[Part, ...]:
     whole = task_of(inner)
     require_complete(model, inner, whole)
     show_as_taught(model, whole)
-    weights = read_as(inner / BLEND, BlendFile)["weights"]
-    if abs(sum(weights.values()) - 1) > 1e-3:
-        raise UserError(f"{inner / BLEND} is damaged: the weights don't add up to 1.", "Repeat the run.")
     parts = []
-    for name, weight in weights.items():
+    for stored in read_as(inner / BLEND, BlendFile)["parts"]:
+        name, looks = stored["name"], tuple(Look(**look) for look in stored["looks"])
         place = inner / PARTS / name
         task = task_of(place)
         if task.get("labels") != whole["labels"]:
@@ -108,7 +118,7 @@ def load_parts(model: Model, folder: Path) -> tuple[Part, ...]:
         else:
             tuned = Tuned(model)
         calibration = calibration_of(place / TASK, task.get("calibration", {}), whole["labels"])
-        parts.append(Part(name, weight, tuned, calibration))
+        parts.append(Part(name, stored["weight"], tuned, calibration, looks))
     return tuple(parts)
 
 

@@ -66,7 +66,7 @@ def task_for(run: Run, model: Model, name: str) -> dict[str, Any]:
 
 def write_task(folder: Path, task: dict[str, Any]) -> None:
     """Write lensmith.json into a folder of tuned weights that is complete otherwise."""
-    files = [path.relative_to(folder).as_posix() for path in _weight_files(folder)]
+    files = [path.relative_to(folder).as_posix() for path in _adapter_files(folder)]
     content = json.dumps(task | {"files": files}, indent=2, ensure_ascii=False) + "\n"
     (folder / TASK).write_text(content, encoding="utf-8")
 
@@ -215,7 +215,11 @@ def _load_lora(model: Model, folder: Path) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.safetensors"))
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _adapter_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))  # a blend has those of its parts
 
 
 def weights_digest(base: Path, adapter: str | None = None) -> str:
@@ -234,10 +238,10 @@ def weights_digest(base: Path, adapter: str | None = None) -> str:
             file.seek(max(0, path.stat().st_size - _END))
             digest.update(file.read(_END))
     inner = adapter_folder(Path(adapter)) if adapter else None
-    for path in [*_weight_files(inner), inner / _LORA_SETTINGS] if inner else ():  # the settings scale the weights
+    for path in [*_adapter_files(inner), inner / _LORA_SETTINGS] if inner else ():  # the settings scale the weights
         if path.exists():
             with path.open("rb") as file:
-                name = path.relative_to(inner).as_posix() if inner else path.name
+                name = str(path.relative_to(inner or path.parent).as_posix())
                 digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 

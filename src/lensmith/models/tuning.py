@@ -22,6 +22,7 @@ from lensmith.config import TrainOptions, TuneOptions
 from lensmith.errors import UserError
 from lensmith.models.base import Model
 from lensmith.models.heads import ClassHead, Head
+from lensmith.models.views import AS_IT_IS, Look
 from lensmith.records import Calibration
 
 
@@ -54,10 +55,12 @@ class Part:
 
     name: str
     weight: float
-    """Of its log-probabilities; the weights of a blend's parts add up to 1."""
+    """Of its log-probabilities, above 0."""
     tuned: Tuned
     calibration: Calibration
     """How its scores become probabilities."""
+    looks: tuple[Look, ...] = (AS_IT_IS,)
+    """An image is shown to it under each of these, and the log-probabilities are averaged."""
 
 
 def attach(model: Model, tune: TuneOptions, labels: Sequence[str], seed: int = 0) -> Tuned:

@@ -20,6 +20,35 @@ from torch import Tensor
 Views = tuple[Tensor, ...]
 Shape = tuple[tuple[int, ...], ...]
 
+
+@dataclass(frozen=True)
+class Look:
+    """A small change under which an image keeps its class."""
+
+    mirrored: bool = False
+    right: float = 0.0
+    """Shift to the right, as a fraction of the width."""
+    down: float = 0.0
+    """Shift downwards, as a fraction of the height."""
+
+
+AS_IT_IS = Look()
+
+
+def changed(views: Views, look: Look) -> Views:
+    """Views of n images, (n, 3, H, W) each, under a look. What a shift leaves empty repeats the edge."""
+    if look == AS_IT_IS:
+        return views
+    return tuple(_shifted(view.flip(-1) if look.mirrored else view, look) for view in views)
+
+
+def _shifted(view: Tensor, look: Look) -> Tensor:
+    height, width = view.shape[-2:]
+    rows = (torch.arange(height, device=view.device) - round(look.down * height)).clamp(0, height - 1)
+    columns = (torch.arange(width, device=view.device) - round(look.right * width)).clamp(0, width - 1)
+    return view[..., rows, :][..., columns]
+
+
 _MODES = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers, which checkpoints use
 
 

@@ -48,10 +48,26 @@ class Task(TypedDict):
     calibration: NotRequired[CalibrationValues]
 
 
+class LookValues(TypedDict):
+    """The fields of `models.views.Look`."""
+
+    mirrored: bool
+    right: _Finite
+    down: _Finite
+
+
+class BlendPart(TypedDict):
+    """A part in blend.json."""
+
+    name: str
+    weight: Annotated[float, Gt(0), Lt(float("inf"))]
+    looks: Annotated[list[LookValues], Len(1)]
+
+
 class BlendFile(TypedDict):
     """blend.json beside the parts of a blend."""
 
-    weights: dict[str, Annotated[float, Gt(0), Lt(1.001)]]
+    parts: Annotated[list[BlendPart], Len(1)]
 
 
 class SplitRecord(TypedDict):

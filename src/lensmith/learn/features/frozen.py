@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from lensmith import models
 from lensmith.config import Recipe
-from lensmith.data import ImageDataset
-from lensmith.engine.classifier import Classifier
+from lensmith.data import ImageDataset, Split
+from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
@@ -17,7 +22,8 @@ from lensmith.learn.features.table import FeatureTable, read_table
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.heads import Head
 from lensmith.models.tuning import Tuned
-from lensmith.progress import Tell
+from lensmith.models.views import AS_IT_IS, Look
+from lensmith.progress import Tell, counter
 
 
 class FrozenModel:
@@ -26,17 +32,23 @@ class FrozenModel:
     Raises:
         UserError: the model can't be loaded, the question can't be built from the labels, or the recipe names an
             unknown feature.
+
+    Args:
+        fits: what was fitted on the same images before, and is not fitted again.
     """
 
-    def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: ImageDataset, tell: Tell, fits: dict[Any, Fitted] | None = None
+    ) -> None:
         self.recipe, self.dataset, self.tell = recipe, dataset, tell
+        self._fits = {} if fits is None else fits
         self.model = models.load_base(recipe.model)
         self.question = make_question(self.model, recipe.question, dataset.labels)
         self.asked = classifier_for(Tuned(self.model), self.question, recipe.evaluate)
         """The model itself, asked the question, without training."""
         self.computed = 0
         """The number of images whose features were extracted; the others were in the cache."""
-        self._tables: dict[tuple[str, bool], FeatureTable] = {}
+        self._tables: dict[Any, FeatureTable] = {}
         known = feature_names(self.model)
         if unknown := [feature for feature in recipe.probe.features or [] if feature not in known]:
             raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(known)}.")
@@ -53,6 +65,30 @@ class FrozenModel:
             self.computed += table.computed
         return self._tables[key]
 
+    def looked(self, split: Split, features: Sequence[str], look: Look) -> FeatureTable:
+        """Some features of a split's readable images under a look; see `read_table`."""
+        if look == AS_IT_IS and split is self.dataset.split(split.name):
+            return self.table(split.name)
+        key = (split.order, *features, look)
+        if key not in self._tables:
+            options = self.recipe.data
+            self._tables[key] = read_table(
+                self.asked, split, features, options.max_pixels, options.unreadable, self.tell, look
+            )
+        return self._tables[key]
+
+    def answers(self, split: Split, rows: Sequence[int]) -> Tensor:
+        """(rows, labels) log-probabilities of the labels, as the model answers without training.
+
+        Args:
+            rows: indices in the split of images that can be read.
+        """
+        items = list(split.items(self.recipe.data.max_pixels, self.model.sufficient_size))
+        show = counter("asking the model as it is", len(rows), self.tell)
+        every = Classifier(self.model, self.question, batch_size=self.recipe.evaluate.batch_size)
+        found = [p.scores for p in predict(every, [items[i] for i in rows], show)]
+        return torch.tensor(found).reshape(len(rows), len(self.question.labels)).log_softmax(1)
+
     def fit(
         self, path: probes.HeadPath, features: list[str] | None = None, train: FeatureTable | None = None
     ) -> Fitted:
@@ -66,8 +102,10 @@ class FrozenModel:
         Raises:
             UserError: fewer than two classes have a readable training image, or there is no such feature.
         """
-        pixels = features == [PIXELS]
-        return probes.fit(
+        pixels, key = features == [PIXELS], (path.setting, *(features or ()))
+        if train is None and key in self._fits:
+            return self._fits[key]
+        fitted = probes.fit(
             path,
             self.table("train", pixels) if train is None else train,
             self.table("validation", pixels),
@@ -78,6 +116,9 @@ class FrozenModel:
             self.model.device,
             self.tell,
         )
+        if train is None:
+            self._fits[key] = fitted
+        return fitted
 
     def tuned(self, head: Head) -> Tuned:
         """The model with a fitted head, which answers instead of the decoder."""
@@ -94,6 +135,7 @@ class SharedFrozenModel:
     def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
         self.recipe, self.dataset, self.tell = recipe, dataset, tell
         self._frozen: FrozenModel | None = None
+        self._fits: dict[Any, Fitted] = {}
         self.seconds = 0.0
         """How long loading the model and extracting the features of training and validation images took."""
         self.cached = False
@@ -101,7 +143,7 @@ class SharedFrozenModel:
 
     def load(self) -> FrozenModel:
         """The frozen model."""
-        self._frozen = self._frozen or FrozenModel(self.recipe, self.dataset, self.tell)
+        self._frozen = self._frozen or FrozenModel(self.recipe, self.dataset, self.tell, self._fits)
         return self._frozen
 
     def extracted(self) -> FrozenModel:

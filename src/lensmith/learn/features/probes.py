@@ -109,7 +109,7 @@ class Fitted:
         return f"Chosen: {what}; lowest log loss of {len(self.candidates)} candidates on {self.evaluated:,} {images}."
 
 
-@head_path("C = {:g}", default=0.01)
+@head_path("C = {:g}", default=0.1)
 def probes(
     x: Tensor, y: Tensor, labels: Sequence[str], feature: str, class_weights: Tensor
 ) -> Iterator[tuple[float, ClassHead]]:
@@ -144,7 +144,14 @@ def scale(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logistic(
-    x: Tensor, y: Tensor, c: float, class_weights: Tensor, weight: Tensor, bias: Tensor
+    x: Tensor,
+    y: Tensor,
+    c: float,
+    class_weights: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    offset: Tensor | None = None,
+    row_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression by L-BFGS: minimises C * (sum of losses) + |weight|^2 / 2.
 
@@ -153,15 +160,18 @@ def logistic(
 
     Args:
         x: (images, size) features.
-        y: (images,) label indices.
+        y: (images,) label indices, or (images, classes) probabilities.
         c: inverse regularisation strength.
         class_weights: (classes,) the weight of an image of each class.
         weight: (classes, size) to start from.
         bias: (classes,) to start from.
+        offset: (images, classes) added to the scores; the weights learn what it lacks.
+        row_weights: (images,) how often each image counts; None for once each.
 
     Returns:
         weight and bias.
     """
+    total = len(x) if row_weights is None else float(row_weights.sum())
     weight, bias = (t.clone().requires_grad_() for t in (weight, bias))
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=300, tolerance_grad=1e-5, tolerance_change=1e-7, line_search_fn="strong_wolfe"
@@ -169,8 +179,13 @@ def logistic(
 
     def closure() -> float:
         solver.zero_grad()
-        loss = torch.nn.functional.cross_entropy(x @ weight.T + bias, y, class_weights, reduction="sum") / len(x)
-        loss = loss + weight.square().sum() / (2 * c * len(x))
+        scores = x @ weight.T + bias if offset is None else x @ weight.T + bias + offset
+        if row_weights is None:
+            loss = torch.nn.functional.cross_entropy(scores, y, class_weights, reduction="sum") / total
+        else:
+            losses = torch.nn.functional.cross_entropy(scores, y, class_weights, reduction="none")
+            loss = (losses * row_weights).sum() / total
+        loss = loss + weight.square().sum() / (2 * c * total)
         torch.autograd.backward([loss])
         return loss.item()
 

@@ -7,7 +7,8 @@ question, the code that extracts features and the image's content, so that a cac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ import lensmith.models.attention
 from lensmith.data import Split
 from lensmith.data.splitting.groups import units
 from lensmith.engine.classifier import Classifier
-from lensmith.engine.features import feature_names
+from lensmith.engine.features import PIXELS, feature_names
 from lensmith.learn.batches import PreparedImages
 from lensmith.learn.features.store import (
     FeatureStore,
@@ -30,7 +31,7 @@ from lensmith.learn.features.store import (
     source_digests,
 )
 from lensmith.learn.processes import Processes
-from lensmith.models.views import Views
+from lensmith.models.views import AS_IT_IS, Look, Views, changed
 from lensmith.progress import Tell
 
 EXTRACTION_MODULES = (lensmith.engine.features, lensmith.engine.branches, lensmith.models.attention)
@@ -81,14 +82,21 @@ class FeatureTable:
 
 
 def read_table(
-    classifier: Classifier, split: Split, wanted: Sequence[str] | None, max_pixels: int, unreadable: str, tell: Tell
+    classifier: Classifier,
+    split: Split,
+    wanted: Sequence[str] | None,
+    max_pixels: int,
+    unreadable: str,
+    tell: Tell,
+    look: Look = AS_IT_IS,
 ) -> FeatureTable:
     """The features of a split's images: from the cache where they are cached, otherwise extracted now.
 
     Args:
         classifier: provides the model, as published and with nothing tuned, and the question.
-        wanted: names of features (`features.feature_names`, `pixels`). None for all that the model has; only these are
-            cached on disk.
+        wanted: names of features (`features.feature_names`, `pixels`). None for all that the model has. Except for
+            `pixels`, they are cached on disk.
+        look: the change under which the model is shown the images.
 
     Raises:
         UserError: no training image can be read; or one image can't be and `unreadable` is `stop`.
@@ -101,14 +109,16 @@ def read_table(
     widths: dict[str, int] = {}
 
     def extract(views: Views) -> Views:
-        features = classifier.features(views, chosen)
+        features = classifier.features(changed(views, look), chosen)
         widths.update({name: feature.shape[1] for name, feature in features.items()})
         return (torch.cat(list(features.values()), 1).clamp(-FLOAT16_MAX, FLOAT16_MAX).half(),)
 
     contents = split.contents
-    about = {"kinds": chosen, "max_pixels": max_pixels}
+    about: dict[str, Any] = {"kinds": chosen, "max_pixels": max_pixels}
+    if look != AS_IT_IS:
+        about["look"] = asdict(look)
     computed, cached = len(split), None
-    if wanted is None:
+    if PIXELS not in chosen:
         prompt = classifier.prompt
         more = {"before": prompt.before, "after": prompt.after, "making": source_digests(*EXTRACTION_MODULES)}
         store = FeatureStore(cache_folder() / "vectors" / fingerprint(model, list(model.components), about | more))

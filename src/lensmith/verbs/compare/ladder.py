@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from lensmith.runs.folder import (
 )
 from lensmith.runs.predictions import read_predictions
 from lensmith.runs.provenance import facts
-from lensmith.runs.shapes import Cost, read_as
 from lensmith.verbs import terminal
 from lensmith.verbs.opening import opening
 
@@ -38,9 +37,8 @@ if TYPE_CHECKING:
 
 RECORD = "ladder.json"
 EXAMPLES = ("lensmith ladder my-images", "lensmith ladder my-images 'ladder.methods=[zero-shot, probe, lora]'")
-VALIDATION, MADE, CHOICE = "validation.parquet", "made.json", "choice.json"
-"""Files in a method's folder: its predictions on the validation images, and the cost of making its classifier. File in
-the ladder's folder: the choice, made before any test image was scored."""
+CHOICE = "choice.json"
+"""File in the ladder's folder: the choice, made before any test image was scored."""
 OPTIMISTIC = (
     "The validation images were also used to choose each training's checkpoint, each probe's feature and C, and each "
     "calibration. This favours the methods that choose among most candidates; more validation images (data.validation) "
@@ -90,6 +88,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     """
     from lensmith.learn import methods
     from lensmith.learn.features.frozen import SharedFrozenModel
+    from lensmith.learn.made import cost_of, make, validation_predictions
     from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")
@@ -104,17 +103,17 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     seconds, memory = (None, None) if resume else expected(compared, shared)
     opening(run, seconds, dataset.test, [dataset.how_split], memory)
     try:
-        make(compared, run, shared)
-        validated = {method.name: validation_predictions(method, run) for method in compared}
+        made = {method.name: make(method, run, shared) for method in compared}
+        validated = {name: validation_predictions(inner, name) for name, inner in made.items()}
         choice = choose(names, validated, len(dataset.validation))
         write_json(run.folder / CHOICE, asdict(choice))
         tell(Note(choice.verdict))
-        tested = {method.name: test_predictions(method, run) for method in compared}
+        tested = {name: test_predictions(inner, name) for name, inner in made.items()}
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
-    rows = [row(method, validated[method.name], run, options) for method in compared]
+    rows = [row(method, validated[method.name], made[method.name], options) for method in compared]
     sentences = confirm(names, choice.chosen, validated, tested)
-    cached = any(cost_of(run.folder / name)["features_cached"] for name in names)
+    cached = any(cost_of(inner)["features_cached"] for inner in made.values())
     report = run.folder / REPORT
     write_ladder(
         report,
@@ -157,47 +156,17 @@ def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> tuple[flo
     return features + scored + sum(seconds for _, seconds in making), memory
 
 
-def make(compared: Sequence[Method], run: Run, shared: SharedFrozenModel) -> None:
-    """Make each method's classifier in its run folder, unless it exists already; test images are not used."""
-    for method in compared:
-        inner = run.inner(method.name, method.recipe(run.recipe))
-        if (inner.folder / MADE).exists():
-            continue
-        run.tell(Note(f"{method.name}: {method.about}."))
-        made = method.make(inner, shared, resume=inner.ensure_started())
-        cost = {"seconds": made.seconds, "note": made.note, "features_cached": made.cached}
-        write_json(inner.folder / MADE, cost)
-
-
-def cost_of(folder: Path) -> dict[str, Any]:
-    """The cost of making a method's classifier, from its folder."""
-    cost = read_as(folder / MADE, Cost)
-    return {"features_cached": cost.get("looked_before", False)} | cost  # its name before version 0.2
-
-
-def validation_predictions(method: Method, run: Run) -> Sequence[Prediction]:
-    """A method's predictions on the validation images, read from its folder or computed now."""
-    from lensmith.measure.evaluation import calibrate, predict_split
-
-    inner, dataset = run.inner(method.name, method.recipe(run.recipe)), run.dataset
-    path = inner.folder / VALIDATION
-    if not path.exists():
-        classifier = _classifier(inner)
-        calibrate(inner, classifier, dataset.test, f"calibrating ({method.name})")
-        predict_split(inner, classifier, dataset.validation, path, f"validating ({method.name})")
-    return read_predictions(path)
-
-
-def test_predictions(method: Method, run: Run) -> Sequence[Prediction]:
+def test_predictions(inner: Run, name: str) -> Sequence[Prediction]:
     """A method's predictions on the test images, read from its folder or computed now, with its report."""
+    from lensmith.learn.made import classifier_of, cost_of
     from lensmith.measure.evaluation import score_split
     from lensmith.pages.run import write_run
 
-    inner, test = run.inner(method.name, method.recipe(run.recipe)), run.dataset.test
+    test = inner.dataset.test
     if not (inner.folder / REPORT).exists():
         if not (inner.folder / "evaluation.json").exists():
-            note = str(cost_of(inner.folder)["note"])
-            score_split(inner, _classifier(inner), test, method.name, [note] if note else [])
+            note = str(cost_of(inner)["note"])
+            score_split(inner, classifier_of(inner), test, name, [note] if note else [])
         if (inner.folder / "adapter").is_dir():
             keep_calibration(inner.folder)
         predictions = read_predictions(inner.folder / PREDICTIONS)
@@ -205,24 +174,17 @@ def test_predictions(method: Method, run: Run) -> Sequence[Prediction]:
     return read_predictions(inner.folder / PREDICTIONS)
 
 
-def _classifier(inner: Run) -> Any:
-    from lensmith import models
-    from lensmith.engine.question import make_question
-    from lensmith.measure.evaluation import classifier_for
+def row(method: Method, validated: Sequence[Prediction], inner: Run, options: LadderOptions) -> MethodRow:
+    """A method's row in the table.
 
-    adapter = str(inner.folder) if (inner.folder / "adapter").is_dir() else None
-    tuned = models.load(replace(inner.recipe.model, adapter=adapter))
-    question = make_question(tuned.model, inner.recipe.question, inner.dataset.labels)
-    return classifier_for(tuned, question, inner.recipe.evaluate)
-
-
-def row(method: Method, validated: Sequence[Prediction], run: Run, options: LadderOptions) -> MethodRow:
-    """A method's row in the table."""
+    Args:
+        inner: the run of the method's folder.
+    """
+    from lensmith.learn.made import cost_of
     from lensmith.pages.ladder import MethodRow
 
-    folder, dataset = run.folder / method.name, run.dataset
-    evaluation = read_evaluation(folder)
-    seconds, labels = float(cost_of(folder)["seconds"]), method.labels(dataset)
+    dataset, evaluation = inner.dataset, read_evaluation(inner.folder)
+    seconds, labels = float(cost_of(inner)["seconds"]), method.labels(dataset)
     free = not options.hourly_cost and not options.label_cost
     return MethodRow(
         name=method.name,

@@ -1,0 +1,166 @@
+"""How a blend is made: heads fitted on frozen features, trained models that exist already, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lensmith.data import ImageDataset
+from lensmith.learn.features.few import FewPart, fit_few, scores
+from lensmith.learn.features.frozen import FrozenModel
+from lensmith.learn.made import VALIDATION, validation_predictions
+from lensmith.measure.calibration import LEAST, temperature
+from lensmith.models.blends import StoredPart, keep_blend
+from lensmith.models.heads import Head
+from lensmith.models.tuned_files import task_for, task_of
+from lensmith.models.views import AS_IT_IS, Look
+from lensmith.records import Calibration
+from lensmith.runs.folder import CALIBRATION, Run
+from lensmith.runs.predictions import read_scores
+from lensmith.runs.shapes import CalibrationFile, calibration_of, read_as
+
+SHRINK = 30.0
+"""How strongly weights are drawn towards equal ones; see `fit_weights`."""
+LEAST_WEIGHT = 0.02
+"""Members with less weight are left out: they would take time and change nothing."""
+ANSWERS = "zero-shot"
+"""The part that is the model itself, without training."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One classifier of a blend, before it has a weight."""
+
+    head: Head | None
+    """None for a trained model, which has a folder."""
+    adapter: Path | None
+    calibration: Calibration
+    looks: tuple[Look, ...] = (AS_IT_IS,)
+    strength: float = 0.0
+    """How often the model's own answers are added to its scores."""
+
+
+def fit_weights(logs: Tensor, labels: Tensor, shrink: float = SHRINK) -> Tensor:
+    """Weights of at least 0 that add up to 1.
+
+    Minimises the log loss of softmax((sum of weight x log p) / T) over weights and temperature T, plus shrink / n x the
+    squared distance of the weights from equal ones, as a fraction of the largest possible.
+
+    Args:
+        logs: (members, n, classes) calibrated log-probabilities, of images that no member was taught.
+        labels: (n,) index of each image's class.
+        shrink: 0 for the weights that are best on these images.
+
+    Returns:
+        (members,); equal weights if there are no images.
+    """
+    k, n = logs.shape[:2]
+    if k == 1 or not n:
+        return torch.full((k,), 1 / k)
+    logs = logs.double()
+    free = torch.zeros(k, dtype=torch.float64, requires_grad=True)
+    sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([free, sharpness], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        solver.zero_grad()
+        weights = free.softmax(0)
+        mean = torch.einsum("k,knc->nc", weights, logs) * sharpness.exp()
+        distance = (weights - 1 / k).square().sum() / (1 - 1 / k)
+        loss = torch.nn.functional.cross_entropy(mean, labels) + shrink / n * distance
+        torch.autograd.backward([loss])
+        return loss.item()
+
+    with torch.enable_grad():
+        solver.step(closure)
+    weights = free.detach().softmax(0)
+    kept = torch.where(weights < LEAST_WEIGHT, 0.0, weights)
+    return (kept / kept.sum()).float()
+
+
+def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
+    """Make a blend of heads fitted on frozen features and of trained models, and write it into a run's folder.
+
+    Weights are fitted on the validation images. With fewer than twenty they are equal.
+
+    Args:
+        run: has been started.
+        taught: runs with trained models of the same base, images and question, by name.
+
+    Returns:
+        A sentence about the weights.
+
+    Raises:
+        UserError, Stopped: see `FrozenModel.fit` and `validation_predictions`.
+    """
+    dataset = run.dataset
+    few = fit_few(frozen)
+    logs, y = _validated(frozen, few, taught)
+    members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
+    for name, own in taught.items():
+        path, adapter = own.folder / CALIBRATION, own.folder / "adapter"
+        calibration = Calibration()
+        if path.exists():
+            calibration = calibration_of(path, read_as(path, CalibrationFile)["calibration"], dataset.labels)
+        members[name] = Member(None, adapter, calibration)
+    if len(y) >= LEAST:
+        for name, member in members.items():
+            if member.head is not None:
+                heat = temperature(logs[name], y)
+                logs[name] = (logs[name] / heat).log_softmax(1)
+                # Its own answers are part of its scores, so they are divided with them.
+                members[name] = replace(
+                    member, calibration=Calibration(temperature=heat), strength=member.strength / heat
+                )
+        weights = fit_weights(torch.stack([logs[name] for name in members]), y).tolist()
+        how = f"weights fitted on {len(y):,} validation images"
+    else:
+        weights, how = [1 / len(members)] * len(members), "equal weights"
+    weight_of = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
+    _write(run, frozen, members, weight_of)
+    shown = ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in weight_of.items())
+    added = sum(members[name].strength * weight for name, weight in weight_of.items())
+    more = f" The model's own answers are added {added:.2g} times." if added else ""
+    return f"{how[0].upper()}{how[1:]}: {shown}.{more}"
+
+
+def _validated(
+    frozen: FrozenModel, few: Sequence[FewPart], taught: Mapping[str, Run]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(n, classes) log-probabilities of each member for the validation images that can be read, and their labels."""
+    dataset: ImageDataset = frozen.dataset
+    if len(dataset.validation) < LEAST:
+        return {}, torch.zeros(0, dtype=torch.long)
+    needed = list(dict.fromkeys(part.head.feature for part in few))
+    tables = {look: frozen.looked(dataset.validation, needed, look) for part in few for look in part.looks}
+    first = next(iter(tables.values()))
+    logs = {part.name: scores(part.head, [tables[look] for look in part.looks]) for part in few}
+    if any(part.strength for part in few):
+        answers = frozen.answers(dataset.validation, first.rows)
+        logs = {part.name: (logs[part.name] + part.strength * answers).log_softmax(1) for part in few}
+    for name, own in taught.items():
+        validation_predictions(own, name)
+        raw = torch.from_numpy(read_scores(own.folder / VALIDATION, dataset.labels)[first.rows])
+        path = own.folder / CALIBRATION
+        calibration = calibration_of(path, read_as(path, CalibrationFile)["calibration"], dataset.labels)
+        logs[name] = calibration.apply(raw).log_softmax(1)
+    return logs, first.labels
+
+
+def _write(run: Run, frozen: FrozenModel, members: Mapping[str, Member], weight_of: Mapping[str, float]) -> None:
+    """Write the members that have a weight, and the model itself if one of them adds its answers."""
+    parts = {}
+    for name, weight in weight_of.items():
+        member = members[name]
+        task = task_of(member.adapter) if member.adapter else task_for(run, frozen.model, name)
+        task |= {"calibration": asdict(member.calibration)}
+        parts[name] = StoredPart(weight, member.adapter, task, member.head, member.looks)
+    answers = sum(weight * members[name].strength for name, weight in weight_of.items())
+    if answers:
+        task = task_for(run, frozen.model, ANSWERS) | {"calibration": asdict(Calibration())}
+        parts[ANSWERS] = StoredPart(answers, None, task)
+    keep_blend(run, frozen.model, parts)

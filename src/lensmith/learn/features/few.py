@@ -1,0 +1,172 @@
+"""Probes for a blend: fitted on images under several looks, and, with few labels, on top of the model's own answers.
+
+With one or two labels a class, what the model knows without training is worth more than a label. The scores are then
+W x + b + s log p, with p the model's own probabilities as they are without training, and W and b learn only what these
+lack. The strength s and C are chosen by cross-validation among the training images, so that no image has to be kept
+for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lensmith.config.options import AugmentOptions
+from lensmith.learn.features.frozen import FrozenModel
+from lensmith.learn.features.probes import fold_count, logistic, neighbours, probes, scale, split_folds
+from lensmith.learn.features.table import FeatureTable
+from lensmith.measure.calibration import log_loss, temperature
+from lensmith.models.heads import ClassHead, Head
+from lensmith.models.views import AS_IT_IS, Look
+
+STRENGTHS, FEW_C = (0.0, 0.25, 0.5, 1.0), (0.01, 0.1, 1.0)
+"""Candidate strengths of the model's own answers, relative to these after temperature scaling; candidates of C."""
+STRENGTH = 0.5
+"""The strength if there are too few labels to choose it."""
+FEW = 16
+"""With at least so many labels a class, the model's own answers no longer help (dev/LOG.md), and aren't asked for; C is
+then that of the probe."""
+TEMPERATURES = (1.0, 4.0)
+"""The range of their temperature, which is fitted on few images."""
+MANY = 5_000
+"""With more training images, only the images as they are are fitted: several looks of so many add time and nothing
+else."""
+FEATURES = 2
+"""Number of features with a probe each: the best by the log loss."""
+
+
+def looks_of(augment: AugmentOptions) -> tuple[Look, ...]:
+    """The looks under which images keep their class, by what the recipe lets training change: mirrored if `flip`, moved
+    in four directions if `shift`."""
+    looks = [AS_IT_IS, *([Look(mirrored=True)] if augment.flip else [])]
+    if augment.shift:
+        looks += [Look(right=step) for step in (augment.shift, -augment.shift)]
+        looks += [Look(down=step) for step in (augment.shift, -augment.shift)]
+    return tuple(looks)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Training images under each look, with the model's own answers: one row for each image that can be read."""
+
+    tables: list[FeatureTable]
+    """One for each look, with equal rows."""
+    prior: Tensor | None
+    """(images, classes) log-probabilities of the model's own answers; None if they aren't used."""
+
+    def subset(self, which: Tensor) -> Looked:
+        """The rows with these indices."""
+        prior = None if self.prior is None else self.prior[which]
+        return Looked([table.subset(which) for table in self.tables], prior)
+
+    @property
+    def labels(self) -> Tensor:
+        """(images,) index of each image's label."""
+        return self.tables[0].labels
+
+
+def fit_probe(looked: Looked, feature: str, labels: Sequence[str], c: float, strength: float) -> ClassHead:
+    """A probe on one feature of images under all looks, each of which counts for an equal part of its image.
+
+    Args:
+        c: inverse regularisation strength; see `probes.logistic`.
+        strength: of the model's own answers.
+    """
+    looks = len(looked.tables)
+    x = torch.cat([table.feature(feature) for table in looked.tables])
+    mean, std = scale(x)
+    offset = None if looked.prior is None or not strength else strength * looked.prior.repeat(looks, 1)
+    rows = torch.full((len(x),), 1 / looks)
+    start = x.new_zeros(len(labels), x.shape[1]), x.new_zeros(len(labels))
+    y = looked.labels.repeat(looks)
+    weight, bias = logistic((x - mean) / std, y, c, torch.ones(len(labels)), *start, offset, rows)
+    head = ClassHead(x.shape[1], labels, feature).requires_grad_(False)
+    head.weight.copy_(weight / std)
+    head.bias.copy_(bias - (weight / std) @ mean)
+    return head
+
+
+def scores(head: Head, tables: Sequence[FeatureTable]) -> Tensor:
+    """(images, classes) log-probabilities of a head, averaged over the looks."""
+    logs = [head(table.feature(head.feature)).log_softmax(1) for table in tables]
+    return torch.stack(logs).mean(0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a probe is fitted on top of the model's own answers."""
+
+    strength: float
+    c: float
+
+
+def choose_setting(looked: Looked, feature: str, labels: Sequence[str], seed: int) -> Setting:
+    """The setting with the lowest log loss in cross-validation on the training images. Temperatures aren't fitted: they
+    would hide that a strong regularisation leaves nothing of a probe beside the model's own answers.
+
+    If a class has a single image, there is nothing to choose by: `STRENGTH`, and the probes' default C.
+    """
+    first = looked.tables[0]
+    folds = fold_count(first)
+    if folds < 2:
+        return Setting(STRENGTH, probes.default)
+    place = {row: k for k, row in enumerate(first.rows)}
+    losses = {Setting(strength, c): 0.0 for strength in STRENGTHS for c in FEW_C}
+    for fold in split_folds(first, folds, seed):
+        train, held_out = (
+            looked.subset(torch.tensor([place[row] for row in part.rows])) for part in (fold.train, fold.held_out)
+        )
+        assert held_out.prior is not None
+        for setting in losses:
+            head = fit_probe(train, feature, labels, setting.c, setting.strength)
+            logs = scores(head, held_out.tables) + setting.strength * held_out.prior
+            losses[setting] += log_loss(logs, held_out.labels) * len(held_out.labels)
+    return min(losses, key=losses.__getitem__)
+
+
+@dataclass(frozen=True)
+class FewPart:
+    """A head fitted on frozen features, for a blend."""
+
+    name: str
+    head: Head
+    looks: tuple[Look, ...]
+    strength: float = 0.0
+    """Of the log-probabilities of the model's own answers, which are added to its scores."""
+
+
+def fit_few(frozen: FrozenModel) -> list[FewPart]:
+    """Neighbours and probes on the best features of a dataset's training images, for a blend.
+
+    Raises:
+        UserError: as `FrozenModel.fit`.
+    """
+    dataset, recipe = frozen.dataset, frozen.recipe
+    labels, augmented = dataset.labels, looks_of(recipe.augment)
+    votes, fitted = frozen.fit(neighbours), frozen.fit(probes)
+    known: dict[str, float] = {}  # feature -> C, the best first
+    for candidate in sorted(fitted.candidates, key=lambda candidate: candidate.log_loss):
+        known.setdefault(candidate.feature, candidate.setting)
+    if not known:
+        known = dict.fromkeys(recipe.probe.features or list(frozen.table("train").columns), probes.default)
+    chosen = dict(list(known.items())[:FEATURES])
+    needed = list(dict.fromkeys([*chosen, votes.head.feature]))
+    looks = augmented if len(dataset.train) <= MANY else (AS_IT_IS,)
+    looked = Looked([frozen.looked(dataset.train, needed, look) for look in looks], None)
+    settings, heat = {feature: Setting(0.0, c) for feature, c in chosen.items()}, 1.0
+    if len(looked.labels) < FEW * len(labels):
+        answers = frozen.answers(dataset.train, looked.tables[0].rows)
+        heat = min(max(temperature(answers, looked.labels), TEMPERATURES[0]), TEMPERATURES[1])
+        looked = replace(looked, prior=answers / heat)
+        settings = {feature: choose_setting(looked, feature, labels, recipe.seed) for feature in chosen}
+    parts = []
+    for feature, setting in settings.items():
+        head = fit_probe(looked, feature, labels, setting.c, setting.strength)
+        parts.append(FewPart(f"probe {feature}".replace(" ", "-"), head, augmented, setting.strength / heat))
+    x = torch.cat([table.feature(votes.head.feature) for table in looked.tables])
+    y = looked.labels.repeat(len(looked.tables))
+    heads = dict(neighbours(x, y, labels, votes.head.feature, torch.ones(len(labels))))
+    return [*parts, FewPart("neighbours", heads[votes.setting], augmented)]
