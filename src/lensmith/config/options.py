@@ -154,6 +154,8 @@ class TrainOptions(Options):
 
     epochs: Annotated[float, Gt(0), Le(100_000)] = 4.0
     """Number of passes over the training images."""
+    least_steps: Positive = 1
+    """Least number of optimiser steps, however few the images are; with few images that takes more epochs."""
     batch_size: Positive = 32
     """Images per optimiser step, over all processes."""
     micro_batch: Positive | None = None
@@ -188,6 +190,10 @@ class TrainOptions(Options):
     images are not augmented."""
     tracker: Literal["local", "tensorboard", "wandb"] = "local"
     """Where to log training curves, in addition to metrics.jsonl and the report."""
+
+    def passes(self, images: int) -> float:
+        """Number of passes over n training images: `epochs`, or as many as `least_steps` takes."""
+        return max(self.epochs, self.least_steps * min(self.batch_size, images) / max(1, images))
 
 
 @dataclass

@@ -23,7 +23,7 @@ from lensmith.runs.folder import CALIBRATION, Run
 from lensmith.runs.predictions import read_scores
 from lensmith.runs.shapes import CalibrationFile, calibration_of, read_as
 
-SHRINK = 30.0
+SHRINK = 10.0
 """How strongly weights are drawn towards equal ones; see `fit_weights`."""
 LEAST_WEIGHT = 0.02
 """Members with less weight are left out: they would take time and change nothing."""

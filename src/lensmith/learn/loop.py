@@ -85,8 +85,9 @@ def train(
     groups = weight_groups(model, recipe.tune, options, head)
     optimizer = torch.optim.AdamW(groups, fused=model.device.type in ("cpu", "cuda"))
     batch_size = min(options.batch_size, len(images))
-    steps = max(1, math.ceil(options.epochs * len(images) / batch_size))
-    validate_every = max(1, round(options.validate_every * len(images) / batch_size))
+    steps = max(options.least_steps, math.ceil(options.epochs * len(images) / batch_size))
+    passes = options.passes(len(images))
+    validate_every = max(1, round(options.validate_every * passes / options.epochs * len(images) / batch_size))
     index = {label: i for i, label in enumerate(dataset.labels)}
     ids, targets_of = dataset.train.ids, soft_labels(dataset.train, index, weight_of)
     if resume and (warning := checkpoint.load(folder / "checkpoint", weights, optimizer, state, recipe)):
@@ -147,8 +148,8 @@ def train(
             seconds_left = seconds_per_step * (steps - state.steps)
             speed = batch_size / seconds_per_step
             # The last batch may begin one more epoch.
-            seen = min(state.steps * batch_size / len(images), options.epochs)
-            epoch = f"epoch {seen:.1f} of {options.epochs:g}"
+            seen = min(state.steps * batch_size / len(images), passes)
+            epoch = f"epoch {seen:.1f} of {passes:g}"
             run.tell(Advance("training", state.steps, steps, speed, seconds_left, f"{epoch}, loss {loss:.3f}"))
     except KeyboardInterrupt:
         with uninterrupted():

@@ -106,7 +106,7 @@ class Pace:
     def training(self, recipe: Recipe, dataset: ImageDataset) -> float:
         """Seconds for a training by a recipe, with its validations."""
         images, epochs = len(dataset.train), recipe.train.epochs
-        seen = images * epochs
+        seen = images * recipe.train.passes(images)
         tower_learns = recipe.tune.vision_tower and recipe.tune.method in ("lora", "full")
         passes = BACKWARD * seen if tower_learns else images if recipe.train.cache_features else seen
         validations = max(1, round(epochs / recipe.train.validate_every)) * len(dataset.validation)

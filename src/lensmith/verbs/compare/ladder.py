@@ -50,9 +50,10 @@ CACHED = "Features were cached, so the times of neighbours and probe exclude ext
 def text(record: dict[str, Any]) -> list[terminal.Part]:
     """The printed form of a record."""
     costs = any(row["dollars"] is not None for row in record["methods"])
-    head = ["", "validation", "test", *terminal.RATE_HEAD[1:], "seconds", *["dollars"] * costs]
+    head = ["", "validation", "test", *terminal.RATE_HEAD[1:], "seconds", "images/s", *["dollars"] * costs]
     rows = [
         [row["name"], terminal.points(row["validation"]), *terminal.rate_cells(row["test"]), f"{row['seconds']:.1f}"]
+        + [f"{1000 / row['per_thousand']:,.0f}" if row["per_thousand"] else ""]
         + ([f"{row['dollars']:.2f}"] if costs else [])
         for row in record["methods"]
     ]

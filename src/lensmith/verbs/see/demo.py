@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
         [row["name"], *terminal.rate_cells(record[row["name"].replace("-", "_")]), f"{row['seconds']:.1f}"]
         for row in record["rows"]
     ]
-    lines = ["", record["verdict"], record["against_probe"], f"{record['seconds']:.0f} s in total."]
+    lines = ["", record["verdict"], record["against_probe"], record["blended"], f"{record['seconds']:.0f} s in total."]
     lines += [*terminal.run_lines(record), terminal.next_line("evaluate", "my-images")]
     return terminal.Output(record, [terminal.Table(["", *terminal.RATE_HEAD, "seconds"], rows), *lines])
 
@@ -46,20 +46,23 @@ def demos() -> list[str]:
 
 
 def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent) -> dict[str, Any]:
-    """Score the base model zero-shot, simple classifiers on features and on pixels, and the model after training.
+    """Score the base model zero-shot, simple classifiers on features and on pixels, the model after training, and the
+    blend of them.
 
     All of them are scored on the same test images, which are not used in training or to choose settings.
 
     Returns:
-        `zero_shot`, `probe`, `pixels` and `tuned` accuracies, `verdict` and `against_probe` (sentences), `seconds`,
-        `run`, `report`.
+        `zero_shot`, `probe`, `pixels`, `tuned` and `blend` accuracies, `verdict`, `against_probe` and `blended`
+        (sentences), `seconds`, `run`, `report`.
 
     Raises:
         UserError: there is no such demo, or the run folder exists.
     """
+    from lensmith.learn.blending import make_blend
     from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
+    from lensmith.learn.made import classifier_of
     from lensmith.learn.methods import methods
     from lensmith.measure.evaluation import score_split
     from lensmith.measure.pace import measure
@@ -76,7 +79,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     # After a stop, the demo's training can be resumed by itself, and so can the first baseline.
     run = begin_run(folder or default_folder(recipe, "demo"), recipe, dataset, "train", tell)
     # The baselines have their own run folders inside this one, for `lensmith compare`.
-    runs = {name: run.inner(name, recipe) for name in ("zero-shot", "probe", "pixels")}
+    runs = {name: run.inner(name, recipe) for name in ("zero-shot", "probe", "pixels", "blend")}
     for name, inner in runs.items():
         inner.folder.mkdir()
         inner.start(verb="evaluate" if name == "zero-shot" else "")
@@ -84,7 +87,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     frozen = shared.load()
     expected = memory = None
     if pace := measure(frozen.asked, dataset.train, recipe.data.max_pixels):
-        baselines = pace.features(sum(map(len, dataset.splits))) + 3 * pace.scoring(len(dataset.test))
+        baselines = pace.features(sum(map(len, dataset.splits))) + 4 * pace.scoring(len(dataset.test))
         expected = baselines + pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test))
         memory = pace.peak([recipe])
     opening(run, expected, dataset.test, [dataset.how_split], memory)
@@ -110,11 +113,22 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     keep_calibration(run.folder)
     tuned.evaluation.seconds = time.perf_counter() - clock
 
+    clock = time.perf_counter()
+    note = make_blend(runs["blend"], shared.load(), {"tuned": run})
+    shared.release()
+    blend = score_split(runs["blend"], classifier_of(runs["blend"]), dataset.test, "blend", [note])
+    keep_calibration(runs["blend"].folder)
+    # It is made of the others, so their time is its time too.
+    made_before = probe.evaluation.seconds + tuned.evaluation.seconds
+    blend.evaluation.seconds = made_before + time.perf_counter() - clock
+
     against_pixels = compare("pixels", pixels.predictions, "tuned", tuned.predictions)
     against_zero_shot = compare("zero-shot", zero_shot.predictions, "tuned", tuned.predictions)
     against_probe = compare("probe", probe.predictions, "tuned", tuned.predictions)
+    better = max((probe, tuned), key=lambda scored: scored.evaluation.accuracy.accuracy)
+    blended = compare(better.evaluation.name, better.predictions, "blend", blend.predictions)
     sentence = against_pixels.sentence[:1].upper() + against_pixels.sentence[1:]
-    evaluations = [scored.evaluation for scored in (zero_shot, pixels, probe, tuned)]
+    evaluations = [scored.evaluation for scored in (zero_shot, pixels, probe, tuned, blend)]
     with working("writing the report", tell):
         report = write_run(run.folder, dataset.test, evaluations, tuned.predictions, training.unreadable, sentence)
     record = {
@@ -122,10 +136,12 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         "pixels": asdict(pixels.evaluation.accuracy),
         "probe": asdict(probe.evaluation.accuracy),
         "tuned": asdict(tuned.evaluation.accuracy),
+        "blend": asdict(blend.evaluation.accuracy),
         "p_tuned_against_pixels": against_pixels.p,
         "p_tuned_against_zero_shot": against_zero_shot.p,
         "verdict": sentence,
         "against_probe": against_probe.sentence[:1].upper() + against_probe.sentence[1:],
+        "blended": blended.sentence[:1].upper() + blended.sentence[1:],
         "rows": [{"name": e.name, "seconds": e.seconds, "macro_f1": e.macro_f1.value} for e in evaluations],
         "seconds": time.perf_counter() - started,
         "run": str(run.folder),

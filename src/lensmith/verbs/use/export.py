@@ -88,11 +88,17 @@ def export(
     """
     from lensmith.export import find
     from lensmith.export.original import open_original
+    from lensmith.models.blends import is_blend
 
     if drift is not None and not 0 <= drift <= 1:
         raise UserError(f"--drift is {drift}, which is no fraction.", "Give a number from 0 to 1, such as 0.01.")
     form = find(to, numbers)
     original = open_original(run)
+    if is_blend(run):
+        raise UserError(
+            f"The run {run} is a blend of several models, which no format here holds.",
+            "Serve it with `lensmith serve`, or export one of the runs that it was made of.",
+        )
     folder = out or run / "export" / (to if numbers is None else f"{to}-{numbers}")
     about = {"format": to, "numbers": form.chosen, "run": str(run.resolve()), "weights": original.digest}
     begun = (folder / UNPROVEN).exists() and (folder / ABOUT).exists() and read_json(folder / ABOUT) == about

@@ -134,10 +134,7 @@ def _gather_run(folder: Path, ready: Path, original: Original) -> None:
     """A run folder that `lensmith predict` and `lensmith export` take, without its data."""
     from lensmith.config import DataOptions, written
 
-    (ready / "adapter").mkdir()
-    for path in (folder / "adapter").iterdir():
-        if path.is_file():
-            shutil.copyfile(path, ready / "adapter" / path.name)
+    shutil.copytree(folder / "adapter", ready / "adapter")
     recipe = original.recipe
     data = DataOptions(max_pixels=recipe.data.max_pixels)
     model = replace(recipe.model, base=original.public_base, adapter=None)
@@ -147,10 +144,9 @@ def _gather_run(folder: Path, ready: Path, original: Original) -> None:
 
 def _anonymous(ready: Path, original: Original) -> None:
     """Replace the path of the base model, if it is a folder here, in the files that name it."""
-    for path in (ready / "adapter" / name for name in (TASK, "adapter_config.json")):
-        if path.exists():
-            values = read_json(path)
-            write_json(path, {key: original.public_base if key in BASE else value for key, value in values.items()})
+    for path in (path for name in (TASK, "adapter_config.json") for path in (ready / "adapter").rglob(name)):
+        values = read_json(path)
+        write_json(path, {key: original.public_base if key in BASE else value for key, value in values.items()})
 
 
 USE = """```sh
