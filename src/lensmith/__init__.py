@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lensmith.verbs.see.check import check
     from lensmith.verbs.see.demo import demo
     from lensmith.verbs.see.evaluate import evaluate, resume_evaluation
+    from lensmith.verbs.see.next import next
     from lensmith.verbs.see.report import report
     from lensmith.verbs.see.stress import stress
     from lensmith.verbs.see.suspects import suspects
@@ -51,6 +52,7 @@ __all__ = [
     "ladder",
     "load_recipe",
     "manifest",
+    "next",
     "predict",
     "predict_many",
     "probe",

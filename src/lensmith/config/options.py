@@ -55,10 +55,10 @@ class DataOptions(Options):
     ones."""
     test_limit: Annotated[float, Gt(0)] | None = None
     """Score only this number of test images, or this fraction if below 1."""
-    corrections: str | None = None
-    """A table of corrected labels, as written by `lensmith suspects` or kept by `lensmith serve`. Of the former, a
-    changed value in its column `label` replaces the image's label; an empty value excludes the image. Images of the
-    latter are added to the training images."""
+    corrections: list[str] | str | None = None
+    """Tables of labels: as written by `lensmith suspects` and `lensmith check`, kept by `lensmith serve`, or written by
+    `lensmith next`. Of the former two, a changed value in the column `label` replaces the image's label; an empty value
+    excludes the image. Images of the latter two are added to the training images."""
     more: list[str] | str | None = None
     """Files of labels that a model gave, as `lensmith label` writes them. Their images are added to the training
     images; validation and test stay those of `uri`."""

@@ -87,8 +87,9 @@ def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
         tell: called with progress; a large folder takes minutes to read.
     """
     dataset = _opened(options.uri, Columns.of(options), options.class_names, options.validation, options.test, tell)
-    if options.corrections:
-        dataset = corrected(dataset, Path(options.corrections))
+    tables = [options.corrections] if isinstance(options.corrections, str) else options.corrections or []
+    for table in tables:
+        dataset = corrected(dataset, Path(table))
     for path in [options.more] if isinstance(options.more, str) else options.more or []:
         dataset = with_labels(dataset, path)
     train, test = _limited(dataset.train, options.train_limit), _limited(dataset.test, options.test_limit)

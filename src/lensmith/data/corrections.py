@@ -5,8 +5,9 @@ Each row of the former names an image by its content id and gives its old label 
 id such as `0f3a...@train` means only the copies in that split: so `lensmith check` removes copies of test images.
 
 Each row of the latter names an image file, in the column `image`, and its label. If the image is in the dataset, it is
-labelled anew. Otherwise it is added to the training images, and never to the others: people correct what the model got
-wrong, so such images would make a test look worse than the images that it stands for.
+labelled anew. Otherwise it is added to the training images, and not to the others: people correct what the model got
+wrong, so such images would make a test look worse than the images that it stands for. Only where a column `split` says
+so is it added to another split: `lensmith next` draws images for the test by chance.
 """
 
 from __future__ import annotations
@@ -104,23 +105,43 @@ def _require_known(label: str, labels: tuple[str, ...], line: int, path: Path) -
 
 
 def _with_files(dataset: ImageDataset, path: Path) -> ImageDataset:
-    """The dataset with the images of a table that names files."""
-    files: dict[str, tuple[Path, str]] = {}
+    """The dataset with the images of a table that names files. A row without a label has not been labelled yet."""
+    files: dict[str, tuple[Path, str, str]] = {}
+    empty = 0
     for k, row in rows_of(path):
-        file, label = path.parent / row["image"], row["label"].strip()
-        _require_known(label, dataset.labels, k, path)
+        file, label, split = path.parent / row["image"], unguarded(row["label"].strip()), row.get("split") or "train"
+        if not label:
+            empty += 1
+            continue
+        if "split" not in row:  # those of `lensmith next` may be the first of their class
+            _require_known(label, dataset.labels, k, path)
+        if split not in ("train", "validation", "test"):
+            raise UserError(f"Line {k} of {path} has the split {split!r}.", "Write train, validation or test.")
         if not file.is_file():
             raise UserError(f"Line {k} of {path} names {row['image']!r}, which isn't a file.", "Copy the whole folder.")
         content = content_id(Row(label, str(file)))
-        if files.setdefault(content, (file, label))[1] != label:
+        if files.setdefault(content, (file, label, split))[1] != label:
             raise UserError(f"{path} gives the image {row['image']!r} two labels.", "Keep one of them.")
-    changes = {content: _Change(content, "", label) for content, (_, label) in files.items()}
-    train, validation, test = (_corrected(split, changes) for split in dataset.splits)
+    changes = {content: _Change(content, "", label) for content, (_, label, _) in files.items()}
     present = {content for split in dataset.splits for content in split.contents}
-    new = [(content, label, str(file), None) for content, (file, label) in files.items() if content not in present]
-    note = f"Corrected by {path}: {len(new):,} training images added, {len(files) - len(new):,} images labelled."
-    added = train.extended(new) if new else train
-    return replace(dataset, train=added, validation=validation, test=test, notes=(*dataset.notes, note))
+    new = {content: file for content, file in files.items() if content not in present}
+
+    def with_new(split: Split) -> Split:
+        added = [(content, label, str(file), None) for content, (file, label, of) in new.items() if of == split.name]
+        changed = _corrected(split, changes)
+        return changed.extended(added) if added else changed
+
+    train, validation, test = map(with_new, dataset.splits)
+    tested = sum(split == "test" for _, _, split in new.values())
+    note = (
+        f"Corrected by {path}: {len(new) - tested:,} training images added, {len(files) - len(new):,} images labelled."
+    )
+    note += f" {tested:,} test images added." if tested else ""
+    note += f" {empty:,} rows have no label yet." if empty else ""
+    first = sorted({label for _, label, _ in files.values()} - set(dataset.labels))
+    note += f" New classes: {', '.join(first)}." if first else ""
+    known = replace(dataset, labels=(*dataset.labels, *first))
+    return replace(known, train=train, validation=validation, test=test, notes=(*dataset.notes, note))
 
 
 def _corrected(split: Split, changes: dict[str, _Change]) -> Split:

@@ -222,12 +222,12 @@ def settled(recipe: Recipe) -> Recipe:
         return os.path.abspath(os.path.expanduser(path)) if os.path.exists(os.path.expanduser(path)) else path
 
     data, model = recipe.data, recipe.model
-    paths: dict[str, Any] = {name: place(getattr(data, name)) for name in ("uri", "corrections", "images")}
-    more = place(data.more) if isinstance(data.more, str | None) else [str(place(path)) for path in data.more]
+    values = {name: getattr(data, name) for name in ("uri", "images", "corrections", "more")}
+    paths: dict[str, Any] = {n: list(map(place, v)) if isinstance(v, list) else place(v) for n, v in values.items()}
     base = place(model.base) if os.path.isdir(os.path.expanduser(model.base)) and model.base != "nano" else model.base
     return replace(
         recipe,
-        data=replace(data, more=more, **paths),
+        data=replace(data, **paths),
         model=replace(model, base=str(base), adapter=place(model.adapter)),
     )
 

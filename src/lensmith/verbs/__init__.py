@@ -18,6 +18,7 @@ GROUPS = {
         "report": "make the page of a finished run anew",
         "check": "find what is wrong with the images: leaks, contradictions, odd ones, shortcuts",
         "suspects": "find images whose labels are likely wrong",
+        "next": "choose the images to label next",
         "stress": "see where a taught model breaks: its accuracy on mildly changed images",
         "recipe": "list every option of a recipe, with its default and meaning",
     },

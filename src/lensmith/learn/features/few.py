@@ -32,8 +32,8 @@ then that of the probe."""
 TEMPERATURES = (1.0, 4.0)
 """The range of their temperature, which is fitted on few images."""
 MANY = 5_000
-"""With more training images, heads are fitted on the images as they are, and looks are averaged at prediction alone: with
-2,693 images that kept half of the gain, at a sixth of the time."""
+"""With more training images, heads are fitted on the images as they are, and looks are averaged at prediction alone:
+with 2,693 images that kept half of the gain."""
 FEATURES = 2
 """Number of features with a probe each: the best by the log loss."""
 
