@@ -29,19 +29,20 @@ def options(folder: Path, tiny_folder: Path) -> list[str]:
 
 
 def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
-    words = options(shapes(circle=50, square=50), tiny_folder)
+    folder = shapes(circle=50, square=50)
+    words = [*options(folder, tiny_folder), "augment.flip=true"]
     code, out, err = run(
         "ladder", *words, "ladder.hourly_cost=3600", "ladder.label_cost=0.5", "--run", "a ladder", "--json"
     )
     assert code == 0, err
     record = json.loads(out)
     rows = {row["name"]: row for row in record["methods"]}
-    assert list(rows) == ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head"]
+    assert list(rows) == ["zero-shot", "calibrated", "neighbours", "probe", "lora", "lora+head", "blend"]
     n = {row["test"]["n"] for row in record["methods"]}
     assert len(n) == 1
     data = json.loads(Path("a ladder/record.json").read_text())["data"]
     labels = data["train"]["n"] + data["validation"]["n"]
-    assert [row["labels"] for row in record["methods"]] == [0, data["validation"]["n"], *[labels] * 4]
+    assert [row["labels"] for row in record["methods"]] == [0, data["validation"]["n"], *[labels] * 5]
     for row in record["methods"]:
         assert row["dollars"] == pytest.approx(row["seconds"] + row["labels"] / 2)
         found = json.loads((Path("a ladder") / row["name"] / "evaluation.json").read_text())
@@ -52,8 +53,20 @@ def test_a_ladder_compares_the_methods_on_the_same_images(shapes: Shapes, tiny_f
     page = Path(record["report"]).read_text()
     assert f"Take {record['chosen']}" in page
     # Each method's folder is an ordinary run.
-    code, _, err = run("compare", "a ladder/zero-shot", "a ladder/probe", "a ladder/lora+head", "--run", "compared")
+    folders = [f"a ladder/{name}" for name in ("zero-shot", "probe", "lora+head", "blend")]
+    code, _, err = run("compare", *folders, "--run", "compared")
     assert code == 0, err
+    parts = {part["name"] for part in json.loads(Path("a ladder/blend/adapter/blend.json").read_text())["parts"]}
+    assert parts <= {"lora", "lora+head", "neighbours", "zero-shot"} | {p for p in parts if p.startswith("probe-")}
+    code, out, err = run("evaluate", "a ladder/blend", "--run", "again", "--json")
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] == rows["blend"]["test"]
+    code, out, err = run("predict", "a ladder/blend", next((folder / "circle").iterdir()))
+    assert code == 0, err
+    assert out.split("\t")[1] == "circle"
+    code, _, err = run("export", "a ladder/blend", "--to", "npz")
+    assert code == 2
+    assert "is a blend of several models" in err
 
 
 def test_a_stopped_ladder_repeats_nothing(

@@ -62,6 +62,9 @@ class DataOptions(Options):
     more: list[str] | str | None = None
     """Files of labels that a model gave, as `lensmith label` writes them. Their images are added to the training
     images; validation and test stay those of `uri`."""
+    unlabelled: list[str] | str | None = None
+    """Folders of images that nobody has labelled. A blend learns from them if cross-validation can tell that they
+    help."""
     unreadable: Literal["skip", "stop"] = "skip"
     """What to do with an unreadable image: `skip` lists it, excludes it from training and counts it as wrong; `stop`
     ends with an error."""
@@ -154,7 +157,7 @@ class TrainOptions(Options):
 
     epochs: Annotated[float, Gt(0), Le(100_000)] = 4.0
     """Number of passes over the training images."""
-    least_steps: Positive = 1
+    least_steps: Positive | None = None
     """Least number of optimiser steps, however few the images are; with few images that takes more epochs."""
     batch_size: Positive = 32
     """Images per optimiser step, over all processes."""
@@ -193,7 +196,7 @@ class TrainOptions(Options):
 
     def passes(self, images: int) -> float:
         """Number of passes over n training images: `epochs`, or as many as `least_steps` takes."""
-        return max(self.epochs, self.least_steps * min(self.batch_size, images) / max(1, images))
+        return max(self.epochs, (self.least_steps or 1) * min(self.batch_size, images) / max(1, images))
 
 
 @dataclass

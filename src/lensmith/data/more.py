@@ -1,16 +1,21 @@
-"""Further training images, labelled by a model (`lensmith label`). Validation and test stay those of people."""
+"""Further images to learn from: labelled by a model (`lensmith label`), or by nobody. Validation and test stay those of
+people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+from lensmith.config import DataOptions
 from lensmith.data.build import content_id
 from lensmith.data.dataset import ImageDataset
+from lensmith.data.images import list_images
 from lensmith.data.paths import existing
-from lensmith.data.source import count
+from lensmith.data.source import Row, count
 from lensmith.data.sources.labels import labelled, recognises
-from lensmith.errors import UserError, nearest
+from lensmith.errors import ImageError, UserError, nearest
 
 
 def with_labels(dataset: ImageDataset, location: str) -> ImageDataset:
@@ -42,3 +47,31 @@ def with_labels(dataset: ImageDataset, location: str) -> ImageDataset:
     files = [(content, label, source, targets) for content, (label, source, targets) in new.items()]
     train = dataset.train.extended(files) if files else dataset.train
     return replace(dataset, train=train, notes=(*dataset.notes, note))
+
+
+def unlabelled_files(options: DataOptions, dataset: ImageDataset) -> list[Path]:
+    """The image files that `data.unlabelled` names, each content once, without those that the dataset has labelled.
+
+    Raises:
+        UserError: a folder doesn't exist or has no images; or one of the images is a test image.
+    """
+    folders = [options.unlabelled] if isinstance(options.unlabelled, str) else options.unlabelled or []
+    if not folders:
+        return []
+    test, files, tested = set(dataset.test.contents), list[Path](), list[Path]()
+    seen = {*dataset.train.contents, *dataset.validation.contents}
+    for file in (file for folder in folders for file in list_images(folder)):
+        with suppress(ImageError, OSError):
+            content = content_id(Row("", str(file)))
+            if content in test:
+                tested.append(file)
+            elif content not in seen:
+                seen.add(content)
+                files.append(file)
+    if tested:
+        raise UserError(
+            f"{count(len(tested), 'test image')} among the unlabelled images, such as {tested[0]}: a test of a model "
+            "that has learned from them would be worth nothing.",
+            "Take them out of data.unlabelled.",
+        )
+    return files

@@ -90,7 +90,7 @@ def _data(job: Job) -> Files | None:
 
     assert job.recipe
     options = job.recipe.data
-    for name in ("corrections", "more"):
+    for name in ("corrections", "more", "unlabelled"):
         if getattr(options, name):
             raise UserError(
                 f"data.{name} names files of this machine, which aren't sent to another one.",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lensmith.data import ImageDataset
+from lensmith.data.more import unlabelled_files
 from lensmith.learn.features.few import FewPart, fit_few, scores
 from lensmith.learn.features.frozen import FrozenModel
 from lensmith.learn.made import VALIDATION, validation_predictions
@@ -98,7 +99,8 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
         UserError, Stopped: see `FrozenModel.fit` and `validation_predictions`.
     """
     dataset = run.dataset
-    few = fit_few(frozen)
+    fit = fit_few(frozen, unlabelled_files(run.recipe.data, dataset))
+    few = fit.parts
     logs, y = _validated(frozen, few, taught)
     members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
     for name, own in taught.items():
@@ -125,7 +127,7 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
     shown = ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in weight_of.items())
     added = sum(members[name].strength * weight for name, weight in weight_of.items())
     more = f" The model's own answers are added {added:.2g} times." if added else ""
-    return f"{how[0].upper()}{how[1:]}: {shown}.{more}"
+    return " ".join([f"{how[0].upper()}{how[1:]}: {shown}.{more}", *fit.notes])
 
 
 def _validated(

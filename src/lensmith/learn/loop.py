@@ -85,7 +85,7 @@ def train(
     groups = weight_groups(model, recipe.tune, options, head)
     optimizer = torch.optim.AdamW(groups, fused=model.device.type in ("cpu", "cuda"))
     batch_size = min(options.batch_size, len(images))
-    steps = max(options.least_steps, math.ceil(options.epochs * len(images) / batch_size))
+    steps = max(options.least_steps or 1, math.ceil(options.epochs * len(images) / batch_size))
     passes = options.passes(len(images))
     validate_every = max(1, round(options.validate_every * passes / options.epochs * len(images) / batch_size))
     index = {label: i for i, label in enumerate(dataset.labels)}

@@ -222,7 +222,7 @@ def settled(recipe: Recipe) -> Recipe:
         return os.path.abspath(os.path.expanduser(path)) if os.path.exists(os.path.expanduser(path)) else path
 
     data, model = recipe.data, recipe.model
-    values = {name: getattr(data, name) for name in ("uri", "images", "corrections", "more")}
+    values = {name: getattr(data, name) for name in ("uri", "images", "corrections", "more", "unlabelled")}
     paths: dict[str, Any] = {n: list(map(place, v)) if isinstance(v, list) else place(v) for n, v in values.items()}
     base = place(model.base) if os.path.isdir(os.path.expanduser(model.base)) and model.base != "nano" else model.base
     return replace(

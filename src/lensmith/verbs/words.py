@@ -30,6 +30,7 @@ OF_THE_IMAGES = (
     "group",
     "corrections",
     "more",
+    "unlabelled",
 )
 """Options of `data` that belong to certain images."""
 FEW = 6

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from torch import Tensor
 from lensmith.config.options import AugmentOptions
 from lensmith.learn.features.frozen import FrozenModel
 from lensmith.learn.features.probes import fold_count, logistic, neighbours, probes, scale, split_folds
+from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
+from lensmith.learn.looking import Read, features_of, the_images
 from lensmith.measure.calibration import log_loss, temperature
 from lensmith.models.heads import ClassHead, Head
 from lensmith.models.views import AS_IT_IS, Look
@@ -138,8 +141,20 @@ class FewPart:
     """Of the log-probabilities of the model's own answers, which are added to its scores."""
 
 
-def fit_few(frozen: FrozenModel) -> list[FewPart]:
+@dataclass(frozen=True)
+class FewFit:
+    """What was fitted for a blend."""
+
+    parts: list[FewPart]
+    notes: list[str]
+    """Sentences on what was decided."""
+
+
+def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
     """Neighbours and probes on the best features of a dataset's training images, for a blend.
+
+    Args:
+        unlabelled: image files whose class nobody has said.
 
     Raises:
         UserError: as `FrozenModel.fit`.
@@ -162,11 +177,42 @@ def fit_few(frozen: FrozenModel) -> list[FewPart]:
         heat = min(max(temperature(answers, looked.labels), TEMPERATURES[0]), TEMPERATURES[1])
         looked = replace(looked, prior=answers / heat)
         settings = {feature: choose_setting(looked, feature, labels, recipe.seed) for feature in chosen}
-    parts = []
+    parts, notes = [], list[str]()
+    items = the_images(unlabelled, frozen.model)
     for feature, setting in settings.items():
         head = fit_probe(looked, feature, labels, setting.c, setting.strength)
+        if items:
+            spread, note = with_unlabelled(frozen, looked, feature, setting, items)
+            notes.append(note)
+            if spread is not None:
+                head, setting = spread, Setting(0.0, setting.c)
         parts.append(FewPart(f"probe {feature}".replace(" ", "-"), head, augmented, setting.strength / heat))
     x = torch.cat([table.feature(votes.head.feature) for table in looked.tables])
     y = looked.labels.repeat(len(looked.tables))
     heads = dict(neighbours(x, y, labels, votes.head.feature, torch.ones(len(labels))))
-    return [*parts, FewPart("neighbours", heads[votes.setting], augmented)]
+    return FewFit([*parts, FewPart("neighbours", heads[votes.setting], augmented)], notes)
+
+
+def with_unlabelled(
+    frozen: FrozenModel, looked: Looked, feature: str, setting: Setting, items: Sequence[Read]
+) -> tuple[ClassHead | None, str]:
+    """A probe that has also learned from unlabelled images, or None if it can't be told that they help; and a sentence.
+
+    Args:
+        looked: the labelled images.
+        setting: of the probe without unlabelled images.
+        items: functions that read the unlabelled images.
+    """
+    labels, seed = frozen.dataset.labels, frozen.recipe.seed
+    values, _ = features_of(frozen.asked, items, feature, f"unlabelled images ({feature})", frozen.tell)
+    others = torch.from_numpy(values)
+    graph = Graph(looked.tables[0].feature(feature), others)
+
+    def without(rows: Sequence[int], held_out: Sequence[int]) -> Tensor:
+        train, test = (looked.subset(torch.tensor(part)) for part in (rows, held_out))
+        logs = scores(fit_probe(train, feature, labels, setting.c, setting.strength), test.tables)
+        return (logs if test.prior is None else logs + setting.strength * test.prior).log_softmax(1)
+
+    verdict = judge(looked.tables, others, graph, feature, labels, without, seed)
+    head = fit_spread(looked.tables, others, graph, feature, labels) if verdict.helps else None
+    return head, f"{feature[0].upper()}{feature[1:]}: {verdict.sentence(len(others))}"
