@@ -119,3 +119,20 @@ def test_kept_images_that_can_not_be_used_are_reported(dataset: ImageDataset, tm
         corrected(dataset, path)
     with pytest.raises(UserError, match="two labels"):
         corrected(dataset, kept(tmp_path / "three", {"a.png": (b"x", "circle"), "b.png": (b"x", "square")}))
+
+
+def test_a_chosen_image_may_be_for_the_test_and_may_have_no_label_yet(dataset: ImageDataset, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.new("RGB", (9, 9), (i, 200, 9)).save(tmp_path / f"{i}.png")
+    path = tmp_path / "next.csv"
+    path.write_text("image,label,split\n0.png,circle,train\n1.png,star,test\n2.png,,train\n")
+    now = corrected(dataset, path)
+    assert (len(now.train), len(now.test)) == (len(dataset.train) + 1, len(dataset.test) + 1)
+    assert now.test.labels[-1] == "star"
+    assert now.labels == (*dataset.labels, "star")
+    assert "1 test images added. 1 rows have no label yet. New classes: star." in now.notes[-1]
+    path.write_text("image,label,split\n0.png,circle,tests\n")
+    with pytest.raises(UserError, match="has the split 'tests'"):
+        corrected(dataset, path)
