@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lensmith.verbs.compare.curve import curve
     from lensmith.verbs.compare.ladder import ladder
     from lensmith.verbs.compare.sweep import sweep
+    from lensmith.verbs.estimator import Classifier
     from lensmith.verbs.see.check import check
     from lensmith.verbs.see.demo import demo
     from lensmith.verbs.see.evaluate import evaluate, resume_evaluation
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from lensmith.verbs.use.predict import predict, predict_many
 
 __all__ = [
+    "Classifier",
     "Recipe",
     "UserError",
     "check",
@@ -65,7 +67,7 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {"Recipe": "config", "load_recipe": "config", "UserError": "errors"}
+_MODULES = {"Recipe": "config", "load_recipe": "config", "UserError": "errors", "Classifier": "verbs.estimator"}
 """Modules of the names that aren't verbs."""
 _VERBS = {"resume_evaluation": "evaluate", "predict_many": "predict"}
 """The verbs of further functions."""
