@@ -27,9 +27,9 @@ def test_the_demo_learns_digits_and_reports_it(
         monkeypatch.setattr("lensmith.verbs.see.demo.load_recipe", lambda name: lensmith.load_recipe(name, less))
     assert cli.main(["demo", "--data", "digits", "--run", "a demo", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    zero, pixels, tuned = (record[name] for name in ("zero_shot", "pixels", "tuned"))
-    assert zero["n"] == pixels["n"] == tuned["n"] > (400 if size == "whole" else 100)
-    for rate in (zero, pixels, tuned):
+    zero, pixels, tuned, blend = (record[name] for name in ("zero_shot", "pixels", "tuned", "blend"))
+    assert zero["n"] == pixels["n"] == tuned["n"] == blend["n"] > (400 if size == "whole" else 100)
+    for rate in (zero, pixels, tuned, blend):
         assert 0 < rate["low"] < rate["accuracy"] < rate["high"] < 1
     # As stated in the model's card, with a margin for the rounding of other processors.
     assert zero["accuracy"] >= 0.6
@@ -38,6 +38,9 @@ def test_the_demo_learns_digits_and_reports_it(
     page = Path(record["report"]).read_text()
     assert f"{tuned['accuracy'] * 100:.1f}" in page
     assert f"{zero['accuracy'] * 100:.1f}" in page
+    assert f"{blend['accuracy'] * 100:.1f}" in page
+    assert "The rest of this page is about <b>tuned</b>" in page  # whose mistakes it shows
+    assert blend["accuracy"] >= tuned["accuracy"] - 0.05
 
 
 def test_a_stopped_demo_can_be_resumed_as_a_training(tmp_path: Path) -> None:

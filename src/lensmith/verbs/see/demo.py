@@ -129,8 +129,10 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     blended = compare(better.evaluation.name, better.predictions, "blend", blend.predictions)
     sentence = against_pixels.sentence[:1].upper() + against_pixels.sentence[1:]
     evaluations = [scored.evaluation for scored in (zero_shot, pixels, probe, tuned, blend)]
+    # The page is about the last of them, and the run folder is that of the trained model.
+    shown = [scored.evaluation for scored in (zero_shot, pixels, probe, blend, tuned)]
     with working("writing the report", tell):
-        report = write_run(run.folder, dataset.test, evaluations, tuned.predictions, training.unreadable, sentence)
+        report = write_run(run.folder, dataset.test, shown, tuned.predictions, training.unreadable, sentence)
     record = {
         "zero_shot": asdict(zero_shot.evaluation.accuracy),
         "pixels": asdict(pixels.evaluation.accuracy),
