@@ -13,7 +13,7 @@ from typing import Any
 
 GROUPS = {
     "see": {
-        "demo": "run the whole workflow in two minutes: baselines, training, comparison, report",
+        "demo": "run the whole workflow in a few minutes: baselines, training, blend, comparison, report",
         "evaluate": "score a model, zero-shot or tuned, on labelled images",
         "report": "make the page of a finished run anew",
         "check": "find what is wrong with the images: leaks, contradictions, odd ones, shortcuts",
