@@ -142,11 +142,11 @@ def test_the_test_images_confirm_the_choice_or_not() -> None:
     assert confirm(["probe"], "probe", {"probe": answers(9)}, {"probe": answers(9)}) == []
 
 
-def test_a_ladder_needs_all_three_splits(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+def test_a_ladder_needs_test_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder)
-    code, _, err = run("ladder", *words, "data.validation=0", "--run", "x")
+    code, _, err = run("ladder", *words, "data.test=0", "--run", "x")
     assert code == 2
-    assert "has no validation images" in err
+    assert "has no test images" in err
     assert not Path("x").exists()
 
 
@@ -204,3 +204,21 @@ def test_milliseconds_are_not_rounded_to_zero(
     times = [row["seconds"] for row in logged if "loss" in row]
     assert times == sorted(set(times)), "each step takes some time"
     assert 0 < times[0] < 0.001
+
+
+def test_few_labels_need_no_validation_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    words = [*options(shapes(circle=40, square=40), tiny_folder), "data.validation=0", "data.train_limit=6"]
+    code, out, err = run("ladder", *words, "ladder.methods=[neighbours, probe, blend]", "--run", "few", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["chosen"] == "blend"
+    assert all(row["validation"] is None for row in record["methods"])
+    assert {row["labels"] for row in record["methods"]} == {6}
+    assert "Equal weights" in json.loads(Path("few/blend/made.json").read_text())["note"]
+    assert "no validation images" in Path("few/report.html").read_text()
+    code, out, err = run("ladder", *words, "ladder.methods=[neighbours, blend]", "--run", "shown")
+    assert code == 0, err
+    assert "Take blend, which is made of the others" in out
+    code, _, err = run("ladder", *words, "ladder.methods=[neighbours, probe]", "--run", "none")
+    assert code == 2
+    assert "has no validation images. A ladder chooses by validation images, unless it ends in a blend." in err

@@ -69,8 +69,9 @@ def choose(names: Sequence[str], validated: Predictions, images: int) -> Choice:
 
 def confirm(names: Sequence[str], chosen: str, validated: Predictions, tested: Predictions) -> list[str]:
     """Sentences about a choice on the test images: how the chosen classifier compares with the cheapest one and with
-    the one that was best on validation, and which ones the test images can't distinguish from it."""
-    best = max(names, key=lambda name: accuracy(validated[name]).accuracy)
+    the one that was best on validation, if there were such images, and which ones the test images can't distinguish
+    from it."""
+    best = max(names, key=lambda name: accuracy(validated[name]).accuracy) if validated else chosen
     comparisons = {name: compare(name, tested[name], chosen, tested[chosen]) for name in names if name != chosen}
     references = [name for name in dict.fromkeys([names[0], best]) if name != chosen]
     sentences = [f"On the test images: {comparisons[name].sentence}" for name in references]

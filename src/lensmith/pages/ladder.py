@@ -30,7 +30,8 @@ class MethodRow:
     name: str
     about: str
     """What the method is, in one plain phrase."""
-    validation: Rate
+    validation: Rate | None
+    """None if there are no validation images; there is `test` then."""
     test: Rate | None
     labels: int
     """Number of labelled images that the method used."""
@@ -44,7 +45,9 @@ class MethodRow:
     @property
     def accuracy(self) -> Rate:
         """Accuracy on the test images, or on the validation images if the test images were not scored."""
-        return self.validation if self.test is None else self.test
+        rate = self.validation if self.test is None else self.test
+        assert rate is not None
+        return rate
 
 
 @dataclass(frozen=True)

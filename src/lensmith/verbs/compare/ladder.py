@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensmith.config import LadderOptions, Recipe
+from lensmith.config.options import SplitName
 from lensmith.data import open_data
 from lensmith.errors import Stopped
-from lensmith.measure.choice import choose, confirm
+from lensmith.measure.choice import Choice, choose, confirm
 from lensmith.measure.metrics import accuracy
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Prediction
@@ -44,6 +45,11 @@ OPTIMISTIC = (
     "calibration. This favours the methods that choose among most candidates; more validation images (data.validation) "
     "reduce the effect."
 )
+BLEND = "blend"
+UNCHOSEN = (
+    "Take blend, which is made of the others: there are no validation images to choose by. With few labels, no other "
+    "method was better in trials with nano."
+)
 CACHED = "Features were cached, so the times of neighbours and probe exclude extraction."
 
 
@@ -52,7 +58,12 @@ def text(record: dict[str, Any]) -> list[terminal.Part]:
     costs = any(row["dollars"] is not None for row in record["methods"])
     head = ["", "validation", "test", *terminal.RATE_HEAD[1:], "seconds", "images/s", *["dollars"] * costs]
     rows = [
-        [row["name"], terminal.points(row["validation"]), *terminal.rate_cells(row["test"]), f"{row['seconds']:.1f}"]
+        [
+            row["name"],
+            terminal.points(row["validation"]) if row["validation"] else "",
+            *terminal.rate_cells(row["test"]),
+            f"{row['seconds']:.1f}",
+        ]
         + [f"{1000 / row['per_thousand']:,.0f}" if row["per_thousand"] else ""]
         + ([f"{row['dollars']:.2f}"] if costs else [])
         for row in record["methods"]
@@ -97,7 +108,8 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     compared = methods.chosen("ladder.methods", options.methods)
     names = [method.name for method in compared]
     dataset = open_data(recipe.data, tell)
-    dataset.require("train", "validation", "test", hint="A ladder needs all three splits.")
+    needed: list[SplitName] = ["train", "test"] if BLEND in names else ["train", "validation", "test"]
+    dataset.require(*needed, hint="A ladder chooses by validation images, unless it ends in a blend.")
     for method in () if resume else compared:
         method.require(method.recipe(recipe), dataset)
     run, shared = begin_run(folder, recipe, dataset, "ladder", tell, resume), SharedFrozenModel(recipe, dataset, tell)
@@ -105,14 +117,17 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     opening(run, seconds, dataset.test, [dataset.how_split], memory)
     try:
         made = {method.name: make(method, run, shared) for method in compared}
-        validated = {name: validation_predictions(inner, name) for name, inner in made.items()}
-        choice = choose(names, validated, len(dataset.validation))
+        if n := len(dataset.validation):
+            validated = {name: validation_predictions(inner, name) for name, inner in made.items()}
+            choice = choose(names, validated, n)
+        else:
+            validated, choice = {}, Choice(BLEND, UNCHOSEN)
         write_json(run.folder / CHOICE, asdict(choice))
         tell(Note(choice.verdict))
         tested = {name: test_predictions(inner, name) for name, inner in made.items()}
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
-    rows = [row(method, validated[method.name], made[method.name], options) for method in compared]
+    rows = [row(method, validated.get(method.name), made[method.name], options) for method in compared]
     sentences = confirm(names, choice.chosen, validated, tested)
     cached = any(cost_of(inner)["features_cached"] for inner in made.values())
     report = run.folder / REPORT
@@ -125,7 +140,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             methods=rows,
             chosen=choice.chosen,
             facts=facts(run.folder),
-            notes=[*dataset.notes, OPTIMISTIC, *([CACHED] if cached else [])],
+            notes=[*dataset.notes, *([OPTIMISTIC] if validated else []), *([CACHED] if cached else [])],
         ),
     )
     record = {
@@ -175,10 +190,11 @@ def test_predictions(inner: Run, name: str) -> Sequence[Prediction]:
     return read_predictions(inner.folder / PREDICTIONS)
 
 
-def row(method: Method, validated: Sequence[Prediction], inner: Run, options: LadderOptions) -> MethodRow:
+def row(method: Method, validated: Sequence[Prediction] | None, inner: Run, options: LadderOptions) -> MethodRow:
     """A method's row in the table.
 
     Args:
+        validated: its predictions on the validation images; None if there are none.
         inner: the run of the method's folder.
     """
     from lensmith.learn.made import cost_of
@@ -190,7 +206,7 @@ def row(method: Method, validated: Sequence[Prediction], inner: Run, options: La
     return MethodRow(
         name=method.name,
         about=method.about,
-        validation=accuracy(validated),
+        validation=accuracy(validated) if validated else None,
         test=evaluation.accuracy,
         labels=labels,
         seconds=seconds,
