@@ -21,6 +21,7 @@ from lensmith.data.corrections import corrected
 from lensmith.data.dataset import ImageDataset, Sample, Split
 from lensmith.data.images import decode_image, list_images
 from lensmith.data.more import with_labels
+from lensmith.data.paths import each
 from lensmith.data.source import Columns
 from lensmith.data.sources import open_source
 from lensmith.errors import UserError
@@ -87,10 +88,9 @@ def open_data(options: DataOptions, tell: Tell = silent) -> ImageDataset:
         tell: called with progress; a large folder takes minutes to read.
     """
     dataset = _opened(options.uri, Columns.of(options), options.class_names, options.validation, options.test, tell)
-    tables = [options.corrections] if isinstance(options.corrections, str) else options.corrections or []
-    for table in tables:
+    for table in each(options.corrections):
         dataset = corrected(dataset, Path(table))
-    for path in [options.more] if isinstance(options.more, str) else options.more or []:
+    for path in each(options.more):
         dataset = with_labels(dataset, path)
     train, test = _limited(dataset.train, options.train_limit), _limited(dataset.test, options.test_limit)
     return replace(dataset, train=train, test=test)

@@ -3,7 +3,7 @@ people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from lensmith.config import DataOptions
 from lensmith.data.build import content_id
 from lensmith.data.dataset import ImageDataset
 from lensmith.data.images import list_images
-from lensmith.data.paths import existing
+from lensmith.data.paths import each, existing
 from lensmith.data.source import Row, count
 from lensmith.data.sources.labels import labelled, recognises
 from lensmith.errors import ImageError, UserError, nearest
@@ -49,25 +49,30 @@ def with_labels(dataset: ImageDataset, location: str) -> ImageDataset:
     return replace(dataset, train=train, notes=(*dataset.notes, note))
 
 
+def contents_of(files: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """The content id of each image file that can be read, and the file."""
+    for file in files:
+        with suppress(ImageError, OSError):
+            yield content_id(Row("", str(file))), file
+
+
 def unlabelled_files(options: DataOptions, dataset: ImageDataset) -> list[Path]:
     """The image files that `data.unlabelled` names, each content once, without those that the dataset has labelled.
 
     Raises:
         UserError: a folder doesn't exist or has no images; or one of the images is a test image.
     """
-    folders = [options.unlabelled] if isinstance(options.unlabelled, str) else options.unlabelled or []
+    folders = each(options.unlabelled)
     if not folders:
         return []
     test, files, tested = set(dataset.test.contents), list[Path](), list[Path]()
     seen = {*dataset.train.contents, *dataset.validation.contents}
-    for file in (file for folder in folders for file in list_images(folder)):
-        with suppress(ImageError, OSError):
-            content = content_id(Row("", str(file)))
-            if content in test:
-                tested.append(file)
-            elif content not in seen:
-                seen.add(content)
-                files.append(file)
+    for content, file in contents_of(file for folder in folders for file in list_images(folder)):
+        if content in test:
+            tested.append(file)
+        elif content not in seen:
+            seen.add(content)
+            files.append(file)
     if tested:
         raise UserError(
             f"{count(len(tested), 'test image')} among the unlabelled images, such as {tested[0]}: a test of a model "

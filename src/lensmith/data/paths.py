@@ -80,3 +80,8 @@ def visible_files(root: Path) -> dict[str, Path]:
 def _is_loop(folder: str, parent: str) -> bool:
     real = os.path.realpath(folder)
     return parent == real or parent.startswith(real.rstrip(os.sep) + os.sep)
+
+
+def each(paths: list[str] | str | None) -> list[str]:
+    """The paths of an option that may be one, several or none."""
+    return [paths] if isinstance(paths, str) else paths or []

@@ -104,11 +104,7 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
     logs, y = _validated(frozen, few, taught)
     members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
     for name, own in taught.items():
-        path, adapter = own.folder / CALIBRATION, own.folder / "adapter"
-        calibration = Calibration()
-        if path.exists():
-            calibration = calibration_of(path, read_as(path, CalibrationFile)["calibration"], dataset.labels)
-        members[name] = Member(None, adapter, calibration)
+        members[name] = Member(None, own.folder / "adapter", _calibration(own))
     if len(y) >= LEAST:
         for name, member in members.items():
             if member.head is not None:
@@ -147,10 +143,16 @@ def _validated(
     for name, own in taught.items():
         validation_predictions(own, name)
         raw = torch.from_numpy(read_scores(own.folder / VALIDATION, dataset.labels)[first.rows])
-        path = own.folder / CALIBRATION
-        calibration = calibration_of(path, read_as(path, CalibrationFile)["calibration"], dataset.labels)
-        logs[name] = calibration.apply(raw).log_softmax(1)
+        logs[name] = _calibration(own).apply(raw).log_softmax(1)
     return logs, first.labels
+
+
+def _calibration(run: Run) -> Calibration:
+    """The calibration of a trained model; none if it was never calibrated."""
+    path = run.folder / CALIBRATION
+    if not path.exists():
+        return Calibration()
+    return calibration_of(path, read_as(path, CalibrationFile)["calibration"], run.dataset.labels)
 
 
 def _write(run: Run, frozen: FrozenModel, members: Mapping[str, Member], weight_of: Mapping[str, float]) -> None:

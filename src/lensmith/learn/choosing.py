@@ -49,7 +49,8 @@ def choose_typical(vectors: Vectors, labelled: Sequence[int], n: int, seed: int 
         rows = [int(i) for i in np.flatnonzero(clusters == cluster) if int(i) not in taken]
         if rows and len(chosen) < n:
             chosen.append(rows[_most_typical(vectors[rows])])
-    free = [i for i in range(len(vectors)) if i not in taken and i not in set(chosen)]
+    used = taken | set(chosen)
+    free = [i for i in range(len(vectors)) if i not in used]
     return [*chosen, *free[: n - len(chosen)]]
 
 
@@ -73,7 +74,8 @@ def choose_uncertain(vectors: Vectors, probabilities: NDArray[np.float32], n: in
     for row, cluster in zip(doubtful.tolist(), clusters.tolist(), strict=True):  # the smallest margins come first
         first.setdefault(cluster, row)
     chosen = list(first.values())
-    left = [row for row in doubtful.tolist() if row not in set(chosen)]
+    used = set(chosen)
+    left = [row for row in doubtful.tolist() if row not in used]
     return sorted([*chosen, *left[: n - len(chosen)]], key=lambda row: margins[row])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lensmith.config.options import AugmentOptions
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.features.probes import fold_count, logistic, neighbours, probes, scale, split_folds
+from lensmith.learn.features.probes import fold_count, logistic, neighbours, probes, scale, split_folds, unscaled
 from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.looking import Read, features_of, the_images
@@ -86,10 +86,7 @@ def fit_probe(looked: Looked, feature: str, labels: Sequence[str], c: float, str
     start = x.new_zeros(len(labels), x.shape[1]), x.new_zeros(len(labels))
     y = looked.labels.repeat(looks)
     weight, bias = logistic((x - mean) / std, y, c, torch.ones(len(labels)), *start, offset, rows)
-    head = ClassHead(x.shape[1], labels, feature).requires_grad_(False)
-    head.weight.copy_(weight / std)
-    head.bias.copy_(bias - (weight / std) @ mean)
-    return head
+    return unscaled(weight, bias, mean, std, labels, feature)
 
 
 def scores(head: Head, tables: Sequence[FeatureTable]) -> Tensor:

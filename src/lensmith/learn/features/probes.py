@@ -119,10 +119,7 @@ def probes(
     weight, bias = x.new_zeros(len(labels), x.shape[1]), x.new_zeros(len(labels))
     for c in C_VALUES:
         weight, bias = logistic(scaled, y, c, class_weights, weight, bias)
-        head = ClassHead(x.shape[1], labels, feature).requires_grad_(False)
-        head.weight.copy_(weight / std)  # the layer includes the scaling
-        head.bias.copy_(bias - (weight / std) @ mean)
-        yield c, head.to(x.device)
+        yield c, unscaled(weight, bias, mean, std, labels, feature).to(x.device)
 
 
 @head_path("neighbours = {:g}", default=1)
@@ -141,6 +138,14 @@ def scale(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column of (images, size) features; for a constant column, 1 as deviation."""
     std = x.std(0, correction=0)
     return x.mean(0), std.where(std > 1e-6, 1.0)
+
+
+def unscaled(weight: Tensor, bias: Tensor, mean: Tensor, std: Tensor, labels: Sequence[str], feature: str) -> ClassHead:
+    """A head for features as they are, of weights that were fitted on scaled ones; see `scale`."""
+    head = ClassHead(weight.shape[1], labels, feature).requires_grad_(False)
+    head.weight.copy_(weight / std)
+    head.bias.copy_(bias - (weight / std) @ mean)
+    return head
 
 
 def logistic(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensmith.learn.features.probes import fold_count, logistic, scale, split_folds
+from lensmith.learn.features.probes import fold_count, logistic, scale, split_folds, unscaled
 from lensmith.learn.features.table import FeatureTable
 from lensmith.models.heads import ClassHead
 
@@ -123,10 +123,7 @@ def fit_spread(
     start = x.new_zeros(len(labels), x.shape[1]), x.new_zeros(len(labels))
     both = torch.cat([own, targets[reached]])
     weight, bias = logistic((x - mean) / std, both, C, torch.ones(len(labels)), *start, None, weights)
-    head = ClassHead(x.shape[1], labels, feature).requires_grad_(False)
-    head.weight.copy_(weight / std)
-    head.bias.copy_(bias - (weight / std) @ mean)
-    return head
+    return unscaled(weight, bias, mean, std, labels, feature)
 
 
 def judge(

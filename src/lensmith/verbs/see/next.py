@@ -7,7 +7,7 @@ import csv
 import io
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from lensmith.config import Recipe
+from lensmith.data.paths import each
 from lensmith.data.text_tables import guarded
 from lensmith.errors import ImageError, UserError
 from lensmith.progress import Tell, counter, silent
@@ -79,8 +80,8 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     record = next(images, taught, args.number, args.test, args.out, screen)
     then = [record["table"]]
     if taught:
-        before = (data := read_run(taught).data).corrections or []
-        tables = [*([before] if isinstance(before, str) else before), record["table"]]
+        data = read_run(taught).data
+        tables = [*each(data.corrections), record["table"]]
         then = [data.uri, f"data.corrections={tables[0] if len(tables) == 1 else '[' + ', '.join(tables) + ']'}"]
     lines = [record["verdict"], *record["notes"], terminal.path_line("Table", record["table"])]
     lines += [terminal.path_line("Report", record["report"]), "Fill in the column `label` of the table."]
@@ -141,7 +142,8 @@ def next(
         )
     taught = load_taught(run, () if run else UNASKED)
     drawn = sorted(random.Random(recipe.seed).sample(range(len(files)), test))
-    rest = [file for i, file in enumerate(files) if i not in set(drawn)]
+    taken = set(drawn)
+    rest = [file for i, file in enumerate(files) if i not in taken]
     chosen, how = _choose(rest, number, taught, dataset, tell)
     rows = [*chosen, *(Chosen(files[i], "test") for i in drawn)]
     labels = list(taught.classifier.labels) if run else []
@@ -179,18 +181,21 @@ def next(
 
 def _new(files: Sequence[Path], known: set[str], tell: Tell) -> tuple[list[Path], int]:
     """The files whose content isn't known, each content once, and the number of the others."""
-    from lensmith.data.build import content_id
-    from lensmith.data.source import Row
+    from lensmith.data.more import contents_of
 
     seen, new = set(known), list[Path]()
     show = counter("reading images", len(files), tell)
-    for k, file in enumerate(files):
-        with suppress(ImageError, OSError):
-            content = content_id(Row("", str(file)))
-            if content not in seen:
-                seen.add(content)
-                new.append(file.resolve())
-        show(k + 1)
+
+    def counted() -> Iterator[Path]:
+        for k, file in enumerate(files):
+            show(k)
+            yield file
+
+    for content, file in contents_of(counted()):
+        if content not in seen:
+            seen.add(content)
+            new.append(file.resolve())
+    show(len(files))
     return new, len(files) - len(new)
 
 
