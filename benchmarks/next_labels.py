@@ -36,9 +36,9 @@ T = 2.262
 def vectors(classifier: Classifier, split: Split, what: str) -> Tensor:
     """(images, size) features of a split."""
     print("features of", len(split), what, file=sys.stderr, flush=True)
-    values, rows = features_of(classifier, split_images(split), FEATURE, what)
+    values, rows = features_of(classifier, split_images(split), [FEATURE], what)
     assert len(rows) == len(split)
-    return torch.from_numpy(values)
+    return torch.from_numpy(values[FEATURE])
 
 
 def fitted(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:

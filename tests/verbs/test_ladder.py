@@ -222,3 +222,17 @@ def test_few_labels_need_no_validation_images(shapes: Shapes, tiny_folder: Path,
     code, _, err = run("ladder", *words, "ladder.methods=[neighbours, probe]", "--run", "none")
     assert code == 2
     assert "has no validation images. A ladder chooses by validation images, unless it ends in a blend." in err
+
+
+def test_unlabelled_images_are_judged_and_the_blend_says_so(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
+    folder = shapes(circle=40, square=40)
+    words = [*options(folder, tiny_folder), "data.validation=0", "data.train_limit=8", "ladder.methods=[probe, blend]"]
+    others = Path("others")
+    others.mkdir()
+    for i, path in enumerate(sorted((folder / "circle").iterdir())[:20]):
+        (others / f"{i}.png").write_bytes(path.read_bytes() + b"x")  # other files of the same look
+    code, _, err = run("ladder", *words, f"data.unlabelled={others}", "--run", "l")
+    assert code == 0, err
+    note = json.loads(Path("l/blend/made.json").read_text())["note"]
+    assert note.count("20 unlabelled images") == 2  # of each probe's feature
+    assert "labelled images" in note

@@ -62,30 +62,33 @@ def split_images(split: Split) -> list[Read]:
 
 
 def features_of(
-    classifier: Classifier, items: Sequence[Read], feature: str, task: str, tell: Tell = silent
-) -> tuple[Any, list[int]]:
-    """One feature of each image that can be read.
+    classifier: Classifier, items: Sequence[Read], features: Sequence[str], task: str, tell: Tell = silent
+) -> tuple[dict[str, Any], list[int]]:
+    """Features of each image that can be read, extracted together.
 
     Args:
-        feature: a name of `engine.features.feature_names`.
+        features: names of `engine.features.feature_names`.
         task: the name of the task in progress reports.
 
     Returns:
-        (images, size) float32 array, and the indices of its images.
+        (images, size) float32 array of each feature, and the indices of the images.
     """
-    found: dict[int, torch.Tensor] = {}
+    found: dict[int, Views] = {}
     images, show = _Prepared(classifier.model, items), counter(task, len(items), tell)
 
     def extract(views: Views) -> Views:
-        return tuple(classifier.features(views, [feature]).values())
+        return tuple(classifier.features(views, features).values())
 
     for start in range(0, len(items), WINDOW):
         window = range(start, min(start + WINDOW, len(items)))
-        found |= {i: views[0] for i, views in extract_features(images, window, classifier.model, extract)}
+        found |= dict(extract_features(images, window, classifier.model, extract))
         show(window.stop)
     rows = sorted(found)
-    values = torch.stack([found[i] for i in rows]).float().numpy() if rows else np.zeros((0, 1), np.float32)
-    return values, rows
+    empty = np.zeros((0, 1), np.float32)
+    return {
+        name: torch.stack([found[i][k] for i in rows]).float().numpy() if rows else empty
+        for k, name in enumerate(features)
+    }, rows
 
 
 def answers_about(classifier: Classifier, items: Sequence[Read], tell: Tell = silent) -> list[Answer]:

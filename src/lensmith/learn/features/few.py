@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from lensmith.learn.features.frozen import FrozenModel
 from lensmith.learn.features.probes import fold_count, logistic, neighbours, probes, scale, split_folds, unscaled
 from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
-from lensmith.learn.looking import Read, features_of, the_images
+from lensmith.learn.looking import features_of, the_images
 from lensmith.measure.calibration import log_loss, temperature
 from lensmith.models.heads import ClassHead, Head
 from lensmith.models.views import AS_IT_IS, Look
@@ -175,11 +176,13 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
         looked = replace(looked, prior=answers / heat)
         settings = {feature: choose_setting(looked, feature, labels, recipe.seed) for feature in chosen}
     parts, notes = [], list[str]()
-    items = the_images(unlabelled, frozen.model)
+    others: dict[str, Any] = {}
+    if items := the_images(unlabelled, frozen.model):
+        others, _ = features_of(frozen.asked, items, list(settings), "looking at unlabelled images", frozen.tell)
     for feature, setting in settings.items():
         head = fit_probe(looked, feature, labels, setting.c, setting.strength)
-        if items:
-            spread, note = with_unlabelled(frozen, looked, feature, setting, items)
+        if others:
+            spread, note = with_unlabelled(frozen, looked, feature, setting, torch.from_numpy(others[feature]))
             notes.append(note)
             if spread is not None:
                 head, setting = spread, Setting(0.0, setting.c)
@@ -191,18 +194,16 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
 
 
 def with_unlabelled(
-    frozen: FrozenModel, looked: Looked, feature: str, setting: Setting, items: Sequence[Read]
+    frozen: FrozenModel, looked: Looked, feature: str, setting: Setting, others: Tensor
 ) -> tuple[ClassHead | None, str]:
     """A probe that has also learned from unlabelled images, or None if it can't be told that they help; and a sentence.
 
     Args:
         looked: the labelled images.
         setting: of the probe without unlabelled images.
-        items: functions that read the unlabelled images.
+        others: (images, size) the feature of the unlabelled images.
     """
     labels, seed = frozen.dataset.labels, frozen.recipe.seed
-    values, _ = features_of(frozen.asked, items, feature, f"unlabelled images ({feature})", frozen.tell)
-    others = torch.from_numpy(values)
     graph = Graph(looked.tables[0].feature(feature), others)
 
     def without(rows: Sequence[int], held_out: Sequence[int]) -> Tensor:

@@ -210,7 +210,8 @@ def _choose(
 
     asked = taught.classifier
     items = the_images(files, asked.model)
-    vectors, readable = features_of(asked, items, FEATURE, "looking at the images", tell)
+    found, readable = features_of(asked, items, [FEATURE], "looking at the images", tell)
+    vectors = found[FEATURE]
     files = [files[i] for i in readable]
     if len(files) < number:
         raise UserError(f"Only {len(files):,} of these images can be read.", "Choose a smaller --number.")
@@ -218,17 +219,18 @@ def _choose(
     if dataset is None or each < choosing.TYPICAL:
         labelled = vectors[:0]
         if dataset is not None and len(dataset.train):
-            labelled, _ = features_of(asked, split_images(dataset.train), FEATURE, "looking at the labelled ones", tell)
+            known = split_images(dataset.train)
+            labelled = features_of(asked, known, [FEATURE], "looking at the labelled ones", tell)[0][FEATURE]
         every = choosing.standardised(np.concatenate([vectors, labelled]))
         rows = choosing.choose_typical(every, range(len(vectors), len(every)), number)
         how = "typical ones, of groups of similar images that have no label yet"
         shown = answers_about(asked, the_images([files[i] for i in rows], asked.model)) if dataset else []
     else:
-        found = answers_about(asked, the_images(files, asked.model), tell)
-        probabilities = np.array([prediction.probabilities for prediction in found], np.float32)
+        answered = answers_about(asked, the_images(files, asked.model), tell)
+        probabilities = np.array([prediction.probabilities for prediction in answered], np.float32)
         rows = choosing.choose_uncertain(choosing.standardised(vectors), probabilities, number)
         how = "those whose class is in most doubt, of different kinds"
-        shown = [found[i] for i in rows]
+        shown = [answered[i] for i in rows]
     if not shown:
         return [Chosen(files[i], "train") for i in rows], how
     return [Chosen(files[i], "train", a.label, a.probability) for i, a in zip(rows, shown, strict=True)], how
