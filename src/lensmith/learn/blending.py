@@ -104,7 +104,7 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
     logs, y = _validated(frozen, few, taught)
     members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
     for name, own in taught.items():
-        members[name] = Member(None, own.folder / "adapter", _calibration(own))
+        members[name] = Member(None, own.folder / "adapter", calibration_in(own))
     if len(y) >= LEAST:
         for name, member in members.items():
             if member.head is not None:
@@ -143,11 +143,11 @@ def _validated(
     for name, own in taught.items():
         validation_predictions(own, name)
         raw = torch.from_numpy(read_scores(own.folder / VALIDATION, dataset.labels)[first.rows])
-        logs[name] = _calibration(own).apply(raw).log_softmax(1)
+        logs[name] = calibration_in(own).apply(raw).log_softmax(1)
     return logs, first.labels
 
 
-def _calibration(run: Run) -> Calibration:
+def calibration_in(run: Run) -> Calibration:
     """The calibration of a trained model; none if it was never calibrated."""
     path = run.folder / CALIBRATION
     if not path.exists():

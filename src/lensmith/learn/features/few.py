@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lensmith.config.options import AugmentOptions
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.features.probes import fold_count, logistic, neighbours, probes, scale, split_folds, unscaled
+from lensmith.learn.features.probes import assign_folds, fold_count, logistic, neighbours, probes, scale, unscaled
 from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.looking import features_of, the_images
@@ -114,12 +114,10 @@ def choose_setting(looked: Looked, feature: str, labels: Sequence[str], seed: in
     folds = fold_count(first)
     if folds < 2:
         return Setting(STRENGTH, probes.default)
-    place = {row: k for k, row in enumerate(first.rows)}
     losses = {Setting(strength, c): 0.0 for strength in STRENGTHS for c in FEW_C}
-    for fold in split_folds(first, folds, seed):
-        train, held_out = (
-            looked.subset(torch.tensor([place[row] for row in part.rows])) for part in (fold.train, fold.held_out)
-        )
+    fold = assign_folds(first, folds, seed)
+    for k in range(folds):
+        train, held_out = (looked.subset(rows.nonzero()[:, 0]) for rows in (fold != k, fold == k))
         assert held_out.prior is not None
         for setting in losses:
             head = fit_probe(train, feature, labels, setting.c, setting.strength)
@@ -180,13 +178,16 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
     if items := the_images(unlabelled, frozen.model):
         others, _ = features_of(frozen.asked, items, list(settings), "looking at unlabelled images", frozen.tell)
     for feature, setting in settings.items():
-        head = fit_probe(looked, feature, labels, setting.c, setting.strength)
+        name, head = (
+            f"probe {feature}".replace(" ", "-"),
+            fit_probe(looked, feature, labels, setting.c, setting.strength),
+        )
+        parts.append(FewPart(name, head, augmented, setting.strength / heat))
         if others:
             spread, note = with_unlabelled(frozen, looked, feature, setting, torch.from_numpy(others[feature]))
             notes.append(note)
             if spread is not None:
-                head, setting = spread, Setting(0.0, setting.c)
-        parts.append(FewPart(f"probe {feature}".replace(" ", "-"), head, augmented, setting.strength / heat))
+                parts.append(FewPart(f"{name}-unlabelled", spread, augmented))
     x = torch.cat([table.feature(votes.head.feature) for table in looked.tables])
     y = looked.labels.repeat(len(looked.tables))
     heads = dict(neighbours(x, y, labels, votes.head.feature, torch.ones(len(labels))))
@@ -196,7 +197,8 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
 def with_unlabelled(
     frozen: FrozenModel, looked: Looked, feature: str, setting: Setting, others: Tensor
 ) -> tuple[ClassHead | None, str]:
-    """A probe that has also learned from unlabelled images, or None if it can't be told that they help; and a sentence.
+    """A probe that has also learned from unlabelled images, or None if it can't be told that they help; and what was
+    decided, in words.
 
     Args:
         looked: the labelled images.
@@ -206,11 +208,18 @@ def with_unlabelled(
     labels, seed = frozen.dataset.labels, frozen.recipe.seed
     graph = Graph(looked.tables[0].feature(feature), others)
 
-    def without(rows: Sequence[int], held_out: Sequence[int]) -> Tensor:
-        train, test = (looked.subset(torch.tensor(part)) for part in (rows, held_out))
-        logs = scores(fit_probe(train, feature, labels, setting.c, setting.strength), test.tables)
+    def without(rows: Tensor, held_out: Tensor) -> Tensor:
+        test = looked.subset(held_out)
+        logs = scores(fit_probe(looked.subset(rows), feature, labels, setting.c, setting.strength), test.tables)
         return (logs if test.prior is None else logs + setting.strength * test.prior).log_softmax(1)
 
-    verdict = judge(looked.tables, others, graph, feature, labels, without, seed)
-    head = fit_spread(looked.tables, others, graph, feature, labels) if verdict.helps else None
-    return head, f"{feature[0].upper()}{feature[1:]}: {verdict.sentence(len(others))}"
+    def spread(rows: Tensor, held_out: Tensor) -> Tensor:
+        head = fit_spread(looked.tables, others, graph, feature, labels, rows)
+        return scores(head, looked.subset(held_out).tables)
+
+    verdict, head = judge(looked.tables[0], without, spread, seed), None
+    if verdict.helps:
+        head = fit_spread(looked.tables, others, graph, feature, labels)
+        head.weight /= verdict.temperature
+        head.bias /= verdict.temperature
+    return head, f"{feature[0].upper()}{feature[1:]}: {verdict.sentence(len(others), graph.unlike)}"

@@ -323,23 +323,27 @@ def fold_count(table: FeatureTable, most: int = FOLDS) -> int:
 
 
 def split_folds(table: FeatureTable, folds: int, seed: int) -> list[Fold]:
-    """Split each class into k folds at random (stratified k-fold).
+    """The folds of `assign_folds`, each held out once; none if there are fewer than two."""
+    fold = assign_folds(table, folds, seed)
+    return [
+        Fold(table.subset((fold != k).nonzero()[:, 0]), table.subset((fold == k).nonzero()[:, 0]))
+        for k in range(folds if folds > 1 else 0)
+    ]
+
+
+def assign_folds(table: FeatureTable, folds: int, seed: int) -> Tensor:
+    """(images,) the number of each image's fold: each class is split into k folds at random (stratified k-fold).
 
     Exact copies of an image are in the same fold, so that no image is evaluated by a classifier fitted on its copy. The
     images of a group are, too.
     """
-    if folds < 2:
-        return []
     generator, fold_by_name, units = torch.Generator().manual_seed(seed), dict[str, int](), table.units
     for label in table.labels.unique():
         names = dict.fromkeys(units[k] for k in (table.labels == label).nonzero()[:, 0].tolist())
         unassigned = [name for name in names if name not in fold_by_name]
         order = torch.randperm(len(unassigned), generator=generator).tolist()
         fold_by_name |= {unassigned[k]: position % folds for position, k in enumerate(order)}
-    fold = torch.tensor([fold_by_name[name] for name in units])
-    return [
-        Fold(table.subset((fold != k).nonzero()[:, 0]), table.subset((fold == k).nonzero()[:, 0])) for k in range(folds)
-    ]
+    return torch.tensor([fold_by_name[name] for name in units])
 
 
 def _candidate(feature: str, setting: float, scores: Tensor, labels: Tensor) -> Candidate:
