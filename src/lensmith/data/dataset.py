@@ -206,6 +206,10 @@ class Split:
             rows = rows.remove_columns("targets").add_column("targets", cells)
         return Split(self.name, rows, self._scratch)
 
+    def named(self, name: str) -> Split:
+        """The same images as another split."""
+        return Split(name, self._rows, self._scratch)
+
     def extended(self, files: Sequence[tuple[str, str, str, Mapping[str, float] | None]]) -> Split:
         """The same images followed by others: files, each given as its content id, its class, its path and its targets
         (see `targets`)."""

@@ -13,16 +13,15 @@ from lensmith.data import ImageDataset
 from lensmith.data.more import unlabelled_files
 from lensmith.learn.features.few import FewPart, fit_few, scores
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.made import VALIDATION, validation_predictions
+from lensmith.learn.made import VALIDATION, calibration_in, validation_predictions
 from lensmith.measure.calibration import LEAST, temperature
 from lensmith.models.blends import StoredPart, keep_blend
 from lensmith.models.heads import Head
 from lensmith.models.tuned_files import task_for, task_of
 from lensmith.models.views import AS_IT_IS, Look
 from lensmith.records import Calibration
-from lensmith.runs.folder import CALIBRATION, Run
+from lensmith.runs.folder import Run
 from lensmith.runs.predictions import read_scores
-from lensmith.runs.shapes import CalibrationFile, calibration_of, read_as
 
 SHRINK = 10.0
 """How strongly weights are drawn towards equal ones; see `fit_weights`."""
@@ -104,7 +103,7 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
     logs, y = _validated(frozen, few, taught)
     members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
     for name, own in taught.items():
-        members[name] = Member(None, own.folder / "adapter", calibration_in(own))
+        members[name] = Member(None, own.folder / "adapter", calibration_in(own.folder, dataset.labels))
     if len(y) >= LEAST:
         for name, member in members.items():
             if member.head is not None:
@@ -143,16 +142,8 @@ def _validated(
     for name, own in taught.items():
         validation_predictions(own, name)
         raw = torch.from_numpy(read_scores(own.folder / VALIDATION, dataset.labels)[first.rows])
-        logs[name] = calibration_in(own).apply(raw).log_softmax(1)
+        logs[name] = calibration_in(own.folder, dataset.labels).apply(raw).log_softmax(1)
     return logs, first.labels
-
-
-def calibration_in(run: Run) -> Calibration:
-    """The calibration of a trained model; none if it was never calibrated."""
-    path = run.folder / CALIBRATION
-    if not path.exists():
-        return Calibration()
-    return calibration_of(path, read_as(path, CalibrationFile)["calibration"], run.dataset.labels)
 
 
 def _write(run: Run, frozen: FrozenModel, members: Mapping[str, Member], weight_of: Mapping[str, float]) -> None:

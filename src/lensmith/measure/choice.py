@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pvariance
-from typing import NamedTuple
 
-from lensmith.measure.metrics import accuracy, is_correct
 from lensmith.measure.paired import compare
-from lensmith.records import Prediction, percent
+from lensmith.records import Prediction, Rate, percent
 
 Predictions = Mapping[str, Sequence[Prediction]]
 """Each classifier's predictions for the same images, by the classifier's name."""
+WITHIN = 0.5
+"""A classifier is as good as the best if it is within so many standard errors of it. In simulated choices from 300
+images, half an error took the cheapest of the equal ones more often than none or a whole one (dev/LOG.md)."""
 
 
-class _Gap(NamedTuple):
-    """How much less accurate a classifier is than the best one, with the standard error of this difference."""
+@dataclass(frozen=True)
+class Judged:
+    """How a classifier did on validation images."""
 
-    value: float
-    standard_error: float
+    losses: Sequence[float]
+    """Of each image, the log loss in nats: minus the logarithm of the probability of its class, calibrated."""
+    accuracy: Rate
 
 
 @dataclass(frozen=True)
@@ -29,53 +33,65 @@ class Choice:
     chosen: str
     verdict: str
     """The choice and its reason, for people."""
+    best: str
+    """The classifier with the lowest log loss."""
 
 
-def choose(names: Sequence[str], validated: Predictions, images: int) -> Choice:
-    """The cheapest classifier within one standard error of the best on the validation images.
+def choose(names: Sequence[str], judged: Mapping[str, Judged]) -> Choice:
+    """The cheapest classifier whose log loss is within half a standard error of the lowest.
 
-    This is the rule of Breiman et al. (1984) for pruning trees; the standard error is that of the paired difference on
-    the same images. Taking the cheapest classifier that a significance test can't distinguish from the best would give
-    worse choices the fewer images there are.
+    Breiman et al. (1984) prune trees by such a rule. The standard error is that of the paired difference on the same
+    images. The log loss tells classifiers apart on far fewer images than the accuracy does, because an image also
+    counts if both are right about it and one of them is surer.
 
     Args:
         names: the classifiers, the cheapest first.
-        validated: predictions for the validation images.
-        images: the number of validation images.
+        judged: by name, on the same images in the same order.
     """
-    rates = {name: accuracy(validated[name]) for name in names}
-    correct = {name: [is_correct(p) for p in validated[name]] for name in names}
-    best = max(names, key=lambda name: rates[name].accuracy)
+    losses = {name: fmean(judged[name].losses) for name in names}
+    best = min(names, key=lambda name: losses[name])
 
-    def gap_to_best(name: str) -> _Gap:
-        differences = [int(b) - int(a) for a, b in zip(correct[name], correct[best], strict=True)]
-        mean = fmean(differences)
-        return _Gap(mean, (pvariance(differences, mean) / len(differences)) ** 0.5)
+    def error(name: str) -> float:
+        """The standard error of the difference to the best."""
+        gaps = [a - b for a, b in zip(judged[name].losses, judged[best].losses, strict=True)]
+        return math.sqrt(pvariance(gaps) / len(gaps))
 
-    gaps = {name: gap_to_best(name) for name in names}
-    chosen = next(name for name in names if gaps[name].value <= gaps[name].standard_error)
-    take = f"Take {chosen}: {percent(rates[chosen])} of the {images:,} validation images correct"
+    chosen = next(name for name in names if losses[name] - losses[best] <= WITHIN * error(name))
+    rate = judged[chosen].accuracy
+    take = (
+        f"Take {chosen}: log loss {losses[chosen]:.3f}, and {percent(rate)} of the {rate.n:,} validation images correct"
+    )
     if chosen != best:
-        gap = gaps[chosen]
-        return Choice(
-            chosen,
-            f"{take}. The most accurate, {best}, reaches {percent(rates[best])}: {gap.value * 100:.1f} points more, "
-            f"which is within one standard error ({gap.standard_error * 100:.1f} points).",
+        verdict = (
+            f"{take}. The lowest log loss has {best}, {losses[best]:.3f} ({percent(judged[best].accuracy)} correct); "
+            f"the difference is within half a standard error ({WITHIN * error(chosen):.3f})."
         )
-    if chosen == names[0]:
-        return Choice(chosen, f"{take}, and it is the cheapest.")
-    return Choice(chosen, f"{take}, more than one standard error above every cheaper method.")
+    elif chosen == names[0]:
+        verdict = f"{take}; it is the best, and the cheapest."
+    else:
+        verdict = f"{take}; every cheaper method is worse by more than half a standard error."
+    return Choice(chosen, verdict, best)
 
 
-def confirm(names: Sequence[str], chosen: str, validated: Predictions, tested: Predictions) -> list[str]:
+def confirm(names: Sequence[str], choice: Choice, tested: Predictions) -> list[str]:
     """Sentences about a choice on the test images: how the chosen classifier compares with the cheapest one and with
-    the one that was best on validation, if there were such images, and which ones the test images can't distinguish
-    from it."""
-    best = max(names, key=lambda name: accuracy(validated[name]).accuracy) if validated else chosen
+    the one that was best on validation, and which ones the test images can't distinguish from it."""
+    chosen = choice.chosen
     comparisons = {name: compare(name, tested[name], chosen, tested[chosen]) for name in names if name != chosen}
-    references = [name for name in dict.fromkeys([names[0], best]) if name != chosen]
+    references = [name for name in dict.fromkeys([names[0], choice.best]) if name != chosen]
     sentences = [f"On the test images: {comparisons[name].sentence}" for name in references]
     alike = [f"{name} with {percent(c.accuracy_first)}" for name, c in comparisons.items() if c.verdict == "can't tell"]
     if alike:
         sentences.append(f"The test images can't distinguish {chosen} from {' or from '.join(alike)}.")
     return sentences
+
+
+def price(chosen: str, seconds: Mapping[str, float]) -> str:
+    """A sentence on what an answer of the chosen classifier costs, if another one takes less than half of it.
+
+    Args:
+        seconds: of each classifier for the same images, all above 0.
+    """
+    fastest = min(seconds, key=lambda name: seconds[name])
+    times = seconds[chosen] / seconds[fastest]
+    return f"An answer of {chosen} takes {times:.1f} times as long as one of {fastest}." if times > 2 else ""

@@ -220,6 +220,6 @@ def with_unlabelled(
     verdict, head = judge(looked.tables[0], without, spread, seed), None
     if verdict.helps:
         head = fit_spread(looked.tables, others, graph, feature, labels)
-        head.weight /= verdict.temperature
-        head.bias /= verdict.temperature
+        for values in head.parameters():
+            values.div_(verdict.temperature)
     return head, f"{feature[0].upper()}{feature[1:]}: {verdict.sentence(len(others), graph.unlike)}"

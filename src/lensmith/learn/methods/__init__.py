@@ -42,6 +42,8 @@ class Method(ABC):
     """Its rank by cost: methods are sorted by it, the cheapest first."""
     learns: bool = True
     """Whether it learns from training images."""
+    trains: bool = False
+    """Whether it trains weights of the model, which takes longer than all else."""
     deterministic: bool = False
     """Whether the same images always give the same classifier."""
     listed: bool = True

@@ -17,7 +17,7 @@ from lensmith.runs.folder import Run
 
 class Lora(Method):
     name, about, cost = "lora", "the model trained with LoRA, answering by name", 5
-    head = False
+    head, trains = False, True
 
     def recipe(self, recipe: Recipe) -> Recipe:
         tune = replace(recipe.tune, method="lora", head=self.head)

@@ -12,8 +12,7 @@ from lensmith.config import LadderOptions, Recipe
 from lensmith.config.options import SplitName
 from lensmith.data import open_data
 from lensmith.errors import Stopped
-from lensmith.measure.choice import Choice, choose, confirm
-from lensmith.measure.metrics import accuracy
+from lensmith.measure.choice import Choice, Judged, choose, confirm, price
 from lensmith.progress import Note, Tell, silent
 from lensmith.records import Prediction
 from lensmith.runs.files import write_json
@@ -40,10 +39,14 @@ RECORD = "ladder.json"
 EXAMPLES = ("lensmith ladder my-images", "lensmith ladder my-images 'ladder.methods=[zero-shot, probe, lora]'")
 CHOICE = "choice.json"
 """File in the ladder's folder: the choice, made before any test image was scored."""
+FAIR = (
+    "The choice is made by validation images that chose nothing else: settings, calibrations and weights were chosen "
+    "on one half of them and judged on the other, and then the halves changed places. Only a training's checkpoint was "
+    "chosen on all of them. What is kept and tested uses all of them."
+)
 OPTIMISTIC = (
-    "The validation images were also used to choose each training's checkpoint, each probe's feature and C, and each "
-    "calibration. This favours the methods that choose among most candidates; more validation images (data.validation) "
-    "reduce the effect."
+    "These are fewer than forty validation images, so they also chose the settings that they judge. This "
+    "favours the methods that choose among most candidates; have more validation images (data.validation)."
 )
 BLEND = "blend"
 UNCHOSEN = (
@@ -100,7 +103,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     """
     from lensmith.learn import methods
     from lensmith.learn.features.frozen import SharedFrozenModel
-    from lensmith.learn.made import cost_of, make, validation_predictions
+    from lensmith.learn.made import HALVES, cost_of, judge, make
     from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")
@@ -117,18 +120,18 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     opening(run, seconds, dataset.test, [dataset.how_split], memory)
     try:
         made = {method.name: make(method, run, shared) for method in compared}
-        if n := len(dataset.validation):
-            validated = {name: validation_predictions(inner, name) for name, inner in made.items()}
-            choice = choose(names, validated, n)
-        else:
-            validated, choice = {}, Choice(BLEND, UNCHOSEN)
+        shared.release()
+        judged = judge(run, compared, made) if len(dataset.validation) else {}
+        choice = choose(names, judged) if judged else Choice(BLEND, UNCHOSEN, BLEND)
         write_json(run.folder / CHOICE, asdict(choice))
         tell(Note(choice.verdict))
         tested = {name: test_predictions(inner, name) for name, inner in made.items()}
     except KeyboardInterrupt:
         raise Stopped(run.folder) from None
-    rows = [row(method, validated.get(method.name), made[method.name], options) for method in compared]
-    sentences = confirm(names, choice.chosen, validated, tested)
+    rows = [row(method, judged.get(method.name), made[method.name], options) for method in compared]
+    costs = price(choice.chosen, {row.name: row.per_thousand for row in rows if row.per_thousand})
+    sentences = [*confirm(names, choice, tested), *([costs] if costs else [])]
+    how = FAIR if (run.folder / HALVES).exists() else OPTIMISTIC
     cached = any(cost_of(inner)["features_cached"] for inner in made.values())
     report = run.folder / REPORT
     write_ladder(
@@ -140,7 +143,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
             methods=rows,
             chosen=choice.chosen,
             facts=facts(run.folder),
-            notes=[*dataset.notes, *([OPTIMISTIC] if validated else []), *([CACHED] if cached else [])],
+            notes=[*dataset.notes, *([how] if judged else []), *([CACHED] if cached else [])],
         ),
     )
     record = {
@@ -164,7 +167,8 @@ def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> tuple[flo
     pace = measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
     if not pace:
         return None, None
-    scored = len(compared) * pace.scoring(len(dataset.validation) + len(dataset.test))
+    # Each half of the validation images is scored to calibrate, and to be judged.
+    scored = len(compared) * pace.scoring(2 * len(dataset.validation) + len(dataset.test))
     features = pace.features(len(dataset.train) + len(dataset.validation))
     making = [(own := method.recipe(recipe), method.seconds(pace, own, dataset)) for method in compared]
     # What takes time once features have been extracted is trained.
@@ -190,11 +194,11 @@ def test_predictions(inner: Run, name: str) -> Sequence[Prediction]:
     return read_predictions(inner.folder / PREDICTIONS)
 
 
-def row(method: Method, validated: Sequence[Prediction] | None, inner: Run, options: LadderOptions) -> MethodRow:
+def row(method: Method, judged: Judged | None, inner: Run, options: LadderOptions) -> MethodRow:
     """A method's row in the table.
 
     Args:
-        validated: its predictions on the validation images; None if there are none.
+        judged: how it did on the validation images; None if there are none.
         inner: the run of the method's folder.
     """
     from lensmith.learn.made import cost_of
@@ -206,7 +210,7 @@ def row(method: Method, validated: Sequence[Prediction] | None, inner: Run, opti
     return MethodRow(
         name=method.name,
         about=method.about,
-        validation=accuracy(validated) if validated else None,
+        validation=judged.accuracy if judged else None,
         test=evaluation.accuracy,
         labels=labels,
         seconds=seconds,
