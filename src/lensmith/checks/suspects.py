@@ -20,6 +20,7 @@ from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, optional
 from lensmith.learn.features import probes
+from lensmith.learn.features.folds import split_folds
 from lensmith.learn.features.frozen import FrozenModel
 from lensmith.learn.features.table import FeatureTable
 from lensmith.progress import Note, Tell
@@ -188,7 +189,7 @@ def _out_of_fold(
 ) -> Tensor:
     """(images, labels) probabilities of each image, by a probe that was fitted on the other folds."""
     index = {row: k for k, row in enumerate(table.rows)}
-    splits, device = probes.split_folds(table, folds, seed), frozen.model.device
+    splits, device = split_folds(table, folds, seed), frozen.model.device
     # The feature was chosen on the validation images. The regularisation strength is chosen on all images, because
     # wrong labels call for stronger regularisation.
     weights = torch.ones(len(labels))

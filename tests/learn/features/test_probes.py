@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lensmith.errors import UserError
 from lensmith.learn.features import probes
+from lensmith.learn.features.folds import split_folds
 from lensmith.learn.features.table import FeatureTable
 
 LABELS = ["a", "b", "c"]
@@ -123,7 +124,7 @@ def test_folds_split_each_class_evenly_and_hold_out_every_image_once(counts: lis
     data = FeatureTable(
         torch.zeros(len(labels), 1).half(), {"x": slice(0, 1)}, labels, rows, {}, [str(k) for k in rows]
     )
-    splits = probes.split_folds(data, folds, seed)
+    splits = split_folds(data, folds, seed)
     assert sorted(row for _, held_out in splits for row in held_out.rows) == data.rows
     for train, held_out in splits:
         assert sorted(train.rows + held_out.rows) == data.rows
@@ -137,7 +138,7 @@ def test_copies_of_an_image_are_in_one_fold() -> None:
     values = torch.randn(60, 4, generator=generator).repeat(2, 1).half()
     names = [f"image {k % 60}" for k in range(120)]
     data = FeatureTable(values, {"x": slice(0, 4)}, labels, list(range(120)), {}, names)
-    for train, held_out in probes.split_folds(data, 5, 0):
+    for train, held_out in split_folds(data, 5, 0):
         assert not set(train.names) & set(held_out.names)
     fitted = probes.fit(probes.neighbours, data, data.subset([]), LABELS)
     assert (

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from lensmith.config.options import AugmentOptions
+from lensmith.learn.features.folds import assign_folds, fold_count
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.features.probes import assign_folds, fold_count, logistic, neighbours, probes, scale, unscaled
+from lensmith.learn.features.probes import logistic, neighbours, probes, scale, unscaled
 from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.looking import features_of, the_images

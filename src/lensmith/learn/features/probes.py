@@ -7,15 +7,15 @@ the log loss after temperature scaling: how probable the correct label is once t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lensmith.errors import UserError
+from lensmith.learn.features.folds import Fold, fold_count, split_folds
 from lensmith.learn.features.table import FeatureTable
 from lensmith.measure.calibration import LEAST, log_loss, temperature
 from lensmith.models.heads import ClassHead, Head, Neighbours
@@ -27,7 +27,6 @@ NEIGHBOUR_COUNTS = (1, 3, 5, 10, 20, 50)
 """Candidate settings of the nearest-neighbour classifier."""
 FEATURE_CHOICE_IMAGES = 5_000
 """With more training images than this, the feature is chosen on a random subset of this size."""
-FOLDS = 5
 
 FitHeads = Callable[[Tensor, Tensor, Sequence[str], str, Tensor], Iterator[tuple[float, Head]]]
 """Takes (images, size) features, (images,) label indices, class names, the feature's name and (classes,) class weights.
@@ -70,13 +69,6 @@ class Candidate:
     log_loss: float
     """After temperature scaling, in nats."""
     accuracy: float
-
-
-class Fold(NamedTuple):
-    """The images that a classifier is fitted on, and those that it is evaluated on."""
-
-    train: FeatureTable
-    held_out: FeatureTable
 
 
 @dataclass(frozen=True)
@@ -313,37 +305,6 @@ def evaluate_candidates(
 def best(candidates: Sequence[Candidate]) -> Candidate:
     """The candidate with the lowest log loss; the first of them if several are equal."""
     return min(candidates, key=lambda candidate: candidate.log_loss)
-
-
-def fold_count(table: FeatureTable, most: int = FOLDS) -> int:
-    """How many folds the smallest class allows, counting exact copies and the images of a group once; 1 if it can't be
-    split."""
-    distinct = set(zip(table.labels.tolist(), table.units, strict=True))
-    return max(1, min(most, *Counter(label for label, _ in distinct).values()))
-
-
-def split_folds(table: FeatureTable, folds: int, seed: int) -> list[Fold]:
-    """The folds of `assign_folds`, each held out once; none if there are fewer than two."""
-    fold = assign_folds(table, folds, seed)
-    return [
-        Fold(table.subset((fold != k).nonzero()[:, 0]), table.subset((fold == k).nonzero()[:, 0]))
-        for k in range(folds if folds > 1 else 0)
-    ]
-
-
-def assign_folds(table: FeatureTable, folds: int, seed: int) -> Tensor:
-    """(images,) the number of each image's fold: each class is split into k folds at random (stratified k-fold).
-
-    Exact copies of an image are in the same fold, so that no image is evaluated by a classifier fitted on its copy. The
-    images of a group are, too.
-    """
-    generator, fold_by_name, units = torch.Generator().manual_seed(seed), dict[str, int](), table.units
-    for label in table.labels.unique():
-        names = dict.fromkeys(units[k] for k in (table.labels == label).nonzero()[:, 0].tolist())
-        unassigned = [name for name in names if name not in fold_by_name]
-        order = torch.randperm(len(unassigned), generator=generator).tolist()
-        fold_by_name |= {unassigned[k]: position % folds for position, k in enumerate(order)}
-    return torch.tensor([fold_by_name[name] for name in units])
 
 
 def _candidate(feature: str, setting: float, scores: Tensor, labels: Tensor) -> Candidate:

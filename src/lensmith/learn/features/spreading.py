@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensmith.learn.features.probes import assign_folds, fold_count, logistic, scale, unscaled
+from lensmith.learn.features.folds import assign_folds, fold_count
+from lensmith.learn.features.probes import logistic, scale, unscaled
 from lensmith.learn.features.table import FeatureTable
 from lensmith.measure.calibration import temperature
 from lensmith.models.heads import ClassHead
