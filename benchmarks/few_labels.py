@@ -196,7 +196,7 @@ class Tested:
     """What is known of the test images: features under each look, and the model's own answers."""
 
     def __init__(self, work: Path, whole: ImageDataset, recipe: Recipe) -> None:
-        self.work, self.test, self.looks = work, whole.test, looks_of(recipe.augment)
+        self.work, self.whole, self.test, self.looks = work, whole, whole.test, looks_of(recipe.augment)
         self._frozen = FrozenModel(recipe, whole, lambda event: None)
         self._tables: dict[Look, Any] = {}
         self.labels = torch.tensor([whole.labels.index(label) for label in whole.test.labels])
@@ -294,15 +294,20 @@ def summary(found: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
     return {"points": points, "worst_p": min(worse), "unlabelled_points": unlabelled}
 
 
+def opened() -> tuple[ImageDataset, Recipe]:
+    """All of Fashion-MNIST, and the demo's recipe."""
+    whole = open_data(load_recipe("fashion-best", ["data.validation=0"]).data)
+    recipe = load_recipe("demo-fashion", ["data.validation=0", "train.least_steps=40"])
+    return whole, replace(recipe, data=replace(recipe.data, uri=whole.uri))
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "few-labels")
     parser.add_argument("--draws", type=int, nargs="*", default=list(range(DRAWS)))
     args = parser.parse_args()
-    whole = open_data(load_recipe("fashion-best", ["data.validation=0"]).data)
-    recipe = load_recipe("demo-fashion", ["data.validation=0", "train.least_steps=40"])
-    recipe = replace(recipe, data=replace(recipe.data, uri=whole.uri))
+    whole, recipe = opened()
     tested = Tested(args.work, whole, recipe)
     print("test images", file=sys.stderr, flush=True)
     for look in tested.looks:

@@ -70,6 +70,21 @@ def lora_run(pictures: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
+def blend_run(pictures: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A blend of heads under several looks and of two trained models, one of which has a vision tower of its own."""
+    folder = tmp_path_factory.mktemp("runs") / "ladder"
+    options = [
+        "tune.vision_tower=true",
+        "train.epochs=1",
+        "train.batch_size=8",
+        "augment.flip=true",
+        "augment.shift=0.06",
+    ]
+    options += ["ladder.methods=[probe, lora, lora+head, blend]", "data.validation=0.3"]
+    return made(folder, "ladder", pictures, f"model.base={tiny_folder}", *options) / "blend"
+
+
+@pytest.fixture(scope="session")
 def vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LFM2-VL with the published image settings: large images are shown as tiles."""
     return checkpoints.make("lfm2_vl", tmp_path_factory.mktemp("tiled"))
@@ -101,6 +116,12 @@ def probe_onnx(probe_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 def lora_onnx(lora_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("exports") / "lora"
     return Exported(lora_run, folder, export(lora_run, "onnx", folder))
+
+
+@pytest.fixture(scope="session")
+def blend_onnx(blend_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exports") / "a blend"
+    return Exported(blend_run, folder, export(blend_run, "onnx", folder))
 
 
 @pytest.fixture

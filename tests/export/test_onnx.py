@@ -20,7 +20,7 @@ from tests.export.conftest import Exported
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.parametrize("kind", ["probe_onnx", "lora_onnx"])
+@pytest.mark.parametrize("kind", ["probe_onnx", "lora_onnx", "blend_onnx"])
 def test_every_answer_and_probability_is_the_runs(kind: str, pictures: Path, request: pytest.FixtureRequest) -> None:
     made: Exported = request.getfixturevalue(kind)
     (proof,) = made.record["proofs"]

@@ -38,6 +38,8 @@ class Format(ABC):
     """What it is for, in a few words."""
     numbers: ClassVar[dict[str, float]]
     """How numbers can be stored, and for each the largest fraction of the answers that may differ from the run's."""
+    blends: ClassVar[bool] = False
+    """Whether it can hold a blend."""
 
     def __init__(self, chosen: str) -> None:
         self.chosen = chosen

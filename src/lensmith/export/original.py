@@ -16,6 +16,7 @@ from PIL import Image
 from lensmith import models
 from lensmith.config import ModelOptions, Recipe
 from lensmith.data import decode_image
+from lensmith.engine.blend import Blend
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import codes, messages, names_of
 from lensmith.engine.taught import load_taught
@@ -42,11 +43,15 @@ class Original:
         """The classifier, loaded when it is first used. Raises UserError as `models.load_base` does."""
         base = models.load_base(self.options)
         classifier = load_taught(self.run, model=base).classifier
-        classifier.top, model = None, classifier.model
-        if model.peft is not None:
-            model.peft.merge_and_unload()
-            model.peft = None
-        model.network.requires_grad_(False)
+        classifier.top = None
+        for model in models_of(classifier):
+            if model.peft is not None:
+                if isinstance(classifier, Blend):  # its parts share the weights that merging writes to
+                    for weights in model.network.parameters():
+                        weights.data = weights.data.clone()
+                model.peft.merge_and_unload()
+                model.peft = None
+            model.network.requires_grad_(False)
         return classifier
 
     def release(self) -> None:
@@ -97,8 +102,9 @@ class Original:
 
     @property
     def parameters(self) -> int:
-        """The number of the base model's weights, from the headers of its files."""
-        return sum(map(prod, weight_sizes(models.find(self.task["base"])).values()))
+        """The number of the base model's weights, from the headers of its files; of a blend, times the number of models
+        that it asks."""
+        return len(models_of(self.classifier)) * sum(map(prod, weight_sizes(models.find(self.task["base"])).values()))
 
     def about(self) -> dict[str, Any]:
         """What every exported file says of itself, as plain values."""
@@ -106,6 +112,12 @@ class Original:
         about: dict[str, Any] = {"labels": list(self.labels), "base": self.public_base, "question": question}
         about |= {"calibration": asdict(self.classifier.calibration), "test": accuracy}
         return about | {"made_by": f"lensmith {version('lensmith')}"}
+
+
+def models_of(classifier: Classifier) -> list[Model]:
+    """The models that a classifier asks: its own, and in a blend those of the parts, each once."""
+    parts = [part.classifier.model for part in classifier.parts] if isinstance(classifier, Blend) else []
+    return list({id(model): model for model in (classifier.model, *parts)}.values())
 
 
 def open_original(run: Path) -> Original:

@@ -93,6 +93,7 @@ class Neighbours(Head):
         buffers = {"centre": centre, "spread": spread, "keys": keys, "owners": owners, "k": torch.tensor(k)}
         for name, value in buffers.items():
             self.register_buffer(name, value)
+        self._nearest = min(int(k), len(keys))  # a graph can't hold a number that it must read from a tensor
 
     @staticmethod
     def direction(features: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class Neighbours(Head):
         """(..., size) -> (..., labels) logarithms of the votes' sums."""
         with torch.autocast(features.device.type, enabled=False):
             cosines = self.direction(features, self.centre, self.spread) @ self.keys.float().T
-            nearest, which = cosines.topk(min(int(self.k), cosines.shape[-1]), dim=-1)
+            nearest, which = cosines.topk(self._nearest, dim=-1)
             weights = ((nearest - nearest[..., :1]) / self.TEMPERATURE).exp()
             votes = torch.full((*features.shape[:-1], len(self.labels)), 1 / len(self.labels), device=features.device)
             return votes.scatter_add(-1, self.owners[which], weights).log()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -44,9 +45,15 @@ def changed(views: Views, look: Look) -> Views:
 
 def _shifted(view: Tensor, look: Look) -> Tensor:
     height, width = view.shape[-2:]
-    rows = (torch.arange(height, device=view.device) - round(look.down * height)).clamp(0, height - 1)
-    columns = (torch.arange(width, device=view.device) - round(look.right * width)).clamp(0, width - 1)
+    rows = (torch.arange(height, device=view.device) - _pixels(look.down, height)).clamp(0, height - 1)
+    columns = (torch.arange(width, device=view.device) - _pixels(look.right, width)).clamp(0, width - 1)
     return view[..., rows, :][..., columns]
+
+
+def _pixels(fraction: float, side: int) -> int:
+    """A fraction of a side, rounded; in whole numbers, which an exported graph computes for sides of any length."""
+    above, below = Fraction(fraction).limit_denominator(1000).as_integer_ratio()
+    return (2 * abs(above) * side + below) // (2 * below) * (1 if above > 0 else -1)
 
 
 _MODES = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers, which checkpoints use

@@ -25,6 +25,7 @@ class Format(format.Format):
 
     about = "one graph from pixels to probabilities: Python, JavaScript, C#, Java, Rust, phones"
     numbers: ClassVar[dict[str, float]] = {"float32": 0.001, "int8": 0.01}
+    blends = True
 
     def require(self, original: Original) -> None:
         for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -94,10 +94,10 @@ def export(
         raise UserError(f"--drift is {drift}, which is no fraction.", "Give a number from 0 to 1, such as 0.01.")
     form = find(to, numbers)
     original = open_original(run)
-    if is_blend(run):
+    if is_blend(run) and not form.blends:
         raise UserError(
-            f"The run {run} is a blend of several models, which no format here holds.",
-            "Serve it with `lensmith serve`, or export one of the runs that it was made of.",
+            f"The run {run} is a blend of several models, which the format {to} doesn't hold.",
+            "Use --to onnx or --to web, or export one of the runs that it was made of.",
         )
     folder = out or run / "export" / (to if numbers is None else f"{to}-{numbers}")
     about = {"format": to, "numbers": form.chosen, "run": str(run.resolve()), "weights": original.digest}
