@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lensmith.verbs.see.report import report
     from lensmith.verbs.see.stress import stress
     from lensmith.verbs.see.suspects import suspects
+    from lensmith.verbs.teach.blend import blend
     from lensmith.verbs.teach.probe import probe
     from lensmith.verbs.teach.resume import resume
     from lensmith.verbs.teach.train import train
@@ -44,6 +45,7 @@ __all__ = [
     "Classifier",
     "Recipe",
     "UserError",
+    "blend",
     "check",
     "compare",
     "curve",

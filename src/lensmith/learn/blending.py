@@ -1,4 +1,4 @@
-"""How a blend is made: heads fitted on frozen features, trained models that exist already, and their weights."""
+"""How a blend is made: of heads fitted on frozen features and of models trained before, or of finished runs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lensmith import models
 from lensmith.data import ImageDataset
 from lensmith.data.more import unlabelled_files
 from lensmith.learn.features.few import FewPart, fit_few, scores
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.made import VALIDATION, calibration_in, validation_predictions
+from lensmith.learn.made import VALIDATION, calibration_in, classifier_of, validation_predictions
 from lensmith.measure.calibration import LEAST, temperature
-from lensmith.models.blends import StoredPart, keep_blend
+from lensmith.measure.evaluation import predict_split
+from lensmith.models.base import Model
+from lensmith.models.blends import PARTS, StoredPart, keep_blend
 from lensmith.models.heads import Head
 from lensmith.models.tuned_files import task_for, task_of
 from lensmith.models.views import AS_IT_IS, Look
-from lensmith.records import Calibration
-from lensmith.runs.folder import Run
+from lensmith.records import TASK, Calibration
+from lensmith.runs.folder import Run, read_run
 from lensmith.runs.predictions import read_scores
+from lensmith.runs.shapes import calibration_of
 
 SHRINK = 10.0
 """How strongly weights are drawn towards equal ones; see `fit_weights`."""
@@ -118,11 +122,53 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
     else:
         weights, how = [1 / len(members)] * len(members), "equal weights"
     weight_of = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
-    _write(run, frozen, members, weight_of)
-    shown = ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in weight_of.items())
+    _write(run, frozen.model, members, weight_of)
     added = sum(members[name].strength * weight for name, weight in weight_of.items())
     more = f" The model's own answers are added {added:.2g} times." if added else ""
-    return " ".join([f"{how[0].upper()}{how[1:]}: {shown}.{more}", *fit.notes])
+    return " ".join([sentence(how, weight_of) + more, *fit.notes])
+
+
+def blend_runs(run: Run, parts: Mapping[str, Path]) -> str:
+    """Make a blend of finished runs, and write it into a run's folder. Weights are fitted as in `make_blend`.
+
+    Args:
+        run: has been started. The runs have its labels, question, base, validation and test images.
+        parts: the folders of the runs, by name.
+
+    Returns:
+        A sentence about the weights.
+
+    Raises:
+        UserError, Stopped: as `predict_split`.
+    """
+    labels, validation = run.dataset.labels, run.dataset.validation
+    members, scores = dict[str, Member](), list[Tensor]()
+    for name, folder in parts.items():
+        task = task_of(folder / "adapter")
+        known = calibration_of(folder / "adapter" / TASK, task.get("calibration", {}), labels)
+        members[name] = Member(None, folder / "adapter", known)
+        if len(validation) >= LEAST:
+            path = run.folder / PARTS / f"{name}.parquet"
+            path.parent.mkdir(exist_ok=True)
+            if not path.exists():
+                classifier = classifier_of(replace(run, folder=folder, recipe=read_run(folder)))
+                predict_split(run, classifier, validation, path, f"validating ({name})")
+            scores.append(known.apply(torch.from_numpy(read_scores(path, labels))).log_softmax(1))
+    weights, how = [1 / len(members)] * len(members), "equal weights"
+    if scores:
+        logs = torch.stack(scores)
+        read = logs.isfinite().all(2).all(0)
+        y = torch.tensor([labels.index(label) for label in validation.labels])[read]
+        weights, how = fit_weights(logs[:, read], y).tolist(), f"weights fitted on {len(y):,} validation images"
+    weight_of = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
+    _write(run, models.load_base(run.recipe.model), members, weight_of)
+    return sentence(how, weight_of)
+
+
+def sentence(how: str, weight_of: Mapping[str, float]) -> str:
+    """What each part of a blend weighs, and how that was chosen."""
+    shown = ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in weight_of.items())
+    return f"{how[0].upper()}{how[1:]}: {shown}."
 
 
 def _validated(
@@ -146,16 +192,16 @@ def _validated(
     return logs, first.labels
 
 
-def _write(run: Run, frozen: FrozenModel, members: Mapping[str, Member], weight_of: Mapping[str, float]) -> None:
+def _write(run: Run, model: Model, members: Mapping[str, Member], weight_of: Mapping[str, float]) -> None:
     """Write the members that have a weight, and the model itself if one of them adds its answers."""
     parts = {}
     for name, weight in weight_of.items():
         member = members[name]
-        task = task_of(member.adapter) if member.adapter else task_for(run, frozen.model, name)
+        task = task_of(member.adapter) if member.adapter else task_for(run, model, name)
         task |= {"calibration": asdict(member.calibration)}
         parts[name] = StoredPart(weight, member.adapter, task, member.head, member.looks)
     answers = sum(weight * members[name].strength for name, weight in weight_of.items())
     if answers:
-        task = task_for(run, frozen.model, ANSWERS) | {"calibration": asdict(Calibration())}
+        task = task_for(run, model, ANSWERS) | {"calibration": asdict(Calibration())}
         parts[ANSWERS] = StoredPart(answers, None, task)
-    keep_blend(run, frozen.model, parts)
+    keep_blend(run, model, parts)

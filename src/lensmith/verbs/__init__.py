@@ -25,6 +25,7 @@ GROUPS = {
     "teach": {
         "train": "teach the model your classes, and score it on held-out test images",
         "probe": "fit simple classifiers on the frozen model's features, in seconds",
+        "blend": "make one classifier of several finished runs: the weighted mean of their answers",
         "resume": "resume a run that was stopped or killed, whichever verb started it",
         "attach": "follow a job on a remote machine, or pick up the answers of a batch",
     },

@@ -8,6 +8,7 @@ from dataclasses import replace
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.engine.classifier import predict
+from lensmith.errors import UserError
 from lensmith.learn import made
 from lensmith.learn.blending import make_blend
 from lensmith.learn.features.few import looks_of
@@ -29,6 +30,8 @@ class Blend(Method):
 
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
         methods()["probe"].require(recipe, dataset)
+        if recipe.blend.runs:
+            raise UserError("blend.runs names finished runs, which a ladder doesn't blend.", "Use `lensmith blend`.")
         for name in recipe.blend.methods or []:
             methods()[name].require(methods()[name].recipe(recipe), dataset)
 
