@@ -55,7 +55,7 @@ def test_a_blend_of_runs_is_the_weighted_mean_of_their_answers(runs: list[str], 
 
 
 def test_a_stopped_blend_is_resumed(runs: list[str], run: Run) -> None:
-    whole = lensmith.blend(load_recipe(None, [*runs, "blend.runs=[my probe, lora]"]), Path("both"))
+    whole = lensmith.blend(load_recipe(None, [*runs, "blend.of=[my probe, lora]"]), Path("both"))
     for name in ("result.json", "evaluation.json", "predictions.parquet"):
         (Path("both") / name).unlink()
     again = lensmith.resume(Path("both"))
@@ -100,6 +100,6 @@ def test_runs_that_do_not_fit_together_are_refused(runs: list[str], run: Run, sh
     code, _, err = run("blend", "my probe", "both", "--run", "x")
     assert code == 2
     assert "is a blend itself" in err
-    code, _, err = run("ladder", *runs, "blend.runs=[lora]", "ladder.methods=[blend]", "--run", "x")
+    code, _, err = run("ladder", *runs, "blend.of=[lora]", "ladder.methods=[blend]", "--run", "x")
     assert code == 2
     assert "Use `lensmith blend`" in err

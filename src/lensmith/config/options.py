@@ -264,7 +264,7 @@ class BlendOptions(Options):
     methods: list[Literal["lora", "lora+head"]] | None = None
     """Methods whose trained models are blended with probes and neighbours: [lora]; [] for none. If not given, those
     that the ladder makes as well."""
-    runs: list[str] | None = None
+    of: list[str] | None = None
     """The finished runs that `lensmith blend` was given."""
 
 

@@ -30,8 +30,8 @@ class Blend(Method):
 
     def require(self, recipe: Recipe, dataset: ImageDataset) -> None:
         methods()["probe"].require(recipe, dataset)
-        if recipe.blend.runs:
-            raise UserError("blend.runs names finished runs, which a ladder doesn't blend.", "Use `lensmith blend`.")
+        if recipe.blend.of:
+            raise UserError("blend.of names finished runs, which a ladder doesn't blend.", "Use `lensmith blend`.")
         for name in recipe.blend.methods or []:
             methods()[name].require(methods()[name].recipe(recipe), dataset)
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     for word in words:
         read_run(Path(word))
     recipe = recipe_for(None, options, read_run(Path(words[0]))) if words else Recipe()
-    recipe.blend.runs = words
+    recipe.blend.of = words
     return terminal.output(blend(recipe, args.run, screen), text)
 
 
@@ -74,7 +74,7 @@ def blend(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
     those of a ladder's blend. `evaluate`, `compare`, `predict`, `serve`, `export` and `push` accept the run folder.
 
     Args:
-        recipe: that of one of the runs; `blend.runs` names them all.
+        recipe: that of one of the runs; `blend.of` names them all.
         folder: the run folder; runs/NAME-blend-TIME if None.
         tell: called with progress.
         resume: resume the run in `folder`; see `lensmith.resume`.
@@ -95,11 +95,11 @@ def blend(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
 
     require_one_process("blend")
     started = time.perf_counter()
-    parts = named([Path(name).resolve() for name in recipe.blend.runs or []])
+    parts = named([Path(name).resolve() for name in recipe.blend.of or []])
     require_alike(parts)
     dataset = open_data(recipe.data, tell)
     same_images(parts, {split.name: split.hash for split in dataset.splits})
-    recipe.blend.runs, recipe.model.adapter = list(map(str, parts.values())), None
+    recipe.blend.of, recipe.model.adapter = list(map(str, parts.values())), None
     run = begin_run(folder, recipe, dataset, "blend", tell, resume)
     opening(run, None, dataset.test, [dataset.how_split])
     evaluation, report = None, None
