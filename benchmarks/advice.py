@@ -41,7 +41,7 @@ from lensmith.runs.provenance import provenance
 
 NAMES = ["zero-shot", "neighbours", "probe", "lora", "lora+head", "blend"]
 LADDERS = {"with blend": NAMES, "without": NAMES[:-1]}
-SIZES, TIMES, SETS, VALIDATION = (50, 100, 150, 300, 600), 1000, 8, 300
+SIZES, TIMES, SETS, VALIDATION = (50, 100, 150, 300, 600), 1000, 4, 300
 
 
 class Draw:
@@ -65,6 +65,17 @@ class Draw:
         """The cheapest method that can't be told from the most accurate one."""
         first = self.right[self.best(names)].tolist()
         return next(name for name in names if mcnemar(first, self.right[name].tolist()) > 0.05)
+
+
+def made_before(cell: few.Cell, name: str) -> Tensor:
+    """The test scores of a method, which few_labels.py has made."""
+
+    def missing() -> Tensor:
+        raise SystemExit(f"{cell.work} has no scores of {name}: run few_labels.py first")
+
+    if name == "zero-shot":
+        return cell.tested.answers
+    return cell.adapter(name) if name in few.TRAINED else cell.piece(name, missing)
 
 
 def by_loss(draw: Draw, names: Sequence[str], rows: Tensor) -> str:
@@ -134,7 +145,7 @@ def main() -> None:
     whole, recipe = few.opened()
     tested = few.Tested(work, whole, recipe)
     cells = [few.Cell(work, whole, recipe, few.FULL, number, tested) for number in range(few.DRAWS)]
-    draws = [Draw({name: few.cell_scores(cell)[name] for name in NAMES}, tested.labels) for cell in cells]
+    draws = [Draw({name: made_before(cell, name) for name in NAMES}, tested.labels) for cell in cells]
     rule: dict[str, Any] = {}
     for ladder, names in LADDERS.items():
         for size in SIZES:

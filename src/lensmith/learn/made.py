@@ -131,6 +131,8 @@ def _halved(
     dataset = replace(run.dataset, validation=chooses)
     half = replace(run, folder=run.folder / HALVES / name, dataset=dataset)
     half.folder.mkdir(parents=True, exist_ok=True)
+    which = f"{int(name) + 1} of 2"
+    run.tell(Note(f"To choose fairly, {which}: one half of the validation images chooses, the other judges."))
     shared, inner, files = SharedFrozenModel(run.recipe, dataset, run.tell), dict[str, Run](), dict[str, Path]()
     for method in compared:
         inner[method.name] = own = half.inner(method.name, method.recipe(run.recipe))
