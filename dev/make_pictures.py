@@ -42,7 +42,7 @@ def main() -> None:
         stream = pyte.ByteStream(screen)
         for part in output(folder):
             stream.feed(part)
-        (report,) = folder.glob("runs/*/report.html")
+        (report,) = folder.glob("runs/*/blend/report.html")
         text = page(screen)
         (folder / "terminal.html").write_text(text, encoding="utf-8")
         take(chromium, folder / "terminal.html", PICTURES / "demo.png", 1010, text.count("\n") * 22 + 40)

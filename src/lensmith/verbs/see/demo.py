@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
         [row["name"], *terminal.rate_cells(record[row["name"].replace("-", "_")]), f"{row['seconds']:.1f}"]
         for row in record["rows"]
     ]
-    lines = ["", record["verdict"], record["against_probe"], record["blended"], f"{record['seconds']:.0f} s in total."]
+    lines = ["", record["blended"], record["verdict"], record["against_probe"], f"{record['seconds']:.0f} s in total."]
     lines += [*terminal.run_lines(record), terminal.next_line("evaluate", "my-images")]
     return terminal.Output(record, [terminal.Table(["", *terminal.RATE_HEAD, "seconds"], rows), *lines])
 
@@ -53,7 +53,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
 
     Returns:
         `zero_shot`, `probe`, `pixels`, `tuned` and `blend` accuracies, `verdict`, `against_probe` and `blended`
-        (sentences), `seconds`, `run`, `report`.
+        (sentences), `seconds`, `run` (of the trained model; the others are inside), `report` (about the blend).
 
     Raises:
         UserError: there is no such demo, or the run folder exists.
@@ -129,10 +129,18 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     blended = compare(better.evaluation.name, better.predictions, "blend", blend.predictions)
     sentence = against_pixels.sentence[:1].upper() + against_pixels.sentence[1:]
     evaluations = [scored.evaluation for scored in (zero_shot, pixels, probe, tuned, blend)]
-    # The page is about the last of them, and the run folder is that of the trained model.
-    shown = [scored.evaluation for scored in (zero_shot, pixels, probe, blend, tuned)]
+    blended_sentence = blended.sentence[:1].upper() + blended.sentence[1:]
+    # A page is about the last of its classifiers, whose folder it is in.
     with working("writing the report", tell):
-        report = write_run(run.folder, dataset.test, shown, tuned.predictions, training.unreadable, sentence)
+        write_run(run.folder, dataset.test, evaluations[:-1], tuned.predictions, training.unreadable, sentence)
+        report = write_run(
+            runs["blend"].folder,
+            dataset.test,
+            evaluations,
+            blend.predictions,
+            training.unreadable,
+            blended_sentence,
+        )
     record = {
         "zero_shot": asdict(zero_shot.evaluation.accuracy),
         "pixels": asdict(pixels.evaluation.accuracy),
@@ -143,7 +151,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         "p_tuned_against_zero_shot": against_zero_shot.p,
         "verdict": sentence,
         "against_probe": against_probe.sentence[:1].upper() + against_probe.sentence[1:],
-        "blended": blended.sentence[:1].upper() + blended.sentence[1:],
+        "blended": blended_sentence,
         "rows": [{"name": e.name, "seconds": e.seconds, "macro_f1": e.macro_f1.value} for e in evaluations],
         "seconds": time.perf_counter() - started,
         "run": str(run.folder),
