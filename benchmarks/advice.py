@@ -4,7 +4,7 @@ Of what few_labels.py has made of 3,000 labels (run it first), in two parts:
 
 - `rule`: the rule alone, on 1,000 sets of 50 to 600 test photographs of each draw, with all methods and without the
   blend; beside it the rule that it replaced, the cheapest within a standard error of the highest accuracy.
-- `ladder`: the ladder's own advice for each draw and each of eight sets of 300 other photographs as validation images,
+- `ladder`: the ladder's own advice for each draw and each of four sets of 300 other photographs as validation images,
   one half of which chooses settings, calibrations and weights, and the other half judges them, both ways.
 
 `right` is how often the advice is the cheapest of the methods that McNemar's test at 5 % can't tell from the most
@@ -100,10 +100,10 @@ class Tally:
     def __init__(self) -> None:
         self.right, self.lost, self.taken = list[bool](), list[float](), Counter[str]()
 
-    def add(self, draw: Draw, names: Sequence[str], chosen: str) -> None:
+    def add(self, chosen: str, cheapest: str, lost: float) -> None:
         """Count one piece of advice."""
-        self.right.append(chosen == draw.cheapest(names))
-        self.lost.append(draw.accuracy(draw.best(names)) - draw.accuracy(chosen))
+        self.right.append(chosen == cheapest)
+        self.lost.append(lost)
         self.taken[chosen] += 1
 
     def record(self) -> dict[str, Any]:
@@ -118,9 +118,7 @@ def simulated(draws: Sequence[Draw], names: Sequence[str], size: int, rule: Call
         cheapest, best = draw.cheapest(names), draw.accuracy(draw.best(names))
         for _ in range(TIMES):
             chosen = rule(draw, names, torch.randperm(len(draw.y), generator=generator)[:size])
-            tally.right.append(chosen == cheapest)
-            tally.lost.append(best - draw.accuracy(chosen))
-            tally.taken[chosen] += 1
+            tally.add(chosen, cheapest, best - draw.accuracy(chosen))
     return tally.record()
 
 
@@ -158,7 +156,8 @@ def main() -> None:
         for number in range(SETS):
             judged = advised(cell, work, number)
             for ladder, names in LADDERS.items():
-                tallies[ladder].add(draw, names, choose(names, judged).chosen)
+                chosen, best = choose(names, judged).chosen, draw.accuracy(draw.best(names))
+                tallies[ladder].add(chosen, draw.cheapest(names), best - draw.accuracy(chosen))
             print("ladder", cell.draw, number, {k: tally.record() for k, tally in tallies.items()}, file=sys.stderr)
     ladders = {ladder: tally.record() for ladder, tally in tallies.items()}
     print(json.dumps({"ladder": ladders, "rule": rule, **provenance()}))

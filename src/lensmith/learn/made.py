@@ -106,11 +106,9 @@ def judge(run: Run, compared: Sequence[Method], made: Mapping[str, Run]) -> dict
             validation_predictions(made[name], name)
         parts = [(validation, {name: made[name].folder / VALIDATION for name in names})]
     else:
-        halves = [(first, second), (second, first)]
         parts = [
-            (judges, _halved(run, compared, made, str(k), *half))
-            for k, half in enumerate(halves)
-            for judges in half[1:]
+            (judges, _halved(run, compared, made, str(k), chooses, judges))
+            for k, (chooses, judges) in enumerate([(first, second), (second, first)])
         ]
     y = torch.tensor([index[label] for judges, _ in parts for label in judges.labels])
     judged = {}

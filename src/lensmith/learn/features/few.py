@@ -179,10 +179,8 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
     if items := the_images(unlabelled, frozen.model):
         others, _ = features_of(frozen.asked, items, list(settings), "looking at unlabelled images", frozen.tell)
     for feature, setting in settings.items():
-        name, head = (
-            f"probe {feature}".replace(" ", "-"),
-            fit_probe(looked, feature, labels, setting.c, setting.strength),
-        )
+        name = f"probe {feature}".replace(" ", "-")
+        head = fit_probe(looked, feature, labels, setting.c, setting.strength)
         parts.append(FewPart(name, head, augmented, setting.strength / heat))
         if others:
             spread, note = with_unlabelled(frozen, looked, feature, setting, torch.from_numpy(others[feature]))

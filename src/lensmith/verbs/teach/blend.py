@@ -47,8 +47,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: terminal.Screen) -> terminal.Output:
     """Run the command."""
     options, words = divided(args.recipe)
-    for word in words:
-        read_run(Path(word))
     recipe = recipe_for(None, options, read_run(Path(words[0]))) if words else Recipe()
     recipe.blend.of = words
     return terminal.output(blend(recipe, args.run, screen), text)
