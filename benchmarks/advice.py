@@ -5,7 +5,7 @@ Of what few_labels.py has made of 3,000 labels (run it first), in two parts:
 - `rule`: the rule alone, on 1,000 sets of 50 to 600 test photographs of each draw, with all methods and without the
   blend; beside it the rule that it replaced, the cheapest within a standard error of the highest accuracy.
 - `ladder`: the ladder's own advice for each draw and each of four sets of 300 other photographs as validation images,
-  one half of which chooses settings, calibrations and weights, and the other half judges them, both ways.
+  four fifths of which choose settings and weights, and the other fifth judges them, until each has judged.
 
 `right` is how often the advice is the cheapest of the methods that McNemar's test at 5 % can't tell from the most
 accurate one, `loses` by how many points of accuracy it is below the latter.
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from lensmith.learn import made
+from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.learn.methods import methods
 from lensmith.measure.calibration import temperature
 from lensmith.measure.choice import Judged, choose
@@ -132,7 +133,14 @@ def advised(cell: few.Cell, work: Path, number: int) -> dict[str, Judged]:
     folder = work / "advice" / f"{cell.draw}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     run = begin_run(folder, cell.recipe, dataset, "ladder")
-    return made.judge(run, [methods()[n] for n in NAMES], {name: cell.run.inner(name, cell.recipe) for name in NAMES})
+    inner = {name: run.inner(name, methods()[name].recipe(cell.recipe)) for name in NAMES}
+    for name in few.TRAINED:
+        before, here = cell.run.folder / name, inner[name].folder
+        shutil.copytree(before / "adapter", here / "adapter")
+        shutil.copyfile(before / made.MADE, here / made.MADE)
+        made.validation_predictions(inner[name], name)
+    shared = SharedFrozenModel(cell.recipe, dataset, lambda event: None)
+    return made.judge(run, [methods()[name] for name in NAMES], inner, shared)
 
 
 def main() -> None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
 import lensmith
 from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.learn import made
+from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.learn.methods import methods
 from lensmith.measure import pace
 from lensmith.measure.choice import Choice, Judged, choose, confirm, price
-from lensmith.measure.evaluation import predict_split
 from lensmith.measure.metrics import accuracy
-from lensmith.progress import Advance, Note
+from lensmith.progress import Advance, Note, silent
 from lensmith.records import Prediction
+from lensmith.runs.folder import begin_run
 from lensmith.runs.predictions import read_predictions
 from tests.clock import Clock
 from tests.conftest import Run, Shapes
@@ -172,30 +175,49 @@ def test_the_test_images_confirm_the_choice_or_not() -> None:
 def test_what_an_image_chose_is_not_judged_by_it(
     shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings, calibrations and weights are chosen on one half of the validation images and judged on the other."""
-    words = [*options(shapes(circle=120, square=120), tiny_folder), "ladder.methods=[probe, lora, blend]"]
-    chosen_on: list[tuple[str, set[str]]] = []
-    judged_on: list[tuple[str, set[str]]] = []
-    real = predict_split
+    """If the labels of the images that are judged were others, the same would be said of these images, and something
+    else of those that are then chosen by them."""
+    words = [*options(shapes(circle=90, square=90), tiny_folder), "ladder.methods=[probe, lora, blend]"]
+    recipe = load_recipe(None, [*words, "probe.features=[tower mean, tower grid]"])
+    asked: list[list[list[int]]] = []
+    real = methods()["probe"].held_out
 
-    def spy(run: Any, classifier: Any, split: Any, path: Path, task: str) -> float:
-        if task.startswith("judging"):
-            chosen_on.append((run.folder.name, set(run.dataset.validation.ids)))
-            judged_on.append((run.folder.name, set(split.ids)))
-        return real(run, classifier, split, path, task)
+    def spy(run: Any, shared: SharedFrozenModel, parts: Any) -> Any:
+        asked.append(parts)
+        return real(run, shared, parts)
 
-    monkeypatch.setattr(made, "predict_split", spy)
+    monkeypatch.setattr(methods()["probe"], "held_out", spy)
     told: list[Any] = []
-    record = lensmith.ladder(load_recipe(None, words), tmp_path / "run", told.append)
-    assert [name for name, _ in judged_on] == ["probe", "lora", "blend"] * 2
-    assert all(not a & b for (_, a), (_, b) in zip(chosen_on, judged_on, strict=True))
-    every = set(open_data(load_recipe(None, words).data).validation.ids)
-    assert all(
-        set.union(*(ids for other, ids in judged_on if other == name)) == every for name in ("probe", "lora", "blend")
-    )
+    record = lensmith.ladder(recipe, tmp_path / "run", told.append)
     assert sum(isinstance(e, Note) and e.text.startswith("lora:") for e in told) == 1  # it is trained once
-    assert not list((tmp_path / "run" / "halves").rglob("adapter"))
-    assert "validation images that chose nothing else" in Path(record["report"]).read_text()
+    assert "validation images that chose nothing of what they judge" in Path(record["report"]).read_text()
+    dataset = open_data(recipe.data)
+    ((parts,),) = [asked]
+    assert len(parts) == made.PARTS
+    assert sorted(i for part in parts for i in part) == list(range(len(dataset.validation)))
+
+    judges, labels = parts[0], list(dataset.validation.labels)
+    for i in judges:
+        labels[i] = "square" if labels[i] == "circle" else "circle"
+    other = replace(dataset, validation=dataset.validation.relabelled(labels))
+    for name in ("probe", "blend"):
+        said = []
+        for known in (dataset, other):
+            run = begin_run(tmp_path / "run", recipe, dataset, "ladder", silent, resume=True)
+            inner = replace(run.inner(name, methods()[name].recipe(recipe)), dataset=known)
+            found = methods()[name].held_out(inner, SharedFrozenModel(recipe, known, silent), parts)
+            assert found is not None
+            assert not found.isnan().any()
+            said.append(found)
+        assert torch.allclose(said[0][judges], said[1][judges], atol=1e-5)
+        assert not torch.allclose(said[0], said[1], atol=1e-2)
+
+
+def test_few_validation_images_judge_what_they_chose(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.methods=[probe, blend]"]
+    record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
+    assert record["methods"][0]["validation"]["n"] < made.FEWEST
+    assert "so few validation images that they also chose" in Path(record["report"]).read_text()
 
 
 def test_a_ladder_needs_test_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:

@@ -14,7 +14,7 @@ from lensmith.data import ImageDataset
 from lensmith.data.more import unlabelled_files
 from lensmith.learn.features.few import FewPart, fit_few, scores
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.made import VALIDATION, calibration_in, classifier_of, validation_predictions
+from lensmith.learn.made import calibration_in, classifier_of, validation_scores
 from lensmith.measure.calibration import LEAST, temperature
 from lensmith.measure.evaluation import predict_split
 from lensmith.models.base import Model
@@ -99,33 +99,86 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
         A sentence about the weights.
 
     Raises:
-        UserError, Stopped: see `FrozenModel.fit` and `validation_predictions`.
+        UserError, Stopped: see `FrozenModel.fit` and `validation_scores`.
     """
-    dataset = run.dataset
-    fit = fit_few(frozen, unlabelled_files(run.recipe.data, dataset))
-    few = fit.parts
-    logs, y = _validated(frozen, few, taught)
-    members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
-    for name, own in taught.items():
-        members[name] = Member(None, own.folder / "adapter", calibration_in(own.folder, dataset.labels))
-    if len(y) >= LEAST:
-        for name, member in members.items():
-            if member.head is not None:
-                heat = temperature(logs[name], y)
-                logs[name] = (logs[name] / heat).log_softmax(1)
-                # Its own answers are part of its scores, so they are divided with them.
-                members[name] = replace(
-                    member, calibration=Calibration(temperature=heat), strength=member.strength / heat
-                )
-        weights = fit_weights(torch.stack([logs[name] for name in members]), y).tolist()
-        how = f"weights fitted on {len(y):,} validation images"
-    else:
-        weights, how = [1 / len(members)] * len(members), "equal weights"
-    weight_of = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
-    _write(run, frozen.model, members, weight_of)
-    added = sum(members[name].strength * weight for name, weight in weight_of.items())
+    fit = fit_few(frozen, unlabelled_files(run.recipe.data, run.dataset))
+    logs, y = _validated(frozen, fit.parts, taught)
+    weighed = _weigh(fit.parts, taught, logs, y)
+    _write(run, frozen.model, weighed.members, weighed.weights)
+    added = sum(weighed.members[name].strength * weight for name, weight in weighed.weights.items())
     more = f" The model's own answers are added {added:.2g} times." if added else ""
-    return " ".join([sentence(how, weight_of) + more, *fit.notes])
+    return " ".join([sentence(weighed.how, weighed.weights) + more, *fit.notes])
+
+
+def held_out(run: Run, frozen: FrozenModel, taught: Mapping[str, Run], parts: Sequence[Sequence[int]]) -> Tensor:
+    """What blends say of validation images that chose neither their settings nor their weights.
+
+    Args:
+        run, taught: as in `make_blend`.
+        parts: indices of validation images: each part is scored by the blend that the other parts choose.
+
+    Returns:
+        (validation images, classes) log-probabilities, NaN for an image that can't be read.
+    """
+    files = unlabelled_files(run.recipe.data, run.dataset)
+    found = torch.full((len(run.dataset.validation), len(run.dataset.labels)), torch.nan)
+    rows = torch.tensor(frozen.table("validation").rows)
+    for part in parts:
+        judged = torch.isin(rows, torch.tensor(part))
+        chooses = ~judged if len(parts) > 1 else judged
+        few = fit_few(frozen, files, chooses.nonzero()[:, 0].tolist()).parts
+        logs, y = _validated(frozen, few, taught)
+        found[rows[judged]] = _weigh(few, taught, logs, y, chooses).logs[judged]
+    return found
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The members of a blend, and the weights of those that are used."""
+
+    members: dict[str, Member]
+    weights: dict[str, float]
+    how: str
+    """How the weights were chosen, in words."""
+    logs: Tensor
+    """(n, classes) the blend's log-probabilities of the validation images; none if these are too few."""
+
+
+def _weigh(
+    few: Sequence[FewPart],
+    taught: Mapping[str, Run],
+    logs: dict[str, Tensor],
+    y: Tensor,
+    chooses: Tensor | None = None,
+) -> Weighed:
+    """Calibrate heads and weigh all members by validation images.
+
+    Args:
+        logs, y: see `_validated`.
+        chooses: (n,) whether an image is used for that; None for all.
+    """
+    members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
+    members |= {
+        name: Member(None, own.folder / "adapter", calibration_in(own.folder, own.dataset.labels))
+        for name, own in taught.items()
+    }
+    if len(y) < LEAST:
+        equal = dict.fromkeys(members, 1 / len(members))
+        return Weighed(members, equal, "equal weights", torch.zeros(0))
+    chosen = torch.ones(len(y), dtype=torch.bool) if chooses is None else chooses
+    logs = dict(logs)
+    for name, member in members.items():
+        if member.head is not None:
+            heat = temperature(logs[name][chosen], y[chosen])
+            logs[name] = (logs[name] / heat).log_softmax(1)
+            # Its own answers are part of its scores, so they are divided with them.
+            members[name] = replace(member, calibration=Calibration(temperature=heat), strength=member.strength / heat)
+    every = torch.stack([logs[name] for name in members])
+    fitted = fit_weights(every[:, chosen], y[chosen])
+    mean = torch.einsum("k,knc->nc", fitted, every).log_softmax(1)
+    mean = (mean / temperature(mean[chosen], y[chosen])).log_softmax(1)
+    weights = {name: weight for name, weight in zip(members, fitted.tolist(), strict=True) if weight}
+    return Weighed(members, weights, f"weights fitted on {int(chosen.sum()):,} validation images", mean)
 
 
 def blend_runs(run: Run, parts: Mapping[str, Path]) -> str:
@@ -186,9 +239,7 @@ def _validated(
         answers = frozen.answers(dataset.validation, first.rows)
         logs = {part.name: (logs[part.name] + part.strength * answers).log_softmax(1) for part in few}
     for name, own in taught.items():
-        validation_predictions(own, name)
-        raw = torch.from_numpy(read_scores(own.folder / VALIDATION, dataset.labels)[first.rows])
-        logs[name] = calibration_in(own.folder, dataset.labels).apply(raw).log_softmax(1)
+        logs[name] = validation_scores(own, name)[first.rows].log_softmax(1)
     return logs, first.labels
 
 

@@ -1,32 +1,33 @@
 """What methods have made: the folders, classifiers and validation predictions of a ladder, and of a blend's parts.
 
-A ladder chooses among its methods on validation images that chose nothing else of them. One half of these images
-chooses settings, calibration and weights, and the other half judges them; then the halves change places.
+A ladder chooses among its methods on validation images that didn't choose what they judge: of five parts, four choose
+settings and weights, and the fifth judges them, until each part has judged.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lensmith import models
-from lensmith.data import Split
+from lensmith.data.splitting.groups import units
 from lensmith.engine.classifier import Classifier
 from lensmith.engine.question import make_question
+from lensmith.learn.features.folds import folds_of
 from lensmith.learn.features.frozen import SharedFrozenModel
-from lensmith.measure.calibration import LEAST, temperature
+from lensmith.measure.calibration import temperature
 from lensmith.measure.choice import Judged
 from lensmith.measure.evaluation import calibrate, classifier_for, predict_split
-from lensmith.measure.metrics import accuracy
+from lensmith.measure.metrics import wilson
 from lensmith.progress import Note
 from lensmith.records import Calibration, Prediction
 from lensmith.runs.files import write_json
-from lensmith.runs.folder import CALIBRATION, PREDICTIONS, Run
+from lensmith.runs.folder import CALIBRATION, Run
 from lensmith.runs.predictions import read_predictions, read_scores
 from lensmith.runs.shapes import CalibrationFile, Cost, calibration_of, read_as
 
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 VALIDATION, MADE = "validation.parquet", "made.json"
 """Files in a method's folder: its predictions on the validation images, and the cost of making its classifier."""
-HALVES = "halves"
-"""The folder, inside a ladder's, of what was made with half of the validation images."""
+PARTS = 5
+FEWEST = 25
+"""With so many validation images, four of five parts are enough to fit something by (`LEAST`)."""
 
 
 def make(method: Method, run: Run, shared: SharedFrozenModel) -> Run:
@@ -87,75 +89,51 @@ def validation_predictions(run: Run, name: str) -> Sequence[Prediction]:
     return read_predictions(path)
 
 
-def judge(run: Run, compared: Sequence[Method], made: Mapping[str, Run]) -> dict[str, Judged]:
-    """How each method does on validation images that chose nothing of it but the checkpoint of a training.
+def validation_scores(run: Run, name: str) -> Tensor:
+    """(validation images, classes) calibrated scores of a method's classifier, NaN where a label was not scored."""
+    validation_predictions(run, name)
+    scores = torch.from_numpy(read_scores(run.folder / VALIDATION, run.dataset.labels))
+    calibrated: Tensor = calibration_in(run.folder, run.dataset.labels).apply(scores)
+    return calibrated
 
-    With fewer than forty validation images, half of them are too few to choose by, and all of them judge what they have
-    chosen.
+
+def judge(
+    run: Run, compared: Sequence[Method], made: Mapping[str, Run], shared: SharedFrozenModel
+) -> dict[str, Judged]:
+    """How each method does on validation images that chose nothing of it but the checkpoint of a training, a
+    calibration, and the features that a blend looks at.
+
+    With fewer validation images than `FEWEST`, all of them judge what they have chosen.
 
     Args:
         run: the ladder's.
         made: by name, the runs of the methods' folders.
+        shared: its memory is freed once it isn't needed.
     """
-    validation, names, index = run.dataset.validation, list(made), {y: k for k, y in enumerate(run.dataset.labels)}
-    first = validation.take(0.5, run.recipe.seed)
-    chosen, pairs = set(first.ids), list(zip(validation.ids, validation.labels, strict=True))
-    second = validation.relabelled([None if name in chosen else label for name, label in pairs])
-    if min(len(first), len(second)) < LEAST:
-        for name in names:
-            validation_predictions(made[name], name)
-        parts = [(validation, {name: made[name].folder / VALIDATION for name in names})]
-    else:
-        parts = [
-            (judges, _halved(run, compared, made, str(k), chooses, judges))
-            for k, (chooses, judges) in enumerate([(first, second), (second, first)])
-        ]
-    y = torch.tensor([index[label] for judges, _ in parts for label in judges.labels])
+    validation, index = run.dataset.validation, {label: k for k, label in enumerate(run.dataset.labels)}
+    y = torch.tensor([index[label] for label in validation.labels])
+    run.tell(Note("Choosing a method by the validation images."))
+    images = units(validation.contents, validation.groups)
+    fold = folds_of(y, images, PARTS if len(validation) >= FEWEST else 1, run.recipe.seed)
+    parts = [part for k in range(PARTS) if (part := (fold == k).nonzero()[:, 0].tolist())]
+    found = {}
+    for method in sorted(compared, key=lambda method: method.trains or not method.learns):
+        if method.trains or not method.learns:
+            shared.release()
+        found[method.name] = method.held_out(made[method.name], shared, parts)
+    shared.release()
     judged = {}
-    for name in names:
-        scores = torch.cat([_calibrated(files[name], run.dataset.labels) for _, files in parts])
+    for method in compared:
+        scores = found[method.name]
+        if scores is None:
+            scores = validation_scores(made[method.name], method.name)
+        read = ~scores.isnan().all(1)
         least = scores.nan_to_num(nan=torch.inf).amin(1, keepdim=True)  # infinite for an image that can't be read
         scores = scores.where(~scores.isnan(), least.where(least.isfinite(), 0.0))
         logs = (scores / temperature(scores, y)).log_softmax(1)
-        rate = accuracy([row for _, files in parts for row in read_predictions(files[name])])
-        judged[name] = Judged((-logs[torch.arange(len(y)), y]).tolist(), rate)
+        right = int(((scores.argmax(1) == y) & read).sum())
+        judged[method.name] = Judged((-logs[torch.arange(len(y)), y]).tolist(), wilson(right, len(y)))
     return judged
-
-
-def _halved(
-    run: Run, compared: Sequence[Method], made: Mapping[str, Run], name: str, chooses: Split, judges: Split
-) -> dict[str, Path]:
-    """The files of each method's predictions for one half of the validation images, made with the other half."""
-    dataset = replace(run.dataset, validation=chooses)
-    half = replace(run, folder=run.folder / HALVES / name, dataset=dataset)
-    half.folder.mkdir(parents=True, exist_ok=True)
-    which = f"{int(name) + 1} of 2"
-    run.tell(Note(f"To choose fairly, {which}: one half of the validation images chooses, the other judges."))
-    shared, inner, files = SharedFrozenModel(run.recipe, dataset, run.tell), dict[str, Run](), dict[str, Path]()
-    for method in compared:
-        inner[method.name] = own = half.inner(method.name, method.recipe(run.recipe))
-        files[method.name] = own.folder / PREDICTIONS
-        if method.trains and not is_made(own):
-            own.ensure_started()
-            shutil.copytree(made[method.name].folder / "adapter", own.folder / "adapter", dirs_exist_ok=True)
-            shutil.copyfile(made[method.name].folder / MADE, own.folder / MADE)
-        make(method, half, shared)
-    shared.release()
-    for name, own in inner.items():
-        if not files[name].exists():
-            classifier = classifier_of(own)
-            calibrate(own, classifier, judges.named("test"), f"calibrating ({name})")
-            predict_split(own, classifier, judges, files[name], f"judging ({name})")
-    for own in inner.values():
-        shutil.rmtree(own.folder / "adapter", ignore_errors=True)
-    return files
-
-
-def _calibrated(predictions: Path, labels: Sequence[str]) -> torch.Tensor:
-    """(images, classes) scores in a predictions file, with the calibration of its folder."""
-    scores = torch.from_numpy(read_scores(predictions, labels))
-    calibrated: torch.Tensor = calibration_in(predictions.parent, labels).apply(scores)
-    return calibrated
 
 
 def calibration_in(folder: Path, labels: Sequence[str]) -> Calibration:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from lensmith.config.options import AugmentOptions
 from lensmith.learn.features.folds import assign_folds, fold_count
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.features.probes import logistic, neighbours, probes, scale, unscaled
+from lensmith.learn.features.probes import HeadPath, best, logistic, neighbours, probes, scale, unscaled
 from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.looking import features_of, the_images
@@ -147,50 +148,93 @@ class FewFit:
     """Sentences on what was decided."""
 
 
-def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = ()) -> FewFit:
+def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = (), choosers: Sequence[int] | None = None) -> FewFit:
     """Neighbours and probes on the best features of a dataset's training images, for a blend.
 
     Args:
         unlabelled: image files whose class nobody has said.
+        choosers: rows in the table of the validation images: those that choose settings. None for all, which choose
+            the features in any case: another feature would have to be extracted under all looks.
 
     Raises:
         UserError: as `FrozenModel.fit`.
     """
-    dataset, recipe = frozen.dataset, frozen.recipe
-    labels, augmented = dataset.labels, looks_of(recipe.augment)
-    votes, fitted = frozen.fit(neighbours), frozen.fit(probes)
-    known: dict[str, float] = {}  # feature -> C, the best first
-    for candidate in sorted(fitted.candidates, key=lambda candidate: candidate.log_loss):
-        known.setdefault(candidate.feature, candidate.setting)
-    if not known:
-        known = dict.fromkeys(recipe.probe.features or list(frozen.table("train").columns), probes.default)
-    chosen = dict(list(known.items())[:FEATURES])
-    needed = list(dict.fromkeys([*chosen, votes.head.feature]))
-    looks = augmented if len(dataset.train) <= MANY else (AS_IT_IS,)
-    looked = Looked([frozen.looked(dataset.train, needed, look) for look in looks], None)
-    settings, heat = {feature: Setting(0.0, c) for feature, c in chosen.items()}, 1.0
-    if len(looked.labels) < FEW * len(labels):
+    by = frozen if choosers is None else frozen.chosen_by(choosers)
+    settings = {feature: _setting(by, probes, feature) for feature in _best_features(frozen)}
+    voting = frozen.fit(neighbours).head.feature
+    basis = frozen.once("basis of a blend", lambda: _basis(frozen, list(settings), voting, unlabelled))
+    parts, notes = [], list[str]()
+    for feature, c in settings.items():
+        fitted = frozen.once(("probes of a blend", feature, c), partial(_fit_probes, frozen, basis, feature, c))
+        parts += fitted.parts
+        notes += fitted.notes
+    votes = _setting(by, neighbours, voting)
+    head = frozen.once(("neighbours of a blend", votes), lambda: _fit_neighbours(frozen, basis.looked, voting, votes))
+    return FewFit([*parts, FewPart("neighbours", head, looks_of(frozen.recipe.augment))], notes)
+
+
+def _best_features(frozen: FrozenModel) -> list[str]:
+    """The best features for a probe, or the first ones if nothing can choose."""
+    ranked = sorted(frozen.fit(probes).candidates, key=lambda candidate: candidate.log_loss)
+    features = dict.fromkeys(candidate.feature for candidate in ranked)
+    return list(features or frozen.recipe.probe.features or frozen.table("train").columns)[:FEATURES]
+
+
+def _setting(frozen: FrozenModel, path: HeadPath, feature: str) -> float:
+    """The best setting of a method for a feature, or the default if nothing can choose."""
+    own = [candidate for candidate in frozen.fit(path).candidates if candidate.feature == feature]
+    return best(own).setting if own else path.default
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the heads of a blend are fitted on."""
+
+    looked: Looked
+    heat: float
+    """The temperature by which the model's own answers are divided."""
+    others: dict[str, Any]
+    """(images, size) each feature of the unlabelled images; empty if there are none."""
+
+
+def _basis(frozen: FrozenModel, probed: Sequence[str], voting: str, unlabelled: Sequence[Path]) -> Basis:
+    dataset, augmented = frozen.dataset, looks_of(frozen.recipe.augment)
+    looks, needed = augmented if len(dataset.train) <= MANY else (AS_IT_IS,), list(dict.fromkeys([*probed, voting]))
+    looked, heat = Looked([frozen.looked(dataset.train, needed, look) for look in looks], None), 1.0
+    if len(looked.labels) < FEW * len(dataset.labels):
         answers = frozen.answers(dataset.train, looked.tables[0].rows)
         heat = min(max(temperature(answers, looked.labels), TEMPERATURES[0]), TEMPERATURES[1])
         looked = replace(looked, prior=answers / heat)
-        settings = {feature: choose_setting(looked, feature, labels, recipe.seed) for feature in chosen}
-    parts, notes = [], list[str]()
     others: dict[str, Any] = {}
     if items := the_images(unlabelled, frozen.model):
-        others, _ = features_of(frozen.asked, items, list(settings), "looking at unlabelled images", frozen.tell)
-    for feature, setting in settings.items():
-        name = f"probe {feature}".replace(" ", "-")
-        head = fit_probe(looked, feature, labels, setting.c, setting.strength)
-        parts.append(FewPart(name, head, augmented, setting.strength / heat))
-        if others:
-            spread, note = with_unlabelled(frozen, looked, feature, setting, torch.from_numpy(others[feature]))
-            notes.append(note)
-            if spread is not None:
-                parts.append(FewPart(f"{name}-unlabelled", spread, augmented))
-    x = torch.cat([table.feature(votes.head.feature) for table in looked.tables])
+        others, _ = features_of(frozen.asked, items, probed, "looking at unlabelled images", frozen.tell)
+    return Basis(looked, heat, others)
+
+
+def _fit_probes(frozen: FrozenModel, basis: Basis, feature: str, c: float) -> FewFit:
+    """The probe on a feature, and the one that has also learned from unlabelled images, if these help."""
+    labels, looked, looks = frozen.dataset.labels, basis.looked, looks_of(frozen.recipe.augment)
+    setting = Setting(0.0, c)
+    if looked.prior is not None:
+        setting = choose_setting(looked, feature, labels, frozen.recipe.seed)
+    name = f"probe {feature}".replace(" ", "-")
+    head = fit_probe(looked, feature, labels, setting.c, setting.strength)
+    parts, notes = [FewPart(name, head, looks, setting.strength / basis.heat)], list[str]()
+    if basis.others:
+        others = torch.from_numpy(basis.others[feature])
+        spread, note = with_unlabelled(frozen, looked, feature, setting, others)
+        notes.append(note)
+        if spread is not None:
+            parts.append(FewPart(f"{name}-unlabelled", spread, looks))
+    return FewFit(parts, notes)
+
+
+def _fit_neighbours(frozen: FrozenModel, looked: Looked, feature: str, number: float) -> Head:
+    """The nearest-neighbour classifier on images under all looks."""
+    labels = frozen.dataset.labels
+    x = torch.cat([table.feature(feature) for table in looked.tables])
     y = looked.labels.repeat(len(looked.tables))
-    heads = dict(neighbours(x, y, labels, votes.head.feature, torch.ones(len(labels))))
-    return FewFit([*parts, FewPart("neighbours", heads[votes.setting], augmented)], notes)
+    return dict(neighbours(x, y, labels, feature, torch.ones(len(labels))))[number]
 
 
 def with_unlabelled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,14 +38,23 @@ def split_folds(table: FeatureTable, folds: int, seed: int) -> list[Fold]:
 
 
 def assign_folds(table: FeatureTable, folds: int, seed: int) -> Tensor:
+    """(images,) the number of each image's fold; see `folds_of`."""
+    return folds_of(table.labels, table.units, folds, seed)
+
+
+def folds_of(labels: Tensor, units: Sequence[str], folds: int, seed: int) -> Tensor:
     """(images,) the number of each image's fold: each class is split into k folds at random (stratified k-fold).
 
     Exact copies of an image are in the same fold, so that no image is evaluated by a classifier fitted on its copy. The
     images of a group are, too.
+
+    Args:
+        labels: (images,) index of each image's label.
+        units: what each image can't be separated from: its group, or else its exact copies.
     """
-    generator, fold_by_name, units = torch.Generator().manual_seed(seed), dict[str, int](), table.units
-    for label in table.labels.unique():
-        names = dict.fromkeys(units[k] for k in (table.labels == label).nonzero()[:, 0].tolist())
+    generator, fold_by_name = torch.Generator().manual_seed(seed), dict[str, int]()
+    for label in labels.unique():
+        names = dict.fromkeys(units[k] for k in (labels == label).nonzero()[:, 0].tolist())
         unassigned = [name for name in names if name not in fold_by_name]
         order = torch.randperm(len(unassigned), generator=generator).tolist()
         fold_by_name |= {unassigned[k]: position % folds for position, k in enumerate(order)}

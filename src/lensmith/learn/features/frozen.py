@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from lensmith.models.tuning import Tuned
 from lensmith.models.views import AS_IT_IS, Look
 from lensmith.progress import Tell, counter
 
+T = TypeVar("T")
+
 
 class FrozenModel:
     """The base model, and the features of a dataset's images, each extracted once.
@@ -34,14 +37,13 @@ class FrozenModel:
             unknown feature.
 
     Args:
-        fits: what was fitted on the same images before, and is not fitted again.
+        known: what was fitted on the same images before, and is not fitted again; see `once`.
     """
 
-    def __init__(
-        self, recipe: Recipe, dataset: ImageDataset, tell: Tell, fits: dict[Any, Fitted] | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell, known: dict[Any, Any] | None = None) -> None:
         self.recipe, self.dataset, self.tell = recipe, dataset, tell
-        self._fits = {} if fits is None else fits
+        self._known = {} if known is None else known
+        self._choosers: tuple[int, ...] | None = None
         self.model = models.load_base(recipe.model)
         self.question = make_question(self.model, recipe.question, dataset.labels)
         self.asked = classifier_for(Tuned(self.model), self.question, recipe.evaluate)
@@ -49,9 +51,9 @@ class FrozenModel:
         self.computed = 0
         """The number of images whose features were extracted; the others were in the cache."""
         self._tables: dict[Any, FeatureTable] = {}
-        known = feature_names(self.model)
-        if unknown := [feature for feature in recipe.probe.features or [] if feature not in known]:
-            raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(known)}.")
+        names = feature_names(self.model)
+        if unknown := [feature for feature in recipe.probe.features or [] if feature not in names]:
+            raise UserError(f"There is no feature {unknown[0]!r} (probe.features).", f"There are: {', '.join(names)}.")
 
     def table(self, split: str, pixels: bool = False) -> FeatureTable:
         """The features of a split's readable images. Raises UserError if no training image can be read."""
@@ -64,6 +66,23 @@ class FrozenModel:
             self._tables[key] = table
             self.computed += table.computed
         return self._tables[key]
+
+    def chosen_by(self, rows: Sequence[int]) -> FrozenModel:
+        """The same, as if these were all the validation images that settings can be chosen by. What doesn't depend on
+        validation images is shared.
+
+        Args:
+            rows: indices in the table of the validation images.
+        """
+        other = copy.copy(self)
+        other._choosers = tuple(rows)
+        return other
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` makes of the training images, which is remembered under this key."""
+        if key not in self._known:
+            self._known[key] = make()
+        return cast(T, self._known[key])
 
     def looked(self, split: Split, features: Sequence[str], look: Look) -> FeatureTable:
         """Some features of a split's readable images under a look; see `read_table`."""
@@ -102,23 +121,27 @@ class FrozenModel:
         Raises:
             UserError: fewer than two classes have a readable training image, or there is no such feature.
         """
-        pixels, key = features == [PIXELS], (path.setting, *(features or ()))
-        if train is None and key in self._fits:
-            return self._fits[key]
-        fitted = probes.fit(
-            path,
-            self.table("train", pixels) if train is None else train,
-            self.table("validation", pixels),
-            self.dataset.labels,
-            features or self.recipe.probe.features,
-            self.recipe.train.class_weights == "balanced",
-            self.recipe.seed,
-            self.model.device,
-            self.tell,
-        )
-        if train is None:
-            self._fits[key] = fitted
-        return fitted
+        pixels = features == [PIXELS]
+
+        def fitted(path: probes.HeadPath, table: FeatureTable) -> Fitted:
+            validation = self.table("validation", pixels)
+            return probes.fit(
+                path,
+                table,
+                validation if self._choosers is None else validation.subset(self._choosers),
+                self.dataset.labels,
+                features or self.recipe.probe.features,
+                self.recipe.train.class_weights == "balanced",
+                self.recipe.seed,
+                self.model.device,
+                self.tell,
+            )
+
+        if train is not None:
+            return fitted(path, train)
+        remembering = self.once(path.setting, lambda: probes.remembering(path))
+        key = (path.setting, *(features or ()), self._choosers)
+        return self.once(key, lambda: fitted(remembering, self.table("train", pixels)))
 
     def tuned(self, head: Head) -> Tuned:
         """The model with a fitted head, which answers instead of the decoder."""
@@ -135,7 +158,7 @@ class SharedFrozenModel:
     def __init__(self, recipe: Recipe, dataset: ImageDataset, tell: Tell) -> None:
         self.recipe, self.dataset, self.tell = recipe, dataset, tell
         self._frozen: FrozenModel | None = None
-        self._fits: dict[Any, Fitted] = {}
+        self._known: dict[Any, Any] = {}
         self.seconds = 0.0
         """How long loading the model and extracting the features of training and validation images took."""
         self.cached = False
@@ -143,7 +166,7 @@ class SharedFrozenModel:
 
     def load(self) -> FrozenModel:
         """The frozen model."""
-        self._frozen = self._frozen or FrozenModel(self.recipe, self.dataset, self.tell, self._fits)
+        self._frozen = self._frozen or FrozenModel(self.recipe, self.dataset, self.tell, self._known)
         return self._frozen
 
     def extracted(self) -> FrozenModel:

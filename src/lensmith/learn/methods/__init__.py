@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 
+from torch import Tensor
+
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, nearest
@@ -76,6 +78,20 @@ class Method(ABC):
         Raises:
             UserError, Stopped: see `learn.loop.train` and `FrozenModel.fit`.
         """
+
+    def held_out(self, run: Run, shared: SharedFrozenModel, parts: Sequence[Sequence[int]]) -> Tensor | None:
+        """What classifiers of this method say of validation images that chose none of their settings.
+
+        Args:
+            run: the method's folder, with the classifier that was made there.
+            parts: indices of validation images: each part is scored by the classifier that the other parts choose. If
+                there is only one, by the one that it chooses itself.
+
+        Returns:
+            (validation images, classes) log-probabilities, NaN for an image that can't be read. None if validation
+            images choose nothing but a checkpoint and a calibration, so that the classifier itself is judged.
+        """
+        return None
 
     @abstractmethod
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:

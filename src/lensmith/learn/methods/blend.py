@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.engine.classifier import predict
 from lensmith.errors import UserError
 from lensmith.learn import made
-from lensmith.learn.blending import make_blend
+from lensmith.learn.blending import held_out, make_blend
 from lensmith.learn.features.few import looks_of
 from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.learn.methods import MakeResult, Method, methods
@@ -39,24 +42,17 @@ class Blend(Method):
         return pace.features(len(dataset.train)) * len(looks_of(recipe.augment))
 
     def make(self, run: Run, shared: SharedFrozenModel, resume: bool) -> MakeResult:
-        around = replace(run, folder=run.folder.parent)
-        found = {name: around.inner(name, methods()[name].recipe(run.recipe)) for name in TRAINED}
-        named, dataset = run.recipe.blend.methods, run.dataset
-        weighed, each = len(dataset.validation) >= LEAST, len(dataset.train) / len(dataset.labels)
-        taught, seconds = {}, 0.0
-        for name in TRAINED if named is None else named:
-            if named is None and not weighed and each < TRAINED[name]:
-                continue
-            if made.is_made(found[name]):  # in the ladder that this blend is part of
-                taught[name] = found[name]
-            elif named is not None:
-                taught[name] = made.make(methods()[name], run, shared)
-            else:
-                continue
-            seconds += made.cost_of(taught[name])["seconds"]
+        for name in run.recipe.blend.methods or []:
+            if name not in _taught(run):
+                made.make(methods()[name], run, shared)
+        taught = _taught(run)
+        seconds = sum(made.cost_of(own)["seconds"] for own in taught.values())
         frozen, start = shared.extracted(), time.perf_counter()
         note = make_blend(run, frozen, taught)
         return MakeResult(shared.seconds + seconds + time.perf_counter() - start, note, shared.cached)
+
+    def held_out(self, run: Run, shared: SharedFrozenModel, parts: Sequence[Sequence[int]]) -> Tensor:
+        return held_out(run, shared.load(), _taught(run), parts)
 
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
         recipe = replace(run.recipe, seed=run.recipe.seed + seed)
@@ -66,6 +62,22 @@ class Blend(Method):
         classifier = made.classifier_of(run)
         items = dataset.test.items(recipe.data.max_pixels, classifier.model.sufficient_size)
         return sum(map(is_correct, predict(classifier, items)))
+
+
+def _taught(run: Run) -> dict[str, Run]:
+    """The trained models that are blended, as far as they are made: in the ladder that this run is part of, or in the
+    run itself."""
+    named, dataset = run.recipe.blend.methods, run.dataset
+    weighed, each = len(dataset.validation) >= LEAST, len(dataset.train) / len(dataset.labels)
+    found = {}
+    for name in TRAINED if named is None else named:
+        if named is None and not weighed and each < TRAINED[name]:
+            continue
+        for around in (replace(run, folder=run.folder.parent), run):
+            inner = around.inner(name, methods()[name].recipe(run.recipe))
+            if name not in found and made.is_made(inner):
+                found[name] = inner
+    return found
 
 
 METHODS = (Blend(),)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
@@ -15,6 +17,7 @@ from lensmith.learn.features.frozen import FrozenModel, SharedFrozenModel
 from lensmith.learn.features.probes import Fitted
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.methods import MakeResult, Method
+from lensmith.measure.calibration import temperature
 from lensmith.models.tuned_files import keep_tuned
 from lensmith.runs.folder import Run
 
@@ -49,6 +52,21 @@ class FittedMethod(Method):
         keep_tuned(run, frozen.tuned(fitted.head), self.name)
         # Every fitted method needs the extraction, so its time counts for each of them, although it is done once.
         return MakeResult(shared.seconds + time.perf_counter() - start, fitted.sentence(), shared.cached)
+
+    def held_out(self, run: Run, shared: SharedFrozenModel, parts: Sequence[Sequence[int]]) -> Tensor:
+        frozen, labels = shared.load(), run.dataset.labels
+        table = frozen.table("validation", self.features == [PIXELS])
+        found = torch.full((len(run.dataset.validation), len(labels)), torch.nan)
+        rows = torch.tensor(table.rows)
+        for part in parts:
+            judged = torch.isin(rows, torch.tensor(part))
+            chooses = (~judged if len(parts) > 1 else judged).nonzero()[:, 0]
+            head = self.fit(frozen.chosen_by(chooses.tolist())).head
+            with torch.inference_mode():
+                scores = head(table.feature(head.feature))
+            logs = (scores / temperature(scores[chooses], table.labels[chooses])).log_softmax(1)
+            found[rows[judged]] = logs[judged]
+        return found
 
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
         frozen, dataset = shared.load(), run.dataset

@@ -40,13 +40,14 @@ EXAMPLES = ("lensmith ladder my-images", "lensmith ladder my-images 'ladder.meth
 CHOICE = "choice.json"
 """File in the ladder's folder: the choice, made before any test image was scored."""
 FAIR = (
-    "The choice is made by validation images that chose nothing else: settings, calibrations and weights were chosen "
-    "on one half of them and judged on the other, and then the halves changed places. Only a training's checkpoint was "
-    "chosen on all of them. What is kept and tested uses all of them."
+    "The choice is made by validation images that chose nothing of what they judge: four fifths of them choose "
+    "settings and weights, and the other fifth judges, until each fifth has judged. Only a training's checkpoint, "
+    "calibrations, and the features that a blend looks at were chosen on all of them. What is kept and tested uses all "
+    "of them."
 )
 OPTIMISTIC = (
-    "These are fewer than forty validation images, so they also chose the settings that they judge. This "
-    "favours the methods that choose among most candidates; have more validation images (data.validation)."
+    "There are so few validation images that they also chose the settings that they judge. This favours the methods "
+    "that choose among most candidates; have more validation images (data.validation)."
 )
 BLEND = "blend"
 UNCHOSEN = (
@@ -103,7 +104,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     """
     from lensmith.learn import methods
     from lensmith.learn.features.frozen import SharedFrozenModel
-    from lensmith.learn.made import HALVES, cost_of, judge, make
+    from lensmith.learn.made import FEWEST, cost_of, judge, make
     from lensmith.pages.ladder import LadderData, write_ladder
 
     require_one_process("ladder")
@@ -120,8 +121,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     opening(run, seconds, dataset.test, [dataset.how_split], memory)
     try:
         made = {method.name: make(method, run, shared) for method in compared}
-        shared.release()
-        judged = judge(run, compared, made) if len(dataset.validation) else {}
+        judged = judge(run, compared, made, shared) if len(dataset.validation) else {}
         choice = choose(names, judged) if judged else Choice(BLEND, UNCHOSEN, BLEND)
         write_json(run.folder / CHOICE, asdict(choice))
         tell(Note(choice.verdict))
@@ -131,7 +131,7 @@ def ladder(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resu
     rows = [row(method, judged.get(method.name), made[method.name], options) for method in compared]
     costs = price(choice.chosen, {row.name: row.per_thousand for row in rows if row.per_thousand})
     sentences = [*confirm(names, choice, tested), *([costs] if costs else [])]
-    how = FAIR if (run.folder / HALVES).exists() else OPTIMISTIC
+    how = FAIR if len(dataset.validation) >= FEWEST else OPTIMISTIC
     cached = any(cost_of(inner)["features_cached"] for inner in made.values())
     report = run.folder / REPORT
     write_ladder(
@@ -167,8 +167,7 @@ def expected(compared: Sequence[Method], shared: SharedFrozenModel) -> tuple[flo
     pace = measure(shared.load().asked, dataset.train, recipe.data.max_pixels)
     if not pace:
         return None, None
-    # Each half of the validation images is scored to calibrate, and to be judged.
-    scored = len(compared) * pace.scoring(2 * len(dataset.validation) + len(dataset.test))
+    scored = len(compared) * pace.scoring(len(dataset.validation) + len(dataset.test))
     features = pace.features(len(dataset.train) + len(dataset.validation))
     making = [(own := method.recipe(recipe), method.seconds(pace, own, dataset)) for method in compared]
     # What takes time once features have been extracted is trained.
