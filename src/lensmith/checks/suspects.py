@@ -19,7 +19,7 @@ from torch import Tensor
 from lensmith.config import Recipe
 from lensmith.data import ImageDataset
 from lensmith.errors import UserError, optional
-from lensmith.learn.features import probes
+from lensmith.learn.features import probes, selection
 from lensmith.learn.features.folds import split_folds
 from lensmith.learn.features.frozen import FrozenModel
 from lensmith.learn.features.table import FeatureTable
@@ -193,11 +193,11 @@ def _out_of_fold(
     # The feature was chosen on the validation images. The regularisation strength is chosen on all images, because
     # wrong labels call for stronger regularisation.
     weights = torch.ones(len(labels))
-    candidates = probes.evaluate_candidates(probes.probes, splits, labels, [feature], weights, device, tell)
-    setting = probes.best(candidates).setting
+    candidates = selection.evaluate_candidates(probes.probes, splits, labels, [feature], weights, device, tell)
+    setting = selection.best(candidates).setting
     probabilities = torch.zeros(len(table), len(labels))
     for k, (train, held_out) in enumerate(splits):
-        head = probes.fit_candidate(probes.probes, train, labels, feature, setting, device=device)
+        head = selection.fit_candidate(probes.probes, train, labels, feature, setting, device=device)
         rows = [index[row] for row in held_out.rows]
         probabilities[rows] = head(held_out.feature(head.feature)).softmax(1)
         tell(Note(f"Evaluated fold {k + 1} of {folds}."))

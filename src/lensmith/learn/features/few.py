@@ -20,7 +20,8 @@ from torch import Tensor
 from lensmith.config.options import AugmentOptions
 from lensmith.learn.features.folds import assign_folds, fold_count
 from lensmith.learn.features.frozen import FrozenModel
-from lensmith.learn.features.probes import HeadPath, best, logistic, neighbours, probes, scale, unscaled
+from lensmith.learn.features.probes import HeadPath, logistic, neighbours, probes, scale, unscaled
+from lensmith.learn.features.selection import best
 from lensmith.learn.features.spreading import Graph, fit_spread, judge
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.looking import features_of, the_images
@@ -160,7 +161,7 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = (), choosers: Sequ
         UserError: as `FrozenModel.fit`.
     """
     by = frozen if choosers is None else frozen.chosen_by(choosers)
-    settings = {feature: _setting(by, probes, feature) for feature in _best_features(frozen)}
+    settings = {feature: _setting(by, probes, feature) for feature in frozen.fit(probes).ranked[:FEATURES]}
     voting = frozen.fit(neighbours).head.feature
     basis = frozen.once("basis of a blend", lambda: _basis(frozen, list(settings), voting, unlabelled))
     parts, notes = [], list[str]()
@@ -171,13 +172,6 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = (), choosers: Sequ
     votes = _setting(by, neighbours, voting)
     head = frozen.once(("neighbours of a blend", votes), lambda: _fit_neighbours(frozen, basis.looked, voting, votes))
     return FewFit([*parts, FewPart("neighbours", head, looks_of(frozen.recipe.augment))], notes)
-
-
-def _best_features(frozen: FrozenModel) -> list[str]:
-    """The best features for a probe, or the first ones if nothing can choose."""
-    ranked = sorted(frozen.fit(probes).candidates, key=lambda candidate: candidate.log_loss)
-    features = dict.fromkeys(candidate.feature for candidate in ranked)
-    return list(features or frozen.recipe.probe.features or frozen.table("train").columns)[:FEATURES]
 
 
 def _setting(frozen: FrozenModel, path: HeadPath, feature: str) -> float:

@@ -17,8 +17,8 @@ from lensmith.engine.classifier import Classifier, predict
 from lensmith.engine.features import PIXELS, feature_names
 from lensmith.engine.question import make_question
 from lensmith.errors import UserError
-from lensmith.learn.features import probes
-from lensmith.learn.features.probes import Fitted
+from lensmith.learn.features import probes, selection
+from lensmith.learn.features.selection import Fitted
 from lensmith.learn.features.table import FeatureTable, read_table
 from lensmith.measure.evaluation import classifier_for
 from lensmith.models.heads import Head
@@ -111,7 +111,7 @@ class FrozenModel:
     def fit(
         self, path: probes.HeadPath, features: list[str] | None = None, train: FeatureTable | None = None
     ) -> Fitted:
-        """The best classifier of one type, chosen on validation images; see `probes.fit`.
+        """The best classifier of one type, chosen on validation images; see `selection.fit`.
 
         Args:
             path: `probes.probes` or `probes.neighbours`.
@@ -125,7 +125,7 @@ class FrozenModel:
 
         def fitted(path: probes.HeadPath, table: FeatureTable) -> Fitted:
             validation = self.table("validation", pixels)
-            return probes.fit(
+            return selection.fit(
                 path,
                 table,
                 validation if self._choosers is None else validation.subset(self._choosers),

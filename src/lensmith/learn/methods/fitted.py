@@ -14,7 +14,7 @@ from lensmith.engine.features import PIXELS
 from lensmith.learn.batches import class_weights
 from lensmith.learn.features import probes
 from lensmith.learn.features.frozen import FrozenModel, SharedFrozenModel
-from lensmith.learn.features.probes import Fitted
+from lensmith.learn.features.selection import Fitted
 from lensmith.learn.features.table import FeatureTable
 from lensmith.learn.methods import MakeResult, Method
 from lensmith.measure.calibration import temperature

@@ -20,7 +20,7 @@ from lensmith.verbs.opening import opening
 
 if TYPE_CHECKING:
     from lensmith.learn.features.frozen import SharedFrozenModel
-    from lensmith.learn.features.probes import Fitted
+    from lensmith.learn.features.selection import Fitted
     from lensmith.learn.methods import Method
     from lensmith.measure.evaluation import Scored
 
@@ -55,7 +55,7 @@ def probe(recipe: Recipe, folder: Path | None = None, tell: Tell = silent, resum
         that were tried), `report`. Without test images, `accuracy`, `evaluation` and `report` are None.
 
     Raises:
-        UserError: see `open_data`, `FrozenModel` and `probes.fit`.
+        UserError: see `open_data`, `FrozenModel` and `selection.fit`.
         Stopped: Ctrl-C; extracted features are kept.
     """
     from lensmith.learn.features.frozen import SharedFrozenModel
