@@ -253,8 +253,8 @@ class ProbeOptions(Options):
     """The frozen features that `lensmith probe` fits a simple classifier on."""
 
     features: Annotated[list[str], MinLen(1)] | None = None
-    """Candidate features: [tower mean, tower grid]. If not given, all that the model has. The best on the validation
-    images is used."""
+    """Candidate features: [tower mean, tower grid]. If not given, all that the model has. The first is used, unless
+    another is better on the validation images by a standard error."""
 
 
 @dataclass
