@@ -18,7 +18,7 @@ from lensmith.models.base import Model
 from lensmith.models.tuned_files import only_head
 from lensmith.records import TASK, Calibration
 from lensmith.runs.folder import read_run
-from lensmith.runs.shapes import Task, calibration_of, read_as
+from lensmith.runs.shapes import Task, read_as, stored_calibration
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def load_taught(run: Path | None, labels: Sequence[str] = (), model: Model | Non
         question = recipe_from({"question": task["question"]}).question
         if not labels or list(labels) == task["labels"]:
             labels = task["labels"]
-            calibration = calibration_of(run / "adapter" / TASK, task.get("calibration", {}), labels)
+            calibration = stored_calibration(run / "adapter", task, labels)
         question.names = {label: names for label, names in question.names.items() if label in labels}
         options = replace(recipe.model, base=task["base"], adapter=str(run))
     tuned, scoring = models.load(options, model), recipe.evaluate

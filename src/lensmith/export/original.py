@@ -25,7 +25,7 @@ from lensmith.models.base import Model
 from lensmith.models.loading import weight_sizes
 from lensmith.records import TASK, Calibration, Evaluation
 from lensmith.runs.folder import adapter_folder, read_evaluation, read_run
-from lensmith.runs.shapes import Task, calibration_of, read_as
+from lensmith.runs.shapes import Task, read_as, stored_calibration
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Original:
     @property
     def calibration(self) -> Calibration:
         """How scores become probabilities."""
-        return calibration_of(adapter_folder(self.run) / TASK, self.task.get("calibration", {}), self.labels)
+        return stored_calibration(adapter_folder(self.run), self.task, self.labels)
 
     @property
     def model(self) -> Model:

@@ -22,10 +22,10 @@ from lensmith.models.blends import PARTS, StoredPart, keep_blend
 from lensmith.models.heads import Head
 from lensmith.models.tuned_files import task_for, task_of
 from lensmith.models.views import AS_IT_IS, Look
-from lensmith.records import TASK, Calibration
+from lensmith.records import Calibration
 from lensmith.runs.folder import Run, read_run
 from lensmith.runs.predictions import read_scores
-from lensmith.runs.shapes import calibration_of
+from lensmith.runs.shapes import stored_calibration
 
 SHRINK = 10.0
 """How strongly weights are drawn towards equal ones; see `fit_weights`."""
@@ -197,8 +197,7 @@ def blend_runs(run: Run, parts: Mapping[str, Path]) -> str:
     labels, validation = run.dataset.labels, run.dataset.validation
     members, scores = dict[str, Member](), list[Tensor]()
     for name, folder in parts.items():
-        task = task_of(folder / "adapter")
-        known = calibration_of(folder / "adapter" / TASK, task.get("calibration", {}), labels)
+        known = stored_calibration(folder / "adapter", task_of(folder / "adapter"), labels)
         members[name] = Member(None, folder / "adapter", known)
         if len(validation) >= LEAST:
             path = run.folder / PARTS / f"{name}.parquet"

@@ -33,10 +33,9 @@ from lensmith.models.tuned_files import (
 )
 from lensmith.models.tuning import Part, Tuned
 from lensmith.models.views import AS_IT_IS, Look
-from lensmith.records import TASK
 from lensmith.runs.files import replacing
 from lensmith.runs.folder import Run, adapter_folder
-from lensmith.runs.shapes import BlendFile, calibration_of, read_as
+from lensmith.runs.shapes import BlendFile, read_as, stored_calibration
 
 BLEND, PARTS = "blend.json", "parts"
 """File and folder inside an adapter's folder."""
@@ -117,7 +116,7 @@ def load_parts(model: Model, folder: Path) -> tuple[Part, ...]:
             tuned = Tuned(own, load_tuned(own, place))
         else:
             tuned = Tuned(model)
-        calibration = calibration_of(place / TASK, task.get("calibration", {}), whole["labels"])
+        calibration = stored_calibration(place, task, whole["labels"])
         parts.append(Part(name, stored["weight"], tuned, calibration, looks))
     return tuple(parts)
 

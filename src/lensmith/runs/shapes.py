@@ -5,7 +5,7 @@ Each shape names only the keys that are read; a file may have more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
 
@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Len, Lt
 from typing_extensions import TypedDict  # before Python 3.12, pydantic needs this one
 
 from lensmith.errors import UserError
-from lensmith.records import Calibration, Rate
+from lensmith.records import TASK, Calibration, Rate
 from lensmith.runs.files import read_json, read_lines
 
 _Finite = Annotated[float, Gt(float("-inf")), Lt(float("inf"))]
@@ -184,6 +184,18 @@ def calibration_of(path: Path, values: CalibrationValues, labels: Sequence[str])
             f"{path} is damaged: it has {len(found.offsets)} offsets for {len(labels)} labels.", "Repeat the run."
         )
     return found
+
+
+def stored_calibration(adapter: Path, task: Mapping[str, Any], labels: Sequence[str]) -> Calibration:
+    """The calibration stored with tuned weights; none if there is none.
+
+    Args:
+        task: what lensmith.json in this folder says.
+
+    Raises:
+        UserError: it isn't for these labels.
+    """
+    return calibration_of(adapter / TASK, task.get("calibration", {}), labels)
 
 
 def of_split(data: DataRecord, name: str) -> SplitRecord:
