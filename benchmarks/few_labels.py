@@ -58,6 +58,9 @@ SINGLES = ("zero-shot", "neighbours", "probe", "probe on answers", *TRAINED)
 BLENDS = {"blend": False, "blend, unlabelled": True}
 PEERS = ("scikit-learn", "Tip-Adapter", "Tip-Adapter, best", "ImageNet")
 COLUMNS = (*SINGLES, "probe, six views", *BLENDS, *PEERS)
+FOLDER = Path(__file__).parent / "peers"
+NETWORK = FOLDER / ".venv/bin/python"
+"""Python of the peers' environment; without it, the network taught ImageNet is left out."""
 FEATURE, CHECKED, SOME = "tower mean", 64, 2000
 ALPHAS, BETAS = np.linspace(0.1, 3, 20), np.linspace(0.1, 7, 20)
 """Tip-Adapter's grid; as published, 1 and 5.5 (ImageNet's `init_alpha` and `init_beta`)."""
@@ -185,10 +188,9 @@ class Cell:
 
     def imagenet(self) -> Tensor:
         """The scores of a network taught ImageNet and fine-tuned, in an environment of its own, for `SOME` images."""
-        peers = Path(__file__).parent / "peers"
         out = self.work / f"imagenet {self.each} {self.draw}.npz"
         np.savez(out, train=pictures(self.dataset.train), labels=self.vectors()[1], test=self.tested.pictures[:SOME])
-        subprocess.run([peers / ".venv/bin/python", peers / "imagenet.py", out], check=True)
+        subprocess.run([NETWORK, FOLDER / "imagenet.py", out], check=True)
         return torch.from_numpy(np.load(out)["scores"])
 
 
@@ -260,7 +262,8 @@ def cell_scores(cell: Cell) -> dict[str, Tensor]:
         out["scikit-learn"] = cell.piece("scikit-learn", cell.regression)
         out["Tip-Adapter"] = cell.piece("Tip-Adapter", partial(cell.tip_adapter, False))
         out["Tip-Adapter, best"] = cell.piece("Tip-Adapter, best", partial(cell.tip_adapter, True))
-        out["ImageNet"] = cell.piece("ImageNet", cell.imagenet)
+        if NETWORK.exists():
+            out["ImageNet"] = cell.piece("ImageNet", cell.imagenet)
     for name, unlabelled in BLENDS.items():
         if not (unlabelled and cell.each == FULL):
             out[name] = cell.piece(name, partial(cell.blended, unlabelled))
