@@ -191,6 +191,9 @@ def test_what_an_image_chose_is_not_judged_by_it(
     record = lensmith.ladder(recipe, tmp_path / "run", told.append)
     assert sum(isinstance(e, Note) and e.text.startswith("lora:") for e in told) == 1  # it is trained once
     assert "validation images that chose nothing of what they judge" in Path(record["report"]).read_text()
+    note = json.loads((tmp_path / "run" / "blend" / "made.json").read_text())["note"]
+    assert "On these images" in note
+    assert "of its best part alone, " in note
     dataset = open_data(recipe.data)
     ((parts,),) = [asked]
     assert len(parts) == made.PARTS

@@ -17,12 +17,13 @@ from lensmith.learn.features.frozen import FrozenModel
 from lensmith.learn.made import calibration_in, classifier_of, validation_scores
 from lensmith.measure.calibration import LEAST, temperature
 from lensmith.measure.evaluation import predict_split
+from lensmith.measure.metrics import wilson
 from lensmith.models.base import Model
 from lensmith.models.blends import PARTS, StoredPart, keep_blend
 from lensmith.models.heads import Head
 from lensmith.models.tuned_files import task_for, task_of
 from lensmith.models.views import AS_IT_IS, Look
-from lensmith.records import Calibration
+from lensmith.records import Calibration, Rate, percent
 from lensmith.runs.folder import Run, read_run
 from lensmith.runs.predictions import read_scores
 from lensmith.runs.shapes import stored_calibration
@@ -106,8 +107,25 @@ def make_blend(run: Run, frozen: FrozenModel, taught: Mapping[str, Run]) -> str:
     weighed = _weigh(fit.parts, taught, logs, y)
     _write(run, frozen.model, weighed.members, weighed.weights)
     added = sum(weighed.members[name].strength * weight for name, weight in weighed.weights.items())
-    more = f" The model's own answers are added {added:.2g} times." if added else ""
-    return " ".join([sentence(weighed.how, weighed.weights) + more, *fit.notes])
+    notes = [sentence(weighed.how, weighed.weights), *fit.notes]
+    notes[1:1] = [f"The model's own answers are added {added:.2g} times."] if added else []
+    if len(y) >= LEAST:
+        notes.append(_beside_parts(weighed, logs, y))
+    return " ".join(notes)
+
+
+def _beside_parts(weighed: Weighed, logs: Mapping[str, Tensor], y: Tensor) -> str:
+    """How a blend does on the validation images, and the best of its parts alone; a part may be all that one needs."""
+
+    def right(scores: Tensor) -> Rate:
+        return wilson(int((scores.argmax(1) == y).sum()), len(y))
+
+    alone = {name: right(logs[name]) for name in weighed.weights}
+    best = max(alone, key=lambda name: alone[name].accuracy)
+    return (
+        f"On these images {percent(right(weighed.logs))} of its answers are correct, and of its best part alone, "
+        f"{best}, {percent(alone[best])}."
+    )
 
 
 def held_out(run: Run, frozen: FrozenModel, taught: Mapping[str, Run], parts: Sequence[Sequence[int]]) -> Tensor:
