@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -181,8 +181,7 @@ def _weigh(
         for name, own in taught.items()
     }
     if len(y) < LEAST:
-        equal = dict.fromkeys(members, 1 / len(members))
-        return Weighed(members, equal, "equal weights", torch.zeros(0))
+        return Weighed(members, *_equal(members), torch.zeros(0))
     chosen = torch.ones(len(y), dtype=torch.bool) if chooses is None else chooses
     logs = dict(logs)
     for name, member in members.items():
@@ -192,11 +191,9 @@ def _weigh(
             # Its own answers are part of its scores, so they are divided with them.
             members[name] = replace(member, calibration=Calibration(temperature=heat), strength=member.strength / heat)
     every = torch.stack([logs[name] for name in members])
-    fitted = fit_weights(every[:, chosen], y[chosen])
-    mean = torch.einsum("k,knc->nc", fitted, every).log_softmax(1)
-    mean = (mean / temperature(mean[chosen], y[chosen])).log_softmax(1)
-    weights = {name: weight for name, weight in zip(members, fitted.tolist(), strict=True) if weight}
-    return Weighed(members, weights, f"weights fitted on {int(chosen.sum()):,} validation images", mean)
+    weights, how = _fitted(members, every[:, chosen], y[chosen])
+    mean = torch.stack([weight * logs[name] for name, weight in weights.items()]).sum(0).log_softmax(1)
+    return Weighed(members, weights, how, (mean / temperature(mean[chosen], y[chosen])).log_softmax(1))
 
 
 def blend_runs(run: Run, parts: Mapping[str, Path]) -> str:
@@ -224,15 +221,25 @@ def blend_runs(run: Run, parts: Mapping[str, Path]) -> str:
                 classifier = classifier_of(replace(run, folder=folder, recipe=read_run(folder)))
                 predict_split(run, classifier, validation, path, f"validating ({name})")
             scores.append(known.apply(torch.from_numpy(read_scores(path, labels))).log_softmax(1))
-    weights, how = [1 / len(members)] * len(members), "equal weights"
+    weights, how = _equal(members)
     if scores:
         logs = torch.stack(scores)
         read = logs.isfinite().all(2).all(0)
         y = torch.tensor([labels.index(label) for label in validation.labels])[read]
-        weights, how = fit_weights(logs[:, read], y).tolist(), f"weights fitted on {len(y):,} validation images"
-    weight_of = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
-    _write(run, models.load_base(run.recipe.model), members, weight_of)
-    return sentence(how, weight_of)
+        weights, how = _fitted(members, logs[:, read], y)
+    _write(run, models.load_base(run.recipe.model), members, weights)
+    return sentence(how, weights)
+
+
+def _equal(names: Collection[str]) -> tuple[dict[str, float], str]:
+    """The weights of members that nothing can weigh, and in words how they were chosen."""
+    return dict.fromkeys(names, 1 / len(names)), "equal weights"
+
+
+def _fitted(names: Collection[str], logs: Tensor, y: Tensor) -> tuple[dict[str, float], str]:
+    """The weights of those members that have one, and in words how they were chosen; see `fit_weights`."""
+    weights = {name: weight for name, weight in zip(names, fit_weights(logs, y).tolist(), strict=True) if weight}
+    return weights, f"weights fitted on {len(y):,} validation images"
 
 
 def sentence(how: str, weight_of: Mapping[str, float]) -> str:
@@ -251,10 +258,8 @@ def _validated(
     needed = list(dict.fromkeys(part.head.feature for part in few))
     tables = {look: frozen.looked(dataset.validation, needed, look) for part in few for look in part.looks}
     first = next(iter(tables.values()))
-    logs = {part.name: scores(part.head, [tables[look] for look in part.looks]) for part in few}
-    if any(part.strength for part in few):
-        answers = frozen.answers(dataset.validation, first.rows)
-        logs = {part.name: (logs[part.name] + part.strength * answers).log_softmax(1) for part in few}
+    answers = frozen.answers(dataset.validation, first.rows) if any(part.strength for part in few) else None
+    logs = {part.name: scores(part.head, [tables[look] for look in part.looks], answers, part.strength) for part in few}
     for name, own in taught.items():
         logs[name] = validation_scores(own, name)[first.rows].log_softmax(1)
     return logs, first.labels

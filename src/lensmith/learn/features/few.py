@@ -93,10 +93,15 @@ def fit_probe(looked: Looked, feature: str, labels: Sequence[str], c: float, str
     return unscaled(weight, bias, mean, std, labels, feature)
 
 
-def scores(head: Head, tables: Sequence[FeatureTable]) -> Tensor:
-    """(images, classes) log-probabilities of a head, averaged over the looks."""
-    logs = [head(table.feature(head.feature)).log_softmax(1) for table in tables]
-    return torch.stack(logs).mean(0)
+def scores(head: Head, tables: Sequence[FeatureTable], answers: Tensor | None = None, strength: float = 0.0) -> Tensor:
+    """(images, classes) log-probabilities of a head, averaged over the looks, on top of the model's own answers.
+
+    Args:
+        answers: (images, classes) log-probabilities of these; None if they aren't used.
+        strength: how often they are added.
+    """
+    logs = torch.stack([head(table.feature(head.feature)).log_softmax(1) for table in tables]).mean(0)
+    return (logs if answers is None else logs + strength * answers).log_softmax(1)
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,9 @@ def choose_setting(looked: Looked, feature: str, labels: Sequence[str], seed: in
     fold = assign_folds(first, folds, seed)
     for k in range(folds):
         train, held_out = (looked.subset(rows.nonzero()[:, 0]) for rows in (fold != k, fold == k))
-        assert held_out.prior is not None
         for setting in losses:
             head = fit_probe(train, feature, labels, setting.c, setting.strength)
-            logs = scores(head, held_out.tables) + setting.strength * held_out.prior
+            logs = scores(head, held_out.tables, held_out.prior, setting.strength)
             losses[setting] += log_loss(logs, held_out.labels) * len(held_out.labels)
     return min(losses, key=losses.__getitem__)
 
@@ -247,8 +251,8 @@ def with_unlabelled(
 
     def without(rows: Tensor, held_out: Tensor) -> Tensor:
         test = looked.subset(held_out)
-        logs = scores(fit_probe(looked.subset(rows), feature, labels, setting.c, setting.strength), test.tables)
-        return (logs if test.prior is None else logs + setting.strength * test.prior).log_softmax(1)
+        head = fit_probe(looked.subset(rows), feature, labels, setting.c, setting.strength)
+        return scores(head, test.tables, test.prior, setting.strength)
 
     def spread(rows: Tensor, held_out: Tensor) -> Tensor:
         head = fit_spread(looked.tables, others, graph, feature, labels, rows)
