@@ -48,6 +48,16 @@ def test_feature_and_setting_are_chosen_on_validation(path: probes.HeadPath) -> 
     assert accuracy > 0.9
 
 
+def test_what_happens_to_a_chosen_head_leaves_the_next_choice_alone() -> None:
+    path, train, held_out = probes.remembering(probes.probes), table(60), table(30, 1)
+    first = selection.fit(path, train, held_out, LABELS)
+    kept = {name: value.clone() for name, value in first.head.state_dict().items()}
+    for value in first.head.state_dict().values():
+        value.zero_()
+    second = selection.fit(path, train, held_out, LABELS)
+    assert all(torch.equal(value, kept[name]) for name, value in second.head.state_dict().items())
+
+
 def candidate(feature: str, losses: torch.Tensor, setting: float = 1.0) -> selection.Candidate:
     return selection.Candidate(feature, setting, float(losses.mean()), 0.5, losses)
 

@@ -8,6 +8,7 @@ because the best of many on few images is often the luckiest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,7 +152,8 @@ def fit_candidate(
     """The classifier for one feature and setting."""
     weights = torch.ones(len(labels)) if class_weights is None else class_weights
     heads = path(train.feature(feature).to(device), train.labels.to(device), labels, feature, weights.to(device))
-    return next(head for head_setting, head in heads if head_setting == setting).cpu()
+    # A copy, because moving a head to another device would move the one that is remembered.
+    return deepcopy(next(head for head_setting, head in heads if head_setting == setting)).cpu()
 
 
 def evaluate_candidates(
