@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from lensmith.config.options import AugmentOptions
-from lensmith.learn.features.few import STRENGTH, Looked, choose_setting, fit_probe, looks_of, scores
-from lensmith.learn.features.probes import probes
+from lensmith.learn.features.few import USUAL, Looked, choose_setting, fit_probe, looks_of, scores
 from lensmith.learn.features.table import FeatureTable
 from lensmith.models.views import AS_IT_IS, Look
 
@@ -41,8 +40,14 @@ def test_looks_are_those_that_the_recipe_allows() -> None:
 
 def test_one_label_a_class_leaves_nothing_to_choose_by() -> None:
     few, prior = table(1, 1.0, 0)
-    setting = choose_setting(Looked([few], prior), "f", LABELS, 0)
-    assert (setting.strength, setting.c) == (STRENGTH, probes.default)
+    assert choose_setting(Looked([few], prior), "f", LABELS, 0) == USUAL
+
+
+def test_the_usual_setting_is_left_only_for_a_clearly_better_one() -> None:
+    few, prior = table(8, 1.5, 4)
+    assert choose_setting(Looked([few], prior), "f", LABELS, 0) == USUAL
+    wrong = prior.roll(1, 1)  # each answer another class
+    assert choose_setting(Looked([few], 2 * wrong), "f", LABELS, 0).strength < USUAL.strength
 
 
 def test_the_models_own_answers_help_with_few_labels() -> None:

@@ -7,6 +7,7 @@ because the best of many on few images is often the luckiest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -209,14 +210,24 @@ def rank(candidates: Sequence[Candidate], features: Sequence[str]) -> list[str]:
     while left:
         first = best([candidate for candidate in candidates if candidate.feature == left[0]])
         lowest = best([candidate for candidate in candidates if candidate.feature in left])
-        gain = first.losses - lowest.losses
-        error = float(gain.std(correction=0)) / len(gain) ** 0.5
-        ranked.append(lowest.feature if float(gain.mean()) > error else first.feature)
+        ranked.append(lowest.feature if clearly_lower(lowest.losses, first.losses) else first.feature)
         left.remove(ranked[-1])
     return ranked
 
 
+def clearly_lower(losses: Tensor, others: Tensor) -> bool:
+    """Whether losses are lower than others on the same images, by more than a standard error of the difference."""
+    gain = (others - losses).double()
+    error = float(gain.std(correction=0)) / math.sqrt(len(gain))
+    return float(gain.mean()) > error
+
+
+def calibrated_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """(images,) the log loss of each image in nats, after temperature scaling."""
+    return cross_entropy((scores / temperature(scores, labels)).double(), labels, reduction="none")
+
+
 def _candidate(feature: str, setting: float, scores: Tensor, labels: Tensor) -> Candidate:
-    losses = cross_entropy((scores / temperature(scores, labels)).double(), labels, reduction="none")
+    losses = calibrated_losses(scores, labels)
     right = float((scores.argmax(1) == labels).float().mean())
     return Candidate(feature, setting, float(losses.mean()), right, losses)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lensmith.learn.features.folds import assign_folds, fold_count
 from lensmith.learn.features.probes import logistic, scale, unscaled
+from lensmith.learn.features.selection import clearly_lower
 from lensmith.learn.features.table import FeatureTable
 from lensmith.measure.calibration import temperature
 from lensmith.models.heads import ClassHead
@@ -181,6 +182,4 @@ def judge(labelled: FeatureTable, without: Answers, spread: Answers, seed: int) 
         torch.nn.functional.cross_entropy(both, y, reduction="none").reshape(rounds, n).mean(0)
         for both in (logs[0], torch.stack(logs).mean(0))
     )
-    gain = before - after
-    error = float(gain.std(correction=0)) / n**0.5
-    return Verdict(float(gain.mean()) > error, float(before.mean()), float(after.mean()), n, heats[1])
+    return Verdict(clearly_lower(after, before), float(before.mean()), float(after.mean()), n, heats[1])
