@@ -216,6 +216,30 @@ def test_what_an_image_chose_is_not_judged_by_it(
         assert not torch.allclose(said[0], said[1], atol=1e-2)
 
 
+def test_images_of_a_group_judge_together(
+    shapes: Shapes, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shapes(circle=100, square=100)
+    for path in folder.rglob("*.jpg"):  # five pictures of each house
+        number = int(path.stem.split()[1])
+        path.rename(path.with_name(f"house {path.parent.name} {number // 5} {number}.jpg"))
+    words = [*options(folder, tiny_folder), "data.group=house ([a-z]+ [0-9]+) ", "ladder.methods=[probe]"]
+    asked: list[Any] = []
+    real = methods()["probe"].held_out
+
+    def spy(run: Any, shared: SharedFrozenModel, parts: Any) -> Any:
+        asked.append(parts)
+        return real(run, shared, parts)
+
+    monkeypatch.setattr(methods()["probe"], "held_out", spy)
+    recipe = load_recipe(None, words)
+    lensmith.ladder(recipe, tmp_path / "run")
+    groups, (parts,) = open_data(recipe.data).validation.groups, asked
+    assert len(parts) == made.PARTS
+    houses = [{groups[i] for i in part} for part in parts]
+    assert sum(map(len, houses)) == len(set(groups)) > made.PARTS
+
+
 def test_few_validation_images_judge_what_they_chose(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
     words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.methods=[probe, blend]"]
     record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
