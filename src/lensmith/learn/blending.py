@@ -32,6 +32,9 @@ SHRINK = 10.0
 """How strongly weights are drawn towards equal ones; see `fit_weights`."""
 LEAST_WEIGHT = 0.02
 """Members with less weight are left out: they would take time and change nothing."""
+SURE = 2.0
+"""The temperature of trained models without validation images to fit it by: they are too sure of what they have learned
+from few images (1.9 to 2.8 in trials at 1 to 8 labels a class, dev/LOG.md), and would drown the other members."""
 ANSWERS = "zero-shot"
 """The part that is the model itself, without training."""
 
@@ -176,10 +179,11 @@ def _weigh(
         chooses: (n,) whether an image is used for that; None for all.
     """
     members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
-    members |= {
-        name: Member(None, own.folder / "adapter", calibration_in(own.folder, own.dataset.labels))
-        for name, own in taught.items()
-    }
+    for name, own in taught.items():
+        known = calibration_in(own.folder, own.dataset.labels)
+        if len(y) < LEAST:
+            known = Calibration(temperature=SURE)
+        members[name] = Member(None, own.folder / "adapter", known)
     if len(y) < LEAST:
         return Weighed(members, *_equal(members), torch.zeros(0))
     chosen = torch.ones(len(y), dtype=torch.bool) if chooses is None else chooses

@@ -33,12 +33,14 @@ STRENGTHS, FEW_C = (0.0, 0.25, 0.5, 1.0), (0.01, 0.1, 1.0)
 """Candidate strengths of the model's own answers, relative to these after temperature scaling; candidates of C."""
 FEW = 16
 """With at least so many labels a class, the model's own answers no longer help (dev/LOG.md), and aren't asked for; C is
-then that of the probe. With fewer, neighbours don't help: their votes are too sure of themselves."""
+then that of the probe."""
 TEMPERATURES = (1.0, 4.0)
 """The range of their temperature, which is fitted on few images."""
 MANY = 5_000
 """With more training images, heads are fitted on the images as they are, and looks are averaged at prediction alone:
 with 2,693 images that kept half of the gain."""
+VOTES = 3
+"""The least number of neighbours: the vote of one is all or nothing, which in a mean of logarithms decides."""
 FEATURES = 2
 """Number of features with a probe each: the best by the log loss."""
 
@@ -156,7 +158,7 @@ class FewFit:
 
 
 def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = (), choosers: Sequence[int] | None = None) -> FewFit:
-    """Probes on the best features of a dataset's training images, and with many labels neighbours, for a blend.
+    """Neighbours and probes on the best features of a dataset's training images, for a blend.
 
     Args:
         unlabelled: image files whose class nobody has said.
@@ -168,20 +170,16 @@ def fit_few(frozen: FrozenModel, unlabelled: Sequence[Path] = (), choosers: Sequ
     """
     by = frozen if choosers is None else frozen.chosen_by(choosers)
     settings = {feature: _setting(by, probes, feature) for feature in frozen.fit(probes).ranked[:FEATURES]}
-    few = len(frozen.dataset.train) < FEW * len(frozen.dataset.labels)
-    voting = None if few else frozen.fit(neighbours).head.feature
+    voting = frozen.fit(neighbours).head.feature
     basis = frozen.once("basis of a blend", lambda: _basis(frozen, list(settings), voting, unlabelled))
     parts, notes = [], list[str]()
     for feature, c in settings.items():
         fitted = frozen.once(("probes of a blend", feature, c), partial(_fit_probes, frozen, basis, feature, c))
         parts += fitted.parts
         notes += fitted.notes
-    if voting:
-        votes = _setting(by, neighbours, voting)
-        fit_votes = partial(_fit_neighbours, frozen, basis.looked, voting, votes)
-        head = frozen.once(("neighbours of a blend", votes), fit_votes)
-        parts.append(FewPart("neighbours", head, looks_of(frozen.recipe.augment)))
-    return FewFit(parts, notes)
+    votes = max(_setting(by, neighbours, voting), VOTES)
+    head = frozen.once(("neighbours of a blend", votes), lambda: _fit_neighbours(frozen, basis.looked, voting, votes))
+    return FewFit([*parts, FewPart("neighbours", head, looks_of(frozen.recipe.augment))], notes)
 
 
 def _setting(frozen: FrozenModel, path: HeadPath, feature: str) -> float:
@@ -201,13 +199,11 @@ class Basis:
     """(images, size) each feature of the unlabelled images; empty if there are none."""
 
 
-def _basis(frozen: FrozenModel, probed: Sequence[str], voting: str | None, unlabelled: Sequence[Path]) -> Basis:
-    """Extract what is needed: the features of probes, and that of neighbours (None with few labels)."""
+def _basis(frozen: FrozenModel, probed: Sequence[str], voting: str, unlabelled: Sequence[Path]) -> Basis:
     dataset, augmented = frozen.dataset, looks_of(frozen.recipe.augment)
-    looks = augmented if len(dataset.train) <= MANY else (AS_IT_IS,)
-    needed = list(dict.fromkeys([*probed, voting or probed[0]]))
+    looks, needed = augmented if len(dataset.train) <= MANY else (AS_IT_IS,), list(dict.fromkeys([*probed, voting]))
     looked, heat = Looked([frozen.looked(dataset.train, needed, look) for look in looks], None), 1.0
-    if voting is None:
+    if len(looked.labels) < FEW * len(dataset.labels):
         answers = frozen.answers(dataset.train, looked.tables[0].rows)
         heat = min(max(temperature(answers, looked.labels), TEMPERATURES[0]), TEMPERATURES[1])
         looked = replace(looked, prior=answers / heat)
@@ -240,7 +236,8 @@ def _fit_neighbours(frozen: FrozenModel, looked: Looked, feature: str, number: f
     labels = frozen.dataset.labels
     x = torch.cat([table.feature(feature) for table in looked.tables])
     y = looked.labels.repeat(len(looked.tables))
-    return dict(neighbours(x, y, labels, feature, torch.ones(len(labels))))[number]
+    heads = dict(neighbours(x, y, labels, feature, torch.ones(len(labels))))
+    return heads[min(number, max(heads))]  # a few images don't allow so many
 
 
 def with_unlabelled(
