@@ -247,6 +247,20 @@ def test_few_validation_images_judge_what_they_chose(shapes: Shapes, tiny_folder
     assert "so few validation images that they also chose" in Path(record["report"]).read_text()
 
 
+def test_most_validation_images_are_unreadable(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shapes(circle=20, square=20)
+    for label in ("circle", "square"):
+        for i in range(60):
+            (folder / label / f"broken {i}.jpg").write_bytes(f"no image {label} {i}".encode())
+    words = [*options(folder, tiny_folder), "ladder.methods=[probe, blend]"]
+    record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
+    for row in record["methods"]:
+        rate = row["validation"]
+        assert rate["n"] >= made.FEWEST
+        assert 0 < rate["accuracy"] < 0.5  # an image that can't be read is a wrong answer
+    assert "Equal weights" in json.loads((tmp_path / "run" / "blend" / "made.json").read_text())["note"]
+
+
 def test_a_ladder_needs_test_images(shapes: Shapes, tiny_folder: Path, run: Run) -> None:
     words = options(shapes(circle=20, square=20), tiny_folder)
     code, _, err = run("ladder", *words, "data.test=0", "--run", "x")

@@ -184,18 +184,18 @@ def _weigh(
         if len(y) < LEAST:
             known = Calibration(temperature=SURE)
         members[name] = Member(None, own.folder / "adapter", known)
-    if len(y) < LEAST:
+    if not logs:
         return Weighed(members, *_equal(members), torch.zeros(0))
     chosen = torch.ones(len(y), dtype=torch.bool) if chooses is None else chooses
-    logs = dict(logs)
+    logs, enough = dict(logs), len(y) >= LEAST
     for name, member in members.items():
-        if member.head is not None:
+        if member.head is not None and enough:
             heat = temperature(logs[name][chosen], y[chosen])
             logs[name] = (logs[name] / heat).log_softmax(1)
             # Its own answers are part of its scores, so they are divided with them.
             members[name] = replace(member, calibration=Calibration(temperature=heat), strength=member.strength / heat)
     every = torch.stack([logs[name] for name in members])
-    weights, how = _fitted(members, every[:, chosen], y[chosen])
+    weights, how = _fitted(members, every[:, chosen], y[chosen]) if enough else _equal(members)
     mean = torch.stack([weight * logs[name] for name, weight in weights.items()]).sum(0).log_softmax(1)
     return Weighed(members, weights, how, (mean / temperature(mean[chosen], y[chosen])).log_softmax(1))
 

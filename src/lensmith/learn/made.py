@@ -116,16 +116,11 @@ def judge(
     images = units(validation.contents, validation.groups)
     fold = folds_of(y, images, PARTS if len(validation) >= FEWEST else 1, run.recipe.seed)
     parts = [part for k in range(PARTS) if (part := (fold == k).nonzero()[:, 0].tolist())]
-    found = {}
-    for method in sorted(compared, key=lambda method: method.trains or not method.learns):
-        if method.trains or not method.learns:
-            shared.release()
-        found[method.name] = method.held_out(made[method.name], shared, parts)
-    shared.release()
     judged = {}
-    for method in compared:
-        scores = found[method.name]
+    for method in sorted(compared, key=lambda method: method.trains or not method.learns):  # first what `shared` is for
+        scores = method.held_out(made[method.name], shared, parts)
         if scores is None:
+            shared.release()
             scores = validation_scores(made[method.name], method.name)
         read = ~scores.isnan().all(1)
         least = scores.nan_to_num(nan=torch.inf).amin(1, keepdim=True)  # infinite for an image that can't be read
@@ -133,6 +128,7 @@ def judge(
         logs = (scores / temperature(scores, y)).log_softmax(1)
         right = int(((scores.argmax(1) == y) & read).sum())
         judged[method.name] = Judged((-logs[torch.arange(len(y)), y]).tolist(), wilson(right, len(y)))
+    shared.release()
     return judged
 
 
