@@ -134,8 +134,8 @@ def advised(cell: few.Cell, work: Path, number: int) -> dict[str, Judged]:
     shutil.rmtree(folder, ignore_errors=True)
     run = begin_run(folder, cell.recipe, dataset, "ladder")
     inner = {name: run.inner(name, methods()[name].recipe(cell.recipe)) for name in NAMES}
-    for own in inner.values():
-        own.ensure_started()
+    for made_here in inner.values():
+        made_here.ensure_started()
     for name in few.TRAINED:
         before, here = cell.run.folder / name, inner[name].folder
         shutil.copytree(before / "adapter", here / "adapter")
