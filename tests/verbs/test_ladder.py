@@ -17,9 +17,11 @@ from lensmith.config import load_recipe
 from lensmith.data import open_data
 from lensmith.errors import Stopped, UserError
 from lensmith.learn import made
+from lensmith.learn.blending import SURE
 from lensmith.learn.features.frozen import SharedFrozenModel
 from lensmith.learn.methods import methods
 from lensmith.measure import pace
+from lensmith.measure.calibration import LEAST
 from lensmith.measure.choice import Choice, Judged, choose, confirm, price
 from lensmith.measure.metrics import accuracy
 from lensmith.progress import Advance, Note, silent
@@ -240,11 +242,19 @@ def test_images_of_a_group_judge_together(
     assert sum(map(len, houses)) == len(set(groups)) > made.PARTS
 
 
-def test_few_validation_images_judge_what_they_chose(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:
-    words = [*options(shapes(circle=40, square=40), tiny_folder), "ladder.methods=[probe, blend]"]
+@pytest.mark.parametrize("each", [40, 25])
+def test_few_validation_images_judge_what_they_chose(
+    each: int, shapes: Shapes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    words = [*options(shapes(circle=each, square=each), tiny_folder), "ladder.methods=[probe, lora, blend]"]
     record = lensmith.ladder(load_recipe(None, words), tmp_path / "run")
-    assert record["methods"][0]["validation"]["n"] < made.FEWEST
+    n = record["methods"][0]["validation"]["n"]
+    assert n < (made.FEWEST if each == 40 else LEAST)
     assert "so few validation images that they also chose" in Path(record["report"]).read_text()
+    note = json.loads((tmp_path / "run" / "blend" / "made.json").read_text())["note"]
+    assert ("Equal weights" in note) == (n < LEAST)
+    task = json.loads((tmp_path / "run" / "blend" / "adapter" / "parts" / "lora" / "lensmith.json").read_text())
+    assert (task["calibration"]["temperature"] == SURE) == (n < LEAST)  # nothing to fit another by
 
 
 def test_most_validation_images_are_unreadable(shapes: Shapes, tiny_folder: Path, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class Weighed:
     how: str
     """How the weights were chosen, in words."""
     logs: Tensor
-    """(n, classes) the blend's log-probabilities of the validation images; none if these are too few."""
+    """(n, classes) the blend's log-probabilities of the validation images; empty if there are none."""
 
 
 def _weigh(
@@ -179,21 +179,22 @@ def _weigh(
         chooses: (n,) whether an image is used for that; None for all.
     """
     members = {part.name: Member(part.head, None, Calibration(), part.looks, part.strength) for part in few}
-    for name, own in taught.items():
-        known = calibration_in(own.folder, own.dataset.labels)
-        if len(y) < LEAST:
-            known = Calibration(temperature=SURE)
-        members[name] = Member(None, own.folder / "adapter", known)
-    if not logs:
-        return Weighed(members, *_equal(members), torch.zeros(0))
+    members |= {
+        name: Member(None, own.folder / "adapter", calibration_in(own.folder, own.dataset.labels))
+        for name, own in taught.items()
+    }
     chosen = torch.ones(len(y), dtype=torch.bool) if chooses is None else chooses
     logs, enough = dict(logs), len(y) >= LEAST
     for name, member in members.items():
-        if member.head is not None and enough:
-            heat = temperature(logs[name][chosen], y[chosen])
+        if enough == (member.head is None):
+            continue  # With enough images, a trained model has its own calibration; with too few, a head needs none.
+        heat = temperature(logs[name][chosen], y[chosen]) if enough else SURE
+        if logs:
             logs[name] = (logs[name] / heat).log_softmax(1)
-            # Its own answers are part of its scores, so they are divided with them.
-            members[name] = replace(member, calibration=Calibration(temperature=heat), strength=member.strength / heat)
+        # Its own answers are part of its scores, so they are divided with them.
+        members[name] = replace(member, calibration=Calibration(temperature=heat), strength=member.strength / heat)
+    if not logs:
+        return Weighed(members, *_equal(members), torch.zeros(0))
     every = torch.stack([logs[name] for name in members])
     weights, how = _fitted(members, every[:, chosen], y[chosen]) if enough else _equal(members)
     mean = torch.stack([weight * logs[name] for name, weight in weights.items()]).sum(0).log_softmax(1)
@@ -257,7 +258,7 @@ def _validated(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """(n, classes) log-probabilities of each member for the validation images that can be read, and their labels."""
     dataset: ImageDataset = frozen.dataset
-    if len(dataset.validation) < LEAST:
+    if not len(dataset.validation):
         return {}, torch.zeros(0, dtype=torch.long)
     needed = list(dict.fromkeys(part.head.feature for part in few))
     tables = {look: frozen.looked(dataset.validation, needed, look) for part in few for look in part.looks}
