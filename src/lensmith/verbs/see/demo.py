@@ -59,6 +59,7 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
         UserError: there is no such demo, or the run folder exists.
     """
     from lensmith.learn.blending import make_blend
+    from lensmith.learn.features.few import looks_of
     from lensmith.learn.features.frozen import SharedFrozenModel
     from lensmith.learn.learner import prepare
     from lensmith.learn.loop import train
@@ -87,7 +88,9 @@ def demo(data: str = "fashion", folder: Path | None = None, tell: Tell = silent)
     frozen = shared.load()
     expected = memory = None
     if pace := measure(frozen.asked, dataset.train, recipe.data.max_pixels):
-        baselines = pace.features(sum(map(len, dataset.splits))) + 4 * pace.scoring(len(dataset.test))
+        images = sum(map(len, dataset.splits))
+        baselines = pace.features(images) + 4 * pace.scoring(len(dataset.test))
+        baselines += pace.tower * images * len(looks_of(recipe.augment))  # of the blend
         expected = baselines + pace.training(recipe, dataset) + pace.evaluation(dataset, len(dataset.test))
         memory = pace.peak([recipe])
     opening(run, expected, dataset.test, [dataset.how_split], memory)
