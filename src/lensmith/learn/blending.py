@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -142,15 +143,12 @@ def held_out(run: Run, frozen: FrozenModel, taught: Mapping[str, Run], parts: Se
         (validation images, classes) log-probabilities, NaN for an image that can't be read.
     """
     files = unlabelled_files(run.recipe.data, run.dataset)
-    found = torch.full((len(run.dataset.validation), len(run.dataset.labels)), torch.nan)
-    rows = torch.tensor(frozen.table("validation").rows)
-    for part in parts:
-        judged = torch.isin(rows, torch.tensor(part))
-        chooses = ~judged if len(parts) > 1 else judged
+
+    def say(chooses: Tensor) -> Tensor:
         few = fit_few(frozen, files, chooses.nonzero()[:, 0].tolist()).parts
-        logs, y = _validated(frozen, few, taught)
-        found[rows[judged]] = _weigh(few, taught, logs, y, chooses).logs[judged]
-    return found
+        return _weigh(few, taught, *_validated(frozen, few, taught), chooses).logs
+
+    return frozen.held_out(parts, say)
 
 
 @dataclass(frozen=True)
@@ -263,7 +261,10 @@ def _validated(
     needed = list(dict.fromkeys(part.head.feature for part in few))
     tables = {look: frozen.looked(dataset.validation, needed, look) for part in few for look in part.looks}
     first = next(iter(tables.values()))
-    answers = frozen.answers(dataset.validation, first.rows) if any(part.strength for part in few) else None
+    answers = None
+    if any(part.strength for part in few):
+        ask = partial(frozen.answers, dataset.validation, first.rows)
+        answers = frozen.once("answers about validation images", ask)
     logs = {part.name: scores(part.head, [tables[look] for look in part.looks], answers, part.strength) for part in few}
     for name, own in taught.items():
         logs[name] = validation_scores(own, name)[first.rows].log_softmax(1)

@@ -78,8 +78,25 @@ class FrozenModel:
         other._choosers = tuple(rows)
         return other
 
+    def held_out(self, parts: Sequence[Sequence[int]], say: Callable[[Tensor], Tensor]) -> Tensor:
+        """What is said of validation images by what other validation images choose; see `Method.held_out`.
+
+        Args:
+            parts: indices of validation images. If there is only one part, it chooses by itself.
+            say: (rows,) which rows in the table of the validation images choose -> (rows, classes) of all rows.
+
+        Returns:
+            (validation images, classes), NaN for an image that can't be read.
+        """
+        found = torch.full((len(self.dataset.validation), len(self.dataset.labels)), torch.nan)
+        rows = torch.tensor(self.table("validation").rows)
+        for part in parts:
+            judged = torch.isin(rows, torch.tensor(part))
+            found[rows[judged]] = say(~judged if len(parts) > 1 else judged)[judged]
+        return found
+
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` makes of the training images, which is remembered under this key."""
+        """What `make` makes of the dataset's images, whoever chooses; it is remembered under this key."""
         if key not in self._known:
             self._known[key] = make()
         return cast(T, self._known[key])

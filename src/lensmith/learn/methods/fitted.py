@@ -54,19 +54,16 @@ class FittedMethod(Method):
         return MakeResult(shared.seconds + time.perf_counter() - start, fitted.sentence(), shared.cached)
 
     def held_out(self, run: Run, shared: SharedFrozenModel, parts: Sequence[Sequence[int]]) -> Tensor:
-        frozen, labels = shared.load(), run.dataset.labels
+        frozen = shared.load()
         table = frozen.table("validation", self.features == [PIXELS])
-        found = torch.full((len(run.dataset.validation), len(labels)), torch.nan)
-        rows = torch.tensor(table.rows)
-        for part in parts:
-            judged = torch.isin(rows, torch.tensor(part))
-            chooses = (~judged if len(parts) > 1 else judged).nonzero()[:, 0]
-            head = self.fit(frozen.chosen_by(chooses.tolist())).head
+
+        def say(chooses: Tensor) -> Tensor:
+            head = self.fit(frozen.chosen_by(chooses.nonzero()[:, 0].tolist())).head
             with torch.inference_mode():
-                scores = head(table.feature(head.feature))
-            logs = (scores / temperature(scores[chooses], table.labels[chooses])).log_softmax(1)
-            found[rows[judged]] = logs[judged]
-        return found
+                scores: Tensor = head(table.feature(head.feature))
+            return (scores / temperature(scores[chooses], table.labels[chooses])).log_softmax(1)
+
+        return frozen.held_out(parts, say)
 
     def correct(self, run: Run, shared: SharedFrozenModel, size: int, seed: int) -> int:
         frozen, dataset = shared.load(), run.dataset
